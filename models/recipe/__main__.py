@@ -1,0 +1,56 @@
+"""Command line of the recipe: python -m recipe train|report ..."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent.parent
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(prog="python -m recipe", description="Training recipe of the undertone codec.")
+    sub = p.add_subparsers(dest="command", required=True)
+    t = sub.add_parser("train", help="train from scratch or from a checkpoint, for a number of minutes")
+    t.add_argument("--config", type=Path, default=HERE / "configs" / "v1.toml")
+    t.add_argument("--data", type=Path, default=HERE.parent.parent / "shared" / "audio" / "train")
+    t.add_argument("--out", type=Path, required=True, help="folder for checkpoints")
+    t.add_argument("--minutes", type=float, default=60.0)
+    t.add_argument("--steps", type=int, default=0, help="stop after so many steps (0: by time alone)")
+    t.add_argument("--device", default="cpu", help="cpu or cuda")
+    t.add_argument("--threads", type=int, default=1)
+    t.add_argument("--resume", type=Path)
+    r = sub.add_parser("report", help="PESQ-WB and ESTOI of a checkpoint on a folder of recordings")
+    r.add_argument("checkpoint", type=Path)
+    r.add_argument("--audio", type=Path, default=HERE.parent.parent / "shared" / "audio" / "eval")
+    r.add_argument("--kind", default="speech")
+    r.add_argument("--every", type=int, default=1)
+    r.add_argument("--stages", type=int, nargs="+", default=[3, 6, 12, 16])
+    r.add_argument("--beam", type=int, default=1)
+    r.add_argument("--threads", type=int, default=1)
+    return p
+
+
+def main() -> int:
+    a = parser().parse_args()
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    import torch
+
+    torch.set_num_threads(a.threads)
+    if a.command == "train":
+        from . import config
+        from .train import Run, train
+
+        run = Run(a.data, a.out, a.minutes, a.device, a.resume, a.steps)
+        print(train(config.load(a.config), run))
+    elif a.command == "report":
+        from .report import report
+
+        report(a.checkpoint, a.audio, a.kind, a.every, a.stages, a.beam)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,139 @@
+"""Checked configuration: one TOML file describes a network and how it is trained.
+
+Unknown keys and values out of range are refused with the name of the key, the value and what is allowed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+SAMPLE_RATE_HZ = 24_000
+HOP = 240  # samples between two MDCT blocks (10 ms)
+FRAME = 480  # samples of one codec frame (20 ms, two MDCT blocks)
+# First MDCT bin of each band, and the end; a bin is 50 Hz wide.
+BAND_EDGES = (0, 4, 8, 12, 16, 20, 24, 28, 32, 38, 44, 52, 60, 70, 82, 96, 112, 132, 156, 188, 240)
+BANDS = len(BAND_EDGES) - 1
+FEATURES = 2 * (HOP + BANDS)
+
+
+@dataclass(frozen=True)
+class Network:
+    """Sizes of encoder, quantiser and decoder. Changing one makes a new model id."""
+
+    latent: int = 64
+    stages: int = 16
+    entries: int = 1024
+    encoder_width: int = 192
+    encoder_blocks: int = 5
+    encoder_expand: int = 3
+    decoder_width: int = 256
+    decoder_blocks: int = 7
+    decoder_expand: int = 2
+    kernel: int = 7
+    fine_blocks: int = 1  # blocks at 10 ms, after the upsampling
+    fine_expand: int = 1
+    fine_kernel: int = 5
+    noise: int = 16  # random numbers a 10 ms block
+
+
+@dataclass(frozen=True)
+class Training:
+    """Optimisation; times are in minutes so that a run fits the session it is given."""
+
+    batch: int = 8
+    segment_s: float = 0.64
+    learning_rate: float = 1.2e-3
+    betas: tuple[float, float] = (0.8, 0.99)
+    weight_decay: float = 0.01
+    warmup_steps: int = 200
+    decay_share: float = 0.3  # last part of the run over which the rate falls to zero
+    plain_steps: int = 600  # unquantised steps before k-means
+    clip_norm: float = 1.0  # 0 switches it off
+    clip_value: float = 0.0  # 0 switches it off
+    adversarial_after_step: int = 10**9
+    checkpoint_minutes: float = 5.0
+    seed: int = 1
+
+
+@dataclass(frozen=True)
+class Quantiser:
+    ema_decay: float = 0.98
+    dead_count: float = 0.25
+    commitment: float = 0.25
+    # Stage counts that a listener asks for most, and how often each is drawn; the rest is uniform.
+    favourites: tuple[int, ...] = (3, 6, 12, 16)
+    favourite_share: float = 0.75
+
+
+@dataclass(frozen=True)
+class Losses:
+    mel: float = 5.0
+    complex: float = 6.0
+    loudness: float = 2.0
+    adversarial: float = 1.0
+    matching: float = 4.0
+
+
+@dataclass(frozen=True)
+class Data:
+    """Chances of each augmentation."""
+
+    music_share: float = 0.15
+    mixture_share: float = 0.12
+    noise_share: float = 0.06
+    silence_share: float = 0.01
+    level_share: float = 0.7
+    quiet_share: float = 0.06
+    pitch_share: float = 0.25
+
+
+@dataclass(frozen=True)
+class Config:
+    name: str = "undertone-24k-v1"
+    network: Network = field(default_factory=Network)
+    training: Training = field(default_factory=Training)
+    quantiser: Quantiser = field(default_factory=Quantiser)
+    losses: Losses = field(default_factory=Losses)
+    data: Data = field(default_factory=Data)
+
+
+class ConfigError(ValueError):
+    """A key or value of a configuration file that cannot be used."""
+
+
+def _build(cls, raw: dict, where: str):
+    known = {f.name: f for f in dataclasses.fields(cls)}
+    values = {}
+    for key, value in raw.items():
+        if key not in known:
+            raise ConfigError(f"{where}{key}: unknown key; known: {', '.join(known)}")
+        sub = _SECTIONS.get(key)
+        if sub is not None:
+            values[key] = _build(sub, value, f"{where}{key}.")
+        else:
+            values[key] = tuple(value) if isinstance(value, list) else value
+    made = cls(**values)
+    for key in known:
+        v = getattr(made, key)
+        if isinstance(v, (int, float)) and not isinstance(v, bool) and v < 0:
+            raise ConfigError(f"{where}{key} = {v}: must not be negative")
+        if key.endswith("_share") and v > 1:
+            raise ConfigError(f"{where}{key} = {v}: allowed 0 to 1")
+    return made
+
+
+_SECTIONS = {"network": Network, "training": Training, "quantiser": Quantiser, "losses": Losses, "data": Data}
+
+
+def load(path: str | Path) -> Config:
+    """Reads a TOML file; raises ConfigError on anything that is not understood."""
+    with open(path, "rb") as f:
+        return _build(Config, tomllib.load(f), "")
+
+
+def from_dict(raw: dict) -> Config:
+    """Inverse of dataclasses.asdict, for configurations stored in checkpoints."""
+    return _build(Config, raw, "")

@@ -1,0 +1,75 @@
+"""STFT discriminators in MatMul form: bands of bins as batch, ConvNeXt blocks over time.
+
+Two-dimensional convolutions would cost about ten times as much on a CPU.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class TimeBlock(nn.Module):
+    def __init__(self, width: int, expand: int = 2, kernel: int = 5):
+        super().__init__()
+        self.depthwise = nn.Conv1d(width, width, kernel, groups=width, padding=kernel // 2)
+        self.up = nn.Linear(width, width * expand)
+        self.down = nn.Linear(width * expand, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.depthwise(x.transpose(1, 2)).transpose(1, 2)
+        return x + self.down(F.leaky_relu(self.up(h), 0.1))
+
+
+class BandDiscriminator(nn.Module):
+    def __init__(self, n_fft: int, hop: int, bands: int, width: int = 96, blocks: int = 3):
+        super().__init__()
+        self.n_fft, self.hop, self.bands = n_fft, hop, bands
+        self.band_bins = n_fft // 2 // bands
+        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
+        self.inp = nn.Parameter(torch.randn(bands, 2 * self.band_bins, width) * (2 * self.band_bins) ** -0.5)
+        self.bias = nn.Parameter(torch.zeros(bands, 1, width))
+        self.blocks = nn.ModuleList(TimeBlock(width) for _ in range(blocks))
+        self.out = nn.Linear(width, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """x [B, N] -> logits [B * bands, T, 1] and the activations before them."""
+        s = torch.stft(x, self.n_fft, self.hop, self.n_fft, self.window, return_complex=True)
+        s = s[:, 1 : 1 + self.bands * self.band_bins]
+        # Compressed magnitude (power 0.3) so that quiet bins count.
+        scale = (s.real**2 + s.imag**2 + 1e-8) ** -0.35
+        b, _, t = s.shape
+        parts = [(p * scale).view(b, self.bands, self.band_bins, t) for p in (s.real, s.imag)]
+        h = torch.matmul(torch.cat(parts, 2).transpose(2, 3), self.inp) + self.bias
+        h = F.leaky_relu(h, 0.1).reshape(b * self.bands, t, -1)
+        seen = [h]
+        for block in self.blocks:
+            h = block(h)
+            seen.append(h)
+        return self.out(h), seen
+
+
+class Discriminators(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.each = nn.ModuleList(
+            [BandDiscriminator(2048, 512, 8), BandDiscriminator(1024, 256, 6), BandDiscriminator(512, 128, 4)]
+        )
+
+    def forward(self, x: Tensor) -> list[tuple[Tensor, list[Tensor]]]:
+        return [d(x) for d in self.each]
+
+
+def critic_loss(real, fake) -> Tensor:
+    """Hinge loss of the discriminators."""
+    terms = (F.relu(1 - r[0].float()).mean() + F.relu(1 + f[0].float()).mean() for r, f in zip(real, fake))
+    return sum(terms) / len(real)
+
+
+def generator_loss(real, fake) -> tuple[Tensor, Tensor]:
+    """Hinge term and relative feature matching."""
+    hinge = sum(-f[0].float().mean() for f in fake) / len(fake)
+    pairs = [(u.float(), v.float()) for r, f in zip(real, fake) for u, v in zip(f[1], r[1])]
+    matching = sum((u - v).abs().mean() / (v.abs().mean() + 1e-3) for u, v in pairs) / len(pairs)
+    return hinge, matching

@@ -1,0 +1,192 @@
+"""The training loop: time-limited, resumable, the same on CPU and GPU."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .codec import OVERLAP_DELAY, Codec, load, save
+from .config import Config
+from .data import Batches
+from .discriminator import Discriminators, critic_loss, generator_loss
+from .losses import LoudnessLoss, SpectralLoss
+
+
+@dataclass
+class Run:
+    """What one call of `train` is given besides the configuration."""
+
+    data: Path
+    out: Path
+    minutes: float
+    device: str = "cpu"
+    resume: Path | None = None
+    steps: int = 0  # 0: until the minutes are used
+    frozen_encoder: bool = False
+
+
+class Meter:
+    """Running means for the progress line."""
+
+    def __init__(self):
+        self.values: dict[str, float] = {}
+
+    def add(self, **values: float) -> None:
+        for k, v in values.items():
+            old = self.values.get(k)
+            self.values[k] = v if old is None else 0.98 * old + 0.02 * v
+
+    def line(self) -> str:
+        return " ".join(f"{k} {v:.4f}" for k, v in self.values.items())
+
+
+def clip_gradients(parameters: list[Tensor], norm: float, value: float) -> float:
+    """Clips by value, then by norm, each only if its limit is above 0. Returns the norm before clipping."""
+    grads = [p.grad for p in parameters if p.grad is not None]
+    before = torch.sqrt(sum(g.float().pow(2).sum() for g in grads))
+    if value > 0:
+        torch.nn.utils.clip_grad_value_(parameters, value)
+    if norm > 0:
+        torch.nn.utils.clip_grad_norm_(parameters, norm)
+    return float(before)
+
+
+class Trainer:
+    def __init__(self, cfg: Config, run: Run):
+        self.cfg, self.run, t = cfg, run, cfg.training
+        torch.manual_seed(t.seed)
+        self.device = torch.device(run.device)
+        self.step, self.device_seconds = 0, 0.0
+        raw: dict = {}
+        if run.resume:
+            self.codec, raw = load(run.resume, run.device)
+            self.codec.cfg = cfg
+            self.codec.quantiser.cfg = cfg.quantiser
+            self.step = int(raw.get("step", 0))
+            self.device_seconds = float(raw.get("device_seconds", 0.0))
+        else:
+            self.codec = Codec(cfg).to(self.device)
+        self.critic = Discriminators().to(self.device)
+        self.spectral, self.loud = SpectralLoss().to(self.device), LoudnessLoss().to(self.device)
+        if run.frozen_encoder:
+            self.codec.encoder.requires_grad_(False)
+        self.parameters = [p for p in self.codec.parameters() if p.requires_grad]
+        options = {"lr": t.learning_rate, "betas": t.betas, "fused": True}
+        self.optimiser = torch.optim.AdamW(self.parameters, weight_decay=t.weight_decay, **options)
+        self.critic_optimiser = torch.optim.AdamW(self.critic.parameters(), **options)
+        if "optimiser" in raw and not run.frozen_encoder:
+            self.optimiser.load_state_dict(raw["optimiser"])
+        if "critic" in raw:
+            self.critic.load_state_dict(raw["critic"])
+            self.critic_optimiser.load_state_dict(raw["critic_optimiser"])
+        self.batches = Batches(run.data, cfg.data, t.batch, t.segment_s, t.seed + self.step)
+        self.draw = torch.Generator().manual_seed(t.seed + self.step)
+        self.plain: list[Tensor] = []
+        self.meter = Meter()
+        self.session_step = 0
+
+    def rate(self, progress: float) -> float:
+        """Warm-up, flat, then linear to zero over the last `decay_share` of the run."""
+        t = self.cfg.training
+        warm = min(1.0, (self.session_step + 1) / max(1, t.warmup_steps))
+        fall = min(1.0, (1 - progress) / max(1e-6, t.decay_share))
+        return t.learning_rate * warm * max(0.01, fall)
+
+    def quantise(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        q = self.codec.quantiser
+        if not bool(q.ready):
+            self.plain = (self.plain + [z.detach().float().reshape(-1, z.shape[-1])])[-96:]
+            if self.step < self.cfg.training.plain_steps:
+                return z.float(), z.new_zeros(())
+            print("k-means, variance left after each stage:", " ".join(f"{v:.3f}" for v in q.start(torch.cat(self.plain))))
+            self.plain = []
+        counts = q.draw_stages(z.shape[0], self.draw)
+        out, commit, _ = q(z, counts, learn=True)
+        return out, commit
+
+    def critic_step(self, y: Tensor, x: Tensor) -> None:
+        with torch.autocast(self.device.type, torch.bfloat16):
+            loss = critic_loss(self.critic(x), self.critic(y.detach()))
+        self.critic_optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.critic.parameters(), 10.0)
+        self.critic_optimiser.step()
+        self.meter.add(critic=loss.item())
+
+    def one(self, progress: float) -> None:
+        t, w = self.cfg.training, self.cfg.losses
+        rate = self.rate(progress)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        for group in self.critic_optimiser.param_groups:
+            group["lr"] = rate / 2
+        x = torch.from_numpy(next(self.batches)).to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            z, _ = self.codec.encoder(x)
+        q, commit = self.quantise(z)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            y, _ = self.codec.decoder(q)
+        y, target = y.float()[:, OVERLAP_DELAY:], x[:, : x.shape[1] - OVERLAP_DELAY]
+        mel, dist = self.spectral(y, target)
+        loud = self.loud(y, target)
+        loss = w.mel * mel + w.complex * dist + w.loudness * loud + self.cfg.quantiser.commitment * commit
+        self.meter.add(mel=mel.item(), complex=dist.item(), loud=loud.item(), commit=float(commit))
+        if self.step >= t.adversarial_after_step:
+            self.critic_step(y, target)
+            self.critic.requires_grad_(False)
+            with torch.autocast(self.device.type, torch.bfloat16):
+                fake = self.critic(y)
+                with torch.no_grad():
+                    real = self.critic(target)
+            hinge, matching = generator_loss(real, fake)
+            self.critic.requires_grad_(True)
+            loss = loss + w.adversarial * hinge + w.matching * matching
+            self.meter.add(hinge=hinge.item(), matching=matching.item())
+        if not torch.isfinite(loss):
+            self.meter.add(skipped=1.0)
+            return
+        self.optimiser.zero_grad()
+        loss.backward()
+        self.meter.add(grad=clip_gradients(self.parameters, t.clip_norm, t.clip_value))
+        self.optimiser.step()
+        self.step += 1
+        self.session_step += 1
+
+    def checkpoint(self, name: str, elapsed: float) -> None:
+        self.run.out.mkdir(parents=True, exist_ok=True)
+        extra = {"optimiser": self.optimiser.state_dict(), "step": self.step, "device": self.run.device}
+        extra["device_seconds"] = self.device_seconds + elapsed
+        if self.step >= self.cfg.training.adversarial_after_step:
+            extra |= {"critic": self.critic.state_dict(), "critic_optimiser": self.critic_optimiser.state_dict()}
+        save(self.run.out / f"{name}.pt", self.codec, **extra)
+
+    def loop(self) -> Path:
+        """Trains; leaves `latest.pt`, and `stable.pt` from before the rate began to fall, which is the one to resume."""
+        t, start, saved, falling = self.cfg.training, time.monotonic(), time.monotonic(), False
+        print(f"{self.batches.hours():.2f} h of audio, from step {self.step}, {self.run.minutes} min on {self.run.device}", flush=True)
+        while True:
+            elapsed = time.monotonic() - start
+            progress = max(elapsed / (60 * self.run.minutes), self.session_step / self.run.steps if self.run.steps else 0)
+            if progress >= 1:
+                break
+            if not falling and progress > 1 - t.decay_share:
+                falling = True
+                self.checkpoint("stable", elapsed)
+            self.one(progress)
+            if self.session_step % 100 == 0:
+                print(f"{self.step} {elapsed / 60:.1f} min {self.session_step / elapsed:.2f} steps/s {self.meter.line()}", flush=True)
+            if time.monotonic() - saved > 60 * t.checkpoint_minutes:
+                saved = time.monotonic()
+                self.checkpoint("latest", elapsed)
+        self.checkpoint("latest", time.monotonic() - start)
+        return self.run.out / "latest.pt"
+
+
+def train(cfg: Config, run: Run) -> Path:
+    """Runs one training session and returns its checkpoint."""
+    return Trainer(cfg, run).loop()

@@ -1,0 +1,96 @@
+//! What a codec model is: its manifest, and the networks as traits over batches of rows.
+//!
+//! A row carries its own state, so rows of different streams may share a call and a row may be dropped at any time.
+
+pub mod fake;
+mod manifest;
+
+pub use manifest::{FileEntry, GraphEntry, Manifest, ManifestError};
+
+/// Deterministic noise that the decoder network is fed, so that the same codes always give the same samples.
+///
+/// Fills `out` with the values of frame `frame`: SplitMix64 (Steele 2014) over a counter, scaled to -1..1.
+/// The training recipe computes the same numbers.
+pub fn decoder_noise(frame: u64, out: &mut [f32]) {
+    let width = out.len() as u64;
+    for (j, value) in (0u64..).zip(out.iter_mut()) {
+        let counter = frame.wrapping_mul(width).wrapping_add(j).wrapping_add(1);
+        let mut x = counter.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        x ^= x >> 31;
+        *value = (x >> 40) as f32 / 8_388_608.0 - 1.0;
+    }
+}
+
+/// A network that failed to run or gave what cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{network}: {reason}")]
+pub struct NetworkError {
+    /// Which network.
+    pub network: &'static str,
+    /// What happened.
+    pub reason: String,
+}
+
+/// One stream's part of an encoder call; all rows of a call have the same number of frames T.
+#[derive(Debug)]
+pub struct EncodeRow<'a> {
+    /// Samples in -1..1, `[T * frame_samples]`.
+    pub pcm: &'a [f32],
+    /// State before the call; holds the state after it when the call returns. `[state_size]`.
+    pub state: &'a mut [f32],
+    /// Output `[T * latent_dim]`.
+    pub latents: &'a mut [f32],
+}
+
+/// One stream's part of a decoder call; all rows of a call have the same number of frames T.
+#[derive(Debug)]
+pub struct DecodeRow<'a> {
+    /// Quantised latents `[T * latent_dim]`.
+    pub latents: &'a [f32],
+    /// `[T * noise_dim]`, from [`decoder_noise`].
+    pub noise: &'a [f32],
+    /// State before the call; holds the state after it when the call returns. `[state_size]`.
+    pub state: &'a mut [f32],
+    /// Output samples `[T * frame_samples]`.
+    pub pcm: &'a mut [f32],
+}
+
+/// The causal encoder network.
+pub trait EncoderNet: Send {
+    /// Floats of one row's state.
+    fn state_size(&self) -> usize;
+    /// Runs `frames` frames of every row.
+    ///
+    /// Errors: [`NetworkError`] when the runtime fails; rows are then unusable.
+    fn encode(&mut self, rows: &mut [EncodeRow<'_>], frames: usize) -> Result<(), NetworkError>;
+}
+
+/// The causal decoder network.
+pub trait DecoderNet: Send {
+    /// Floats of one row's state.
+    fn state_size(&self) -> usize;
+    /// Runs `frames` frames of every row.
+    ///
+    /// Errors: [`NetworkError`] when the runtime fails; rows are then unusable.
+    fn decode(&mut self, rows: &mut [DecodeRow<'_>], frames: usize) -> Result<(), NetworkError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn noise_is_the_same_everywhere() {
+        let mut a = [0.0f32; 4];
+        decoder_noise(0, &mut a);
+        // First outputs of SplitMix64 seeded with 0.
+        assert_eq!((a[0] as f64 + 1.0) * 8_388_608.0, (0xE220_A839_7B1D_CDAFu64 >> 40) as f64);
+        assert_eq!((a[1] as f64 + 1.0) * 8_388_608.0, (0x6E78_9E6A_A1B9_65F4u64 >> 40) as f64);
+        let mut b = [0.0f32; 4];
+        decoder_noise(1, &mut b);
+        assert_ne!(a, b);
+        assert!(a.iter().chain(&b).all(|v| (-1.0..1.0).contains(v)));
+    }
+}
