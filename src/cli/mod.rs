@@ -1,1 +1,8 @@
-//! Placeholder until the module lands.
+//! Command line.
+
+use std::process::ExitCode;
+
+/// Runs the command line.
+pub fn main() -> ExitCode {
+    ExitCode::SUCCESS
+}
