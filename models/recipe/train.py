@@ -134,8 +134,10 @@ class Trainer:
         y, target = y.float()[:, OVERLAP_DELAY:], x[:, : x.shape[1] - OVERLAP_DELAY]
         mel, dist = self.spectral(y, target)
         loud = self.loud(y, target)
-        loss = w.mel * mel + w.complex * dist + w.loudness * loud + self.cfg.quantiser.commitment * commit
-        self.meter.add(mel=mel.item(), complex=dist.item(), loud=loud.item(), commit=float(commit))
+        scale = z.float().pow(2).mean().log().pow(2)
+        loss = w.mel * mel + w.complex * dist + w.loudness * loud
+        loss = loss + self.cfg.quantiser.commitment * commit + self.cfg.quantiser.scale * scale
+        self.meter.add(mel=mel.item(), complex=dist.item(), loud=loud.item(), commit=float(commit), scale=scale.item())
         if self.step >= t.adversarial_after_step:
             self.critic_step(y, target)
             self.critic.requires_grad_(False)

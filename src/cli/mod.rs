@@ -1,8 +1,77 @@
-//! Command line.
+//! The command line: parse, run, exit code.
+
+mod decode;
+mod encode;
+mod listen;
+mod model;
+mod progress;
+mod send;
+mod serve;
 
 use std::process::ExitCode;
 
-/// Runs the command line.
+use clap::{Parser, Subcommand};
+
+/// Live neural audio coding, 0.5 to 8 kbit/s.
+#[derive(Debug, Parser)]
+#[command(name = "undertone", version, about, long_about = None, propagate_version = true, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "Examples:
+  undertone encode talk.wav talk.utn --kbps 3          a recording to a file of codes
+  undertone decode talk.utn talk.wav                   and back
+  arecord -f S16_LE -r 24000 -c 1 -t raw | undertone encode --raw s16le:24000:1 - - | ssh HOST 'undertone decode - - | aplay'
+  undertone serve                                      the daemon: raw PCM in on 7700, codes on 7701, PCM out on 7702
+  undertone send talk.wav --stream radio --kbps 3      publish codes to a daemon
+  undertone listen out.wav --stream radio              subscribe and decode";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Encode a recording, or a pipe as it comes
+    Encode(encode::Args),
+    /// Decode a file of codes, or a pipe as it comes
+    Decode(decode::Args),
+    /// Run the daemon
+    Serve(serve::Args),
+    /// Encode here and publish the codes to a daemon
+    Send(send::Args),
+    /// Subscribe to a daemon's stream and decode it here
+    Listen(listen::Args),
+    /// Look at a codec model or check it
+    Model(model::Args),
+}
+
+/// Runs the command line; the exit code is 0 on success, 1 on failure, 2 on a wrong call.
 pub fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            let _ = e.print();
+            return ExitCode::from(if e.use_stderr() { 2 } else { 0 });
+        }
+    };
+    let result = match cli.command {
+        Command::Encode(args) => encode::run(&args),
+        Command::Decode(args) => decode::run(&args),
+        Command::Serve(args) => serve::run(args),
+        Command::Send(args) => send::run(args),
+        Command::Listen(args) => listen::run(args),
+        Command::Model(args) => model::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        // The reader of our pipe went away: nobody is left to tell.
+        Err(e) if is_broken_pipe(&e) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("undertone: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn is_broken_pipe(e: &anyhow::Error) -> bool {
+    e.chain().filter_map(|c| c.downcast_ref::<std::io::Error>()).any(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
 }

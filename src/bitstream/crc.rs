@@ -1,0 +1,31 @@
+//! CRC-16/IBM-3740 (polynomial 0x1021, start 0xFFFF, not reflected): check value 0x29B1.
+
+const TABLE: [u16; 256] = table();
+
+const fn table() -> [u16; 256] {
+    let mut t = [0u16; 256];
+    let mut i = 0;
+    while i < 256 {
+        let mut v = (i as u16) << 8;
+        let mut bit = 0;
+        while bit < 8 {
+            v = if v & 0x8000 != 0 { (v << 1) ^ 0x1021 } else { v << 1 };
+            bit += 1;
+        }
+        t[i] = v;
+        i += 1;
+    }
+    t
+}
+
+pub(super) fn crc16(bytes: &[u8]) -> u16 {
+    bytes.iter().fold(0xFFFF, |crc, &b| (crc << 8) ^ TABLE[usize::from((crc >> 8) as u8 ^ b)])
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn catalogue_check_value() {
+        assert_eq!(super::crc16(b"123456789"), 0x29B1);
+    }
+}

@@ -1,0 +1,266 @@
+//! Reading a container that arrives in pieces of any size.
+
+use super::crc::crc16;
+use super::header::MAX_HEADER;
+use super::index::MAX_INDEX;
+use super::{BitstreamError, Bundle, MAX_FRAMES, MAX_PAYLOAD, PayloadMode, StreamHeader, tag, varint};
+use crate::units::{OutOfRange, StageCount};
+
+/// Longest record but the index: tag, frames, stages, frame number, payload, check sum.
+const MAX_RECORD: usize = 3 + 10 + MAX_PAYLOAD + 2;
+
+/// What a reader puts up with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Limits {
+    /// Skip a bundle whose check sum is wrong and go on with the next, instead of an error.
+    pub skip_damaged: bool,
+}
+
+/// What a container holds, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Item {
+    /// Always first.
+    Header(StreamHeader),
+    /// Frames of codes.
+    Bundle(Bundle),
+    /// The stream was ended on purpose.
+    End {
+        /// True length of the audio in samples, if known.
+        total_samples: Option<u64>,
+    },
+}
+
+/// How a container ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tail {
+    /// With its end record.
+    Complete,
+    /// Without: it was cut, or the stream still runs.
+    CutAt {
+        /// Bytes that were understood.
+        bytes: u64,
+        /// Frames up to there.
+        frames: u64,
+    },
+}
+
+/// A push parser: give it bytes, take items. It buffers at most one record and what was pushed last.
+#[derive(Debug)]
+pub struct ContainerReader {
+    limits: Limits,
+    header: Option<StreamHeader>,
+    buffer: Vec<u8>,
+    at: usize,
+    /// Bytes understood so far.
+    offset: u64,
+    /// Bytes of the index still to be passed over.
+    skip: usize,
+    next_frame: u64,
+    ended: bool,
+    damaged: u64,
+}
+
+impl ContainerReader {
+    /// A reader at the start of a container.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            header: None,
+            buffer: Vec::new(),
+            at: 0,
+            offset: 0,
+            skip: 0,
+            next_frame: 0,
+            ended: false,
+            damaged: 0,
+        }
+    }
+
+    /// A reader that starts at a bundle found in the index.
+    pub fn resume(limits: Limits, header: StreamHeader, entry: super::IndexEntry) -> Self {
+        let mut reader = Self::new(limits);
+        reader.header = Some(header);
+        reader.offset = entry.offset;
+        reader.next_frame = entry.first_frame;
+        reader
+    }
+
+    /// Takes more bytes.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.buffer.drain(..self.at);
+        self.at = 0;
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// Bytes held: at most one incomplete record once [`ContainerReader::next`] has given None.
+    pub fn buffered(&self) -> usize {
+        self.buffer.len() - self.at
+    }
+
+    /// Bundles that were skipped because they were damaged.
+    pub fn damaged(&self) -> u64 {
+        self.damaged
+    }
+
+    /// The next item; None if more bytes are needed, or after the end.
+    ///
+    /// Errors: [`BitstreamError`] with the byte offset; the reader stays where the damage is.
+    #[allow(clippy::should_implement_trait)]
+    pub fn next(&mut self) -> Result<Option<Item>, BitstreamError> {
+        loop {
+            let passed = self.skip.min(self.buffered());
+            self.take(passed);
+            self.skip -= passed;
+            if self.skip > 0 || self.buffered() == 0 || self.ended {
+                return Ok(None);
+            }
+            let Some(header) = &self.header else {
+                let Some((header, length)) = StreamHeader::parse(&self.buffer[self.at..])? else {
+                    debug_assert!(self.buffered() < MAX_HEADER);
+                    return Ok(None);
+                };
+                if header.payload_mode == PayloadMode::Coded {
+                    return Err(BitstreamError::Unsupported { offset: 20, what: "a coded payload" });
+                }
+                self.take(length);
+                self.header = Some(header.clone());
+                return Ok(Some(Item::Header(header)));
+            };
+            let (frames, stages) = (header.frames_per_bundle, header.stages);
+            let record = &self.buffer[self.at..];
+            let item = match record[0] {
+                tag::BUNDLE => self.bundle(1, self.next_frame, frames, stages)?,
+                tag::BUNDLE_AT => self.bundle_at()?,
+                tag::END => self.end()?,
+                tag::END_INDEXED => self.end_indexed()?,
+                tag::INDEX => match self.index()? {
+                    true => continue,
+                    false => None,
+                },
+                got => return Err(BitstreamError::Tag { offset: self.offset, got }),
+            };
+            match item {
+                Some(Step::Item(item)) => return Ok(Some(item)),
+                Some(Step::Skipped) => {}
+                None => {
+                    debug_assert!(self.buffered() <= MAX_RECORD);
+                    return Ok(None);
+                }
+            }
+        }
+    }
+
+    /// Says how the container ended, once all its bytes were pushed and taken.
+    pub fn finish(&self) -> Tail {
+        if self.ended { Tail::Complete } else { Tail::CutAt { bytes: self.offset, frames: self.next_frame } }
+    }
+
+    fn take(&mut self, bytes: usize) {
+        self.at += bytes;
+        self.offset += bytes as u64;
+    }
+
+    fn error(&self, at: usize, what: &'static str, got: impl ToString, allowed: &'static str) -> BitstreamError {
+        let source = OutOfRange { what, got: got.to_string(), allowed };
+        BitstreamError::Field { offset: self.offset + at as u64, source }
+    }
+
+    /// The body of a record of `length` bytes with its check sum; None if it is not complete.
+    fn body(&self, length: usize) -> Option<(&[u8], Result<(), BitstreamError>)> {
+        let record = self.buffer.get(self.at..self.at + length)?;
+        let (body, sum) = record.split_at(length - 2);
+        let (got, computed) = (u16::from_le_bytes([sum[0], sum[1]]), crc16(body));
+        let error = BitstreamError::Crc { offset: self.offset, got, computed };
+        Some((body, if got == computed { Ok(()) } else { Err(error) }))
+    }
+
+    fn bundle_at(&mut self) -> Result<Option<Step>, BitstreamError> {
+        let record = &self.buffer[self.at..];
+        let (Some(&frames), Some(&stages)) = (record.get(1), record.get(2)) else { return Ok(None) };
+        if !(1..=MAX_FRAMES).contains(&frames) {
+            return Err(self.error(1, "frames of a bundle", frames, "1 to 50"));
+        }
+        let stages = StageCount::new(stages)
+            .map_err(|source| BitstreamError::Field { offset: self.offset + 2, source })?;
+        match varint::get(&record[3..]) {
+            varint::Found::Value(first, n) => {
+                if first < self.next_frame || first.checked_add(u64::from(frames)).is_none() {
+                    return Err(self.error(3, "first frame", first, "not before the end of the last bundle"));
+                }
+                self.bundle(3 + n, first, frames, stages)
+            }
+            varint::Found::Incomplete => Ok(None),
+            varint::Found::TooLong => Err(self.error(3, "first frame", "more than 64 bits", "64 bits")),
+        }
+    }
+
+    fn bundle(
+        &mut self,
+        head: usize,
+        first: u64,
+        frames: u8,
+        stages: StageCount,
+    ) -> Result<Option<Step>, BitstreamError> {
+        let length = head + Bundle::payload_len(frames, stages) + 2;
+        let Some((body, sum)) = self.body(length) else { return Ok(None) };
+        let made = sum.and_then(|()| Bundle::unpack(first, frames, stages, &body[head..]));
+        match made {
+            Ok(bundle) => {
+                self.next_frame = first.saturating_add(u64::from(frames));
+                self.take(length);
+                Ok(Some(Step::Item(Item::Bundle(bundle))))
+            }
+            Err(_) if self.limits.skip_damaged => {
+                self.next_frame = first.saturating_add(u64::from(frames));
+                self.damaged += 1;
+                self.take(length);
+                Ok(Some(Step::Skipped))
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    fn end(&mut self) -> Result<Option<Step>, BitstreamError> {
+        match varint::get(&self.buffer[self.at + 1..]) {
+            varint::Found::Value(total, n) => {
+                let length = 1 + n + 2;
+                let Some((_, sum)) = self.body(length) else { return Ok(None) };
+                sum?;
+                Ok(Some(self.ended(total, length)))
+            }
+            varint::Found::Incomplete => Ok(None),
+            varint::Found::TooLong => Err(self.error(1, "length in samples", "more than 64 bits", "64 bits")),
+        }
+    }
+
+    fn end_indexed(&mut self) -> Result<Option<Step>, BitstreamError> {
+        let length = super::index::END_INDEXED_LEN;
+        let Some((body, sum)) = self.body(length) else { return Ok(None) };
+        sum?;
+        let total = u64::from_le_bytes(std::array::from_fn(|i| body[1 + i]));
+        Ok(Some(self.ended(total, length)))
+    }
+
+    fn ended(&mut self, total: u64, length: usize) -> Step {
+        self.take(length);
+        self.ended = true;
+        Step::Item(Item::End { total_samples: total.checked_sub(1) })
+    }
+
+    /// Passes over the index without buffering it; false if its length is not there yet.
+    fn index(&mut self) -> Result<bool, BitstreamError> {
+        let Some(length) = self.buffer.get(self.at + 1..self.at + 5) else { return Ok(false) };
+        let length = u32::from_le_bytes([length[0], length[1], length[2], length[3]]) as usize;
+        if length > MAX_INDEX {
+            return Err(self.error(1, "length of the index in bytes", length, "0 to 67108864"));
+        }
+        self.skip = 5 + length + 2;
+        Ok(true)
+    }
+}
+
+/// What became of a record.
+enum Step {
+    Item(Item),
+    Skipped,
+}

@@ -1,0 +1,139 @@
+//! `undertone model`: what a model is, and whether it is whole.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail, ensure};
+use safetensors::SafeTensors;
+
+use crate::codec::{self, EncodeJob};
+use crate::infer::{self, LoadedModel};
+use crate::rvq::BeamWidth;
+use crate::units::StageCount;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Print name, id, sizes, delay and compute of a model
+    Info(Folder),
+    /// Check every file's hash and run the golden example
+    Verify(Folder),
+}
+
+#[derive(Debug, clap::Args)]
+struct Folder {
+    /// Model folder [default: the shipped model]
+    model: Option<PathBuf>,
+}
+
+/// Largest difference allowed between the golden example and this machine, as a share of full scale.
+const TOLERANCE: f32 = 2e-3;
+
+/// Share of golden codes that must be the same: a latent on the border between two entries may fall either way.
+const SAME_CODES: f64 = 0.99;
+
+pub(super) fn run(args: &Args) -> Result<()> {
+    match &args.command {
+        Command::Info(folder) => info(&infer::load_model(folder.model.as_deref())?),
+        Command::Verify(folder) => verify(&infer::load_model(folder.model.as_deref())?),
+    }
+}
+
+fn info(model: &LoadedModel) -> Result<()> {
+    let (m, p) = (&model.manifest, &model.profile);
+    let rate = f64::from(m.sample_rate_hz);
+    let ms = |samples: usize| samples as f64 * 1e3 / rate;
+    let mmacs = |macs: u64| macs as f64 * rate / p.frame_samples as f64 / 1e6;
+    println!("model        {} ({})", m.name, model.path.display());
+    println!("id           {}", m.id);
+    println!("audio        {} Hz mono, frames of {} samples ({} ms)", m.sample_rate_hz, p.frame_samples, ms(p.frame_samples));
+    println!("delay        {} samples ({} ms)", p.delay_samples, ms(p.delay_samples));
+    println!("quantiser    {} stages x {} entries x {} values", m.stages, m.entries, m.latent_dim);
+    println!("rate         0.5 to {} kbit/s in steps of 0.5", p.stages.kbps());
+    println!("encoder      {:.1} MMAC/s, state of {} values", mmacs(m.encoder.macs_per_frame), m.encoder.state_size);
+    println!("decoder      {:.1} MMAC/s, state of {} values", mmacs(m.decoder.macs_per_frame), m.decoder.state_size);
+    for (path, hash) in m.files() {
+        println!("sha256       {hash}  {path}");
+    }
+    Ok(())
+}
+
+/// The golden example: what the training recipe computed.
+struct Golden {
+    pcm: Vec<f32>,
+    codes: Vec<u16>,
+    decoded: Vec<f32>,
+}
+
+impl Golden {
+    fn parse(bytes: &[u8]) -> Result<Self> {
+        let tensors = SafeTensors::deserialize(bytes).context("golden example")?;
+        let words = |name: &str| -> Result<Vec<[u8; 4]>> {
+            let t = tensors.tensor(name).with_context(|| format!("golden example: tensor \"{name}\""))?;
+            Ok(t.data().chunks_exact(4).map(|b| [b[0], b[1], b[2], b[3]]).collect())
+        };
+        let floats = |name: &str| -> Result<Vec<f32>> { Ok(words(name)?.into_iter().map(f32::from_le_bytes).collect()) };
+        let codes = words("codes")?.into_iter().map(|b| u16::try_from(i32::from_le_bytes(b)));
+        Ok(Self { pcm: floats("pcm")?, codes: codes.collect::<Result<_, _>>()?, decoded: floats("decoded")? })
+    }
+}
+
+fn verify(model: &LoadedModel) -> Result<()> {
+    println!("hashes       ok, {} files", model.manifest.files().len());
+    let path = model.path.join(&model.manifest.golden.path);
+    let bytes = std::fs::read(&path).with_context(|| path.display().to_string())?;
+    model.manifest.check_file(&model.manifest.golden.path, &bytes)?;
+    let golden = Golden::parse(&bytes)?;
+    let mut processor = model.processor(BeamWidth::GREEDY)?;
+    let profile = processor.profile();
+    let frames = golden.pcm.len() / profile.frame_samples;
+    let stages = profile.stages;
+    ensure!(frames > 0 && golden.codes.len() == frames * stages.index(), "golden example: {frames} frames, {} codes", golden.codes.len());
+    let mut job = EncodeJob {
+        frames,
+        stages,
+        first_frame: 0,
+        pcm: golden.pcm.clone(),
+        state: vec![0.0; profile.encoder_state],
+        latents: Vec::new(),
+        codes: Vec::new(),
+    };
+    processor.run_encode(std::slice::from_mut(&mut job))?;
+    let same = job.codes.iter().zip(&golden.codes).filter(|(a, b)| a == b).count();
+    let share = same as f64 / golden.codes.len() as f64;
+    println!("encoder      {:.2} % of {} golden codes", share * 100.0, golden.codes.len());
+    let worst = golden_decode(&mut processor, &golden, frames, stages)?;
+    println!("decoder      differs by at most {worst:.6} of full scale");
+    if share < SAME_CODES {
+        bail!("codes differ from the golden example: {:.2} % agree, at least {} % must", share * 100.0, SAME_CODES * 100.0);
+    }
+    if worst.is_nan() || worst > TOLERANCE {
+        bail!("samples differ from the golden example by {worst}, allowed {TOLERANCE}");
+    }
+    Ok(())
+}
+
+/// Decodes the golden codes; returns the largest difference to the golden samples.
+fn golden_decode(processor: &mut codec::Processor, golden: &Golden, frames: usize, stages: StageCount) -> Result<f32> {
+    let mut worst = 0.0f32;
+    let mut decoder = codec::Decoder::new(processor.profile());
+    let mut decoded = Vec::new();
+    for (i, codes) in golden.codes.chunks(50 * stages.index()).enumerate() {
+        let frames = u8::try_from(codes.len() / stages.index())?;
+        decoder.push(crate::bitstream::Bundle { first_frame: 50 * i as u64, frames, stages, codes: codes.to_vec() })?;
+        while let Some(mut job) = decoder.next_job() {
+            processor.run_decode(std::slice::from_mut(&mut job))?;
+            decoder.accept(job);
+        }
+        decoder.pcm(&mut decoded);
+    }
+    ensure!(decoded.len() == golden.decoded.len() && frames > 0, "golden example: {} samples, decoded {}", golden.decoded.len(), decoded.len());
+    for (a, b) in decoded.iter().zip(&golden.decoded) {
+        worst = worst.max((a - b.clamp(-1.0, 1.0)).abs());
+    }
+    Ok(worst)
+}

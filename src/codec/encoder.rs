@@ -1,0 +1,176 @@
+//! Samples of any chunking -> frames -> jobs -> bundles.
+
+use std::sync::Arc;
+
+use super::{CodecError, EncodeJob, MAX_FRAMES_PER_BUNDLE, Profile};
+use crate::bitstream::Bundle;
+use crate::units::StageCount;
+
+/// One stream's encoder.
+#[derive(Debug)]
+pub struct Encoder {
+    profile: Arc<Profile>,
+    stages: StageCount,
+    frames_per_bundle: u8,
+    job_frames: usize,
+    pending: Vec<f32>,
+    read: usize,
+    samples_in: u64,
+    next_frame: u64,
+    /// The one job of this stream, while nobody else has it.
+    idle: Option<EncodeJob>,
+    open: Bundle,
+    full: bool,
+    finished: bool,
+}
+
+impl Encoder {
+    /// A stream that starts at frame 0.
+    ///
+    /// Errors: [`CodecError::FramesPerBundle`] unless 1 to 50, [`CodecError::Stages`] if the model has fewer.
+    pub fn new(profile: Arc<Profile>, stages: StageCount, frames_per_bundle: u8) -> Result<Self, CodecError> {
+        if !(1..=MAX_FRAMES_PER_BUNDLE).contains(&frames_per_bundle) {
+            return Err(CodecError::FramesPerBundle(frames_per_bundle));
+        }
+        if stages > profile.stages {
+            return Err(CodecError::Stages {
+                got: stages.value(),
+                max: profile.stages.value(),
+                model: profile.model_id,
+            });
+        }
+        let idle = EncodeJob {
+            frames: 0,
+            stages,
+            first_frame: 0,
+            pcm: Vec::new(),
+            state: vec![0.0; profile.encoder_state],
+            latents: Vec::new(),
+            codes: Vec::new(),
+        };
+        Ok(Self {
+            profile,
+            stages,
+            frames_per_bundle,
+            job_frames: 1,
+            pending: Vec::new(),
+            read: 0,
+            samples_in: 0,
+            next_frame: 0,
+            idle: Some(idle),
+            open: Bundle { first_frame: 0, frames: 0, stages, codes: Vec::new() },
+            full: false,
+            finished: false,
+        })
+    }
+
+    /// Frames a job waits for, 1 by default (lowest delay). More cost less a frame; a job never spans two bundles.
+    pub fn set_job_frames(&mut self, frames: usize) {
+        self.job_frames = frames.clamp(1, usize::from(self.frames_per_bundle));
+    }
+
+    /// Changes the number of stages from the next bundle on, at most what the model has.
+    pub fn set_stages(&mut self, stages: StageCount) {
+        self.stages = stages.min(self.profile.stages);
+    }
+
+    /// Samples at the codec's rate. Values that are not finite become 0, others are limited to -1..1.
+    pub fn push(&mut self, pcm: &[f32]) {
+        // What was read is moved away only when it is most of the buffer, so that this costs O(1) a sample.
+        if self.read > self.pending.len() / 2 {
+            self.pending.drain(..self.read);
+            self.read = 0;
+        }
+        self.samples_in += pcm.len() as u64;
+        self.pending.extend(pcm.iter().map(|&x| if x.is_finite() { x.clamp(-1.0, 1.0) } else { 0.0 }));
+    }
+
+    /// Samples pushed so far.
+    pub fn samples_in(&self) -> u64 {
+        self.samples_in
+    }
+
+    /// Samples waiting to be encoded.
+    pub fn backlog(&self) -> usize {
+        self.pending.len() - self.read
+    }
+
+    /// Ends the input: pads with silence until everything pushed can be decoded.
+    pub fn finish(&mut self) {
+        if self.finished {
+            return;
+        }
+        self.finished = true;
+        if self.samples_in == 0 {
+            return;
+        }
+        let frame = self.profile.frame_samples as u64;
+        let frames = (self.samples_in + self.profile.overlap_samples() as u64).div_ceil(frame);
+        let missing = frames * frame - self.samples_in;
+        self.pending.resize(self.pending.len() + missing as usize, 0.0);
+    }
+
+    /// The next piece of work; None while samples are missing, a bundle waits to be taken, or a job is out.
+    pub fn next_job(&mut self) -> Option<EncodeJob> {
+        if self.full {
+            return None;
+        }
+        let room = usize::from(self.frames_per_bundle - self.open.frames);
+        let ready = self.backlog() / self.profile.frame_samples;
+        let wanted = self.job_frames.min(room);
+        let frames = if ready >= wanted {
+            wanted
+        } else if self.finished {
+            ready
+        } else {
+            0
+        };
+        if frames == 0 {
+            return None;
+        }
+        let mut job = self.idle.take()?;
+        if self.open.frames == 0 {
+            self.open.stages = self.stages;
+            self.open.first_frame = self.next_frame;
+        }
+        job.frames = frames;
+        job.stages = self.open.stages;
+        job.first_frame = self.next_frame;
+        let samples = frames * self.profile.frame_samples;
+        job.pcm.clear();
+        job.pcm.extend_from_slice(&self.pending[self.read..self.read + samples]);
+        self.read += samples;
+        Some(job)
+    }
+
+    /// Takes a finished job back.
+    pub fn accept(&mut self, job: EncodeJob) {
+        self.next_frame += job.frames as u64;
+        self.open.frames += job.frames as u8;
+        self.open.codes.extend_from_slice(&job.codes);
+        self.full = self.open.frames >= self.frames_per_bundle;
+        self.idle = Some(job);
+    }
+
+    /// Moves the next finished bundle into `bundle`, whose buffer is reused; false if there is none.
+    pub fn next_bundle_into(&mut self, bundle: &mut Bundle) -> bool {
+        let last = self.finished
+            && self.idle.is_some()
+            && self.open.frames > 0
+            && self.backlog() < self.profile.frame_samples;
+        if !self.full && !last {
+            return false;
+        }
+        std::mem::swap(bundle, &mut self.open);
+        self.open.frames = 0;
+        self.open.codes.clear();
+        self.full = false;
+        true
+    }
+
+    /// The next finished bundle. After [`Encoder::finish`] the last one may have fewer frames.
+    pub fn next_bundle(&mut self) -> Option<Bundle> {
+        let mut bundle = Bundle { first_frame: 0, frames: 0, stages: self.stages, codes: Vec::new() };
+        self.next_bundle_into(&mut bundle).then_some(bundle)
+    }
+}

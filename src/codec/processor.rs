@@ -1,0 +1,128 @@
+//! Runs jobs: networks and codebook search together, on the thread that owns them.
+
+use std::sync::Arc;
+
+use super::{CodecError, DecodeJob, EncodeJob, Profile};
+use crate::model::{DecodeRow, DecoderNet, EncodeRow, EncoderNet, NetworkError};
+use crate::rvq::{Codebooks, RvqError, Searcher};
+
+/// Why a job could not be run.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessError {
+    /// A network failed.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// The codebooks do not fit the codes.
+    #[error(transparent)]
+    Rvq(#[from] RvqError),
+    /// The stream does not fit the model.
+    #[error(transparent)]
+    Codec(#[from] CodecError),
+}
+
+/// The networks and codebooks of one thread.
+pub struct Processor {
+    profile: Arc<Profile>,
+    encoder: Box<dyn EncoderNet>,
+    decoder: Box<dyn DecoderNet>,
+    codebooks: Arc<Codebooks>,
+    searcher: Searcher,
+}
+
+impl std::fmt::Debug for Processor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Processor").field("profile", &self.profile).finish_non_exhaustive()
+    }
+}
+
+impl Processor {
+    /// Puts the parts of a model together; they must have come from the same manifest.
+    pub fn new(
+        profile: Arc<Profile>,
+        encoder: Box<dyn EncoderNet>,
+        decoder: Box<dyn DecoderNet>,
+        codebooks: Arc<Codebooks>,
+        searcher: Searcher,
+    ) -> Self {
+        Self { profile, encoder, decoder, codebooks, searcher }
+    }
+
+    /// Numbers of the model.
+    pub fn profile(&self) -> Arc<Profile> {
+        Arc::clone(&self.profile)
+    }
+
+    /// The codebooks in use.
+    pub fn codebooks(&self) -> &Codebooks {
+        &self.codebooks
+    }
+
+    /// Encodes jobs; those with the same number of frames share one network call.
+    ///
+    /// Errors: [`ProcessError`]; the jobs are then unusable.
+    pub fn run_encode(&mut self, jobs: &mut [EncodeJob]) -> Result<(), ProcessError> {
+        let dim = self.profile.latent_dim;
+        for job in jobs.iter_mut() {
+            job.latents.resize(job.frames * dim, 0.0);
+        }
+        if let [job] = jobs {
+            let frames = job.frames;
+            self.encoder.encode(&mut [encode_row(job)], frames)?;
+        } else {
+            jobs.sort_by_key(|j| j.frames);
+            for group in jobs.chunk_by_mut(|a, b| a.frames == b.frames) {
+                let frames = group[0].frames;
+                let mut rows: Vec<_> = group.iter_mut().map(encode_row).collect();
+                self.encoder.encode(&mut rows, frames)?;
+            }
+        }
+        for job in jobs {
+            let stages = job.stages.index();
+            job.codes.resize(job.frames * stages, 0);
+            for (latent, codes) in job.latents.chunks_exact(dim).zip(job.codes.chunks_exact_mut(stages)) {
+                self.searcher.encode_into(latent, job.stages, codes)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Decodes jobs; those with the same number of frames share one network call.
+    ///
+    /// Errors: [`ProcessError`]; the jobs are then unusable.
+    pub fn run_decode(&mut self, jobs: &mut [DecodeJob]) -> Result<(), ProcessError> {
+        let dim = self.profile.latent_dim;
+        for job in jobs.iter_mut() {
+            job.latents.resize(job.frames * dim, 0.0);
+            job.pcm.resize(job.frames * self.profile.frame_samples, 0.0);
+            for (codes, latent) in job.codes.chunks_exact(job.stages.index()).zip(job.latents.chunks_exact_mut(dim)) {
+                self.codebooks.decode_into(codes, latent)?;
+            }
+        }
+        if let [job] = jobs {
+            let frames = job.frames;
+            self.decoder.decode(&mut [decode_row(job)], frames)?;
+        } else {
+            jobs.sort_by_key(|j| j.frames);
+            for group in jobs.chunk_by_mut(|a, b| a.frames == b.frames) {
+                let frames = group[0].frames;
+                let mut rows: Vec<_> = group.iter_mut().map(decode_row).collect();
+                self.decoder.decode(&mut rows, frames)?;
+            }
+        }
+        // A network that went wrong must not reach a loudspeaker.
+        for job in jobs {
+            for x in &mut job.pcm {
+                *x = if x.is_finite() { x.clamp(-1.0, 1.0) } else { 0.0 };
+            }
+        }
+        Ok(())
+    }
+}
+
+fn encode_row(job: &mut EncodeJob) -> EncodeRow<'_> {
+    EncodeRow { pcm: &job.pcm, state: &mut job.state, latents: &mut job.latents }
+}
+
+fn decode_row(job: &mut DecodeJob) -> DecodeRow<'_> {
+    DecodeRow { latents: &job.latents, noise: &job.noise, state: &mut job.state, pcm: &mut job.pcm }
+}

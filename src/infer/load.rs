@@ -1,0 +1,123 @@
+//! A model folder -> checked networks and codebooks.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::net::{OrtDecoder, OrtEncoder};
+use super::{InferError, library};
+use crate::codec::{Processor, Profile};
+use crate::model::Manifest;
+use crate::rvq::{BeamWidth, Codebooks, Searcher, SimdLevel};
+
+/// Name of the folder of the shipped model.
+const SHIPPED: &str = "undertone-24k-v1";
+
+/// Largest file that is taken for a part of a model.
+const MAX_FILE_BYTES: u64 = 256 << 20;
+
+/// Beam of the codebook search unless asked otherwise: docs/performance.md has what each width gives and costs.
+const DEFAULT_BEAM: u8 = 4;
+
+/// A model whose files were read and whose hashes were checked.
+#[derive(Debug)]
+pub struct LoadedModel {
+    /// The folder.
+    pub path: PathBuf,
+    /// Its manifest.
+    pub manifest: Manifest,
+    /// Numbers of the model.
+    pub profile: Arc<Profile>,
+    /// Its codebooks.
+    pub codebooks: Arc<Codebooks>,
+    encoder: Vec<u8>,
+    decoder: Vec<u8>,
+}
+
+/// The folder of the model: the one named, else `UNDERTONE_MODEL`, else the shipped one beside the program's checkout
+/// or in `share/undertone/models` of the prefix it is installed in.
+///
+/// Errors: [`InferError::NoModel`] with the places that were looked at.
+pub fn find_model(named: Option<&Path>) -> Result<PathBuf, InferError> {
+    let mut places: Vec<PathBuf> = Vec::new();
+    if let Some(path) = named {
+        places.push(path.to_owned());
+    } else if let Some(path) = std::env::var_os("UNDERTONE_MODEL").filter(|p| !p.is_empty()) {
+        places.push(PathBuf::from(path));
+    } else {
+        let exe = std::env::current_exe().unwrap_or_default();
+        if let Some(prefix) = exe.ancestors().nth(2) {
+            places.push(prefix.join("share/undertone/models").join(SHIPPED));
+        }
+        places.extend(exe.ancestors().skip(2).take(4).map(|dir| dir.join("models").join(SHIPPED)));
+        places.push(Path::new("models").join(SHIPPED));
+    }
+    places
+        .iter()
+        .find(|p| p.join("manifest.toml").is_file())
+        .cloned()
+        .ok_or_else(|| InferError::NoModel { looked: library::list(&places) })
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, InferError> {
+    let error = |reason: String| InferError::File { path: path.to_owned(), reason };
+    let size = std::fs::metadata(path).map_err(|e| error(e.to_string()))?.len();
+    if size > MAX_FILE_BYTES {
+        return Err(error(format!("{size} bytes, allowed at most {MAX_FILE_BYTES}")));
+    }
+    std::fs::read(path).map_err(|e| error(e.to_string()))
+}
+
+/// Reads a model folder and checks every hash.
+///
+/// Errors: [`InferError`].
+pub fn load_model(named: Option<&Path>) -> Result<LoadedModel, InferError> {
+    let path = find_model(named)?;
+    let manifest =
+        Manifest::parse(&read(&path.join("manifest.toml"))?).map_err(|e| InferError::manifest(&path, &e))?;
+    let part = |name: &str| {
+        let content = read(&path.join(name))?;
+        manifest.check_file(name, &content).map_err(|e| InferError::manifest(&path, &e))?;
+        Ok(content)
+    };
+    let (encoder, decoder) = (part(&manifest.encoder.path)?, part(&manifest.decoder.path)?);
+    let codebooks = Codebooks::from_safetensors(
+        &part(&manifest.codebooks.path)?,
+        manifest.stages,
+        manifest.entries,
+        manifest.latent_dim,
+    )
+    .map_err(|e| InferError::rvq(&path, &e))?;
+    let profile = Arc::new(Profile::from_manifest(&manifest));
+    Ok(LoadedModel { path, manifest, profile, codebooks: Arc::new(codebooks), encoder, decoder })
+}
+
+impl LoadedModel {
+    /// Networks for one thread, warmed up, with the given beam of the codebook search.
+    ///
+    /// Errors: [`InferError`] when the runtime is missing or the graphs are not what the manifest says.
+    pub fn processor(&self, beam: BeamWidth) -> Result<Processor, InferError> {
+        let environment = library::environment()?;
+        let model = |reason: String| InferError::Model { path: self.path.clone(), reason };
+        let m = &self.manifest;
+        let encoder = OrtEncoder::new(environment, &self.encoder, m).map_err(model)?;
+        let decoder = OrtDecoder::new(environment, &self.decoder, m).map_err(model)?;
+        let searcher = Searcher::new(Arc::clone(&self.codebooks), beam, SimdLevel::detect());
+        Ok(Processor::new(
+            Arc::clone(&self.profile),
+            Box::new(encoder),
+            Box::new(decoder),
+            Arc::clone(&self.codebooks),
+            searcher,
+        ))
+    }
+}
+
+/// Reads the model once and gives what makes a processor for each thread.
+///
+/// Errors: [`InferError`].
+pub fn load_processor_factory(
+    named: Option<&Path>,
+) -> Result<impl Fn() -> Result<Processor, InferError> + Send + Sync + 'static, InferError> {
+    let model = load_model(named)?;
+    Ok(move || model.processor(BeamWidth::new(DEFAULT_BEAM).unwrap_or(BeamWidth::GREEDY)))
+}

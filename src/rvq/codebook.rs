@@ -1,0 +1,164 @@
+//! Codebooks, laid out for search and for decoding.
+
+use safetensors::{Dtype, SafeTensors};
+
+use super::simd::BLOCK;
+
+/// Why codebooks cannot be used, or a code cannot be decoded.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RvqError {
+    /// Sizes that do not fit together or are out of range.
+    #[error("codebooks: {what} is {got}, allowed {allowed}")]
+    Size {
+        /// Which size.
+        what: &'static str,
+        /// As found.
+        got: usize,
+        /// What is allowed.
+        allowed: String,
+    },
+    /// An entry holds NaN or infinity.
+    #[error("codebooks: value {index} is not finite")]
+    NotFinite {
+        /// Position in `[stages][entries][dim]`.
+        index: usize,
+    },
+    /// The file is not what it should be.
+    #[error("codebooks: {0}")]
+    File(String),
+    /// An index beyond the codebook.
+    #[error("code {code} of stage {stage} out of range, allowed 0 to {last}")]
+    Code {
+        /// The index.
+        code: u16,
+        /// Its stage.
+        stage: usize,
+        /// Largest allowed.
+        last: usize,
+    },
+}
+
+/// Codebooks of all stages.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Codebooks {
+    stages: usize,
+    entries: usize,
+    dim: usize,
+    /// `[stages][entries][dim]`, for decoding.
+    rows: Vec<f32>,
+    /// `[stages][blocks][dim][BLOCK]`: the entries of a block side by side, so that a search reads memory in order.
+    blocked: Vec<f32>,
+    /// `[stages][blocks * BLOCK]`: squared length of each entry, infinite where a block is not full.
+    norms: Vec<f32>,
+}
+
+/// One stage as the search sees it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct StageView<'a> {
+    pub(super) dim: usize,
+    pub(super) blocked: &'a [f32],
+    pub(super) norms: &'a [f32],
+}
+
+impl Codebooks {
+    /// `data` is `[stages][entries][dim]`.
+    ///
+    /// Errors: [`RvqError::Size`] unless 1 to 16 stages, 2 to 1024 entries and a dimension of 8 to 512 that is a
+    /// multiple of 8; [`RvqError::NotFinite`].
+    pub fn new(data: Vec<f32>, stages: usize, entries: usize, dim: usize) -> Result<Self, RvqError> {
+        let check = |what, got, fits, allowed: &str| {
+            if fits { Ok(()) } else { Err(RvqError::Size { what, got, allowed: allowed.to_owned() }) }
+        };
+        check("number of stages", stages, (1..=16).contains(&stages), "1 to 16")?;
+        check("number of entries", entries, (2..=1024).contains(&entries), "2 to 1024")?;
+        check("dimension", dim, (8..=512).contains(&dim) && dim % 8 == 0, "8 to 512, a multiple of 8")?;
+        let wanted = stages * entries * dim;
+        check("number of values", data.len(), data.len() == wanted, &wanted.to_string())?;
+        if let Some(index) = data.iter().position(|v| !v.is_finite()) {
+            return Err(RvqError::NotFinite { index });
+        }
+        let blocks = entries.div_ceil(BLOCK);
+        let mut blocked = vec![0.0; stages * blocks * dim * BLOCK];
+        let mut norms = vec![f32::INFINITY; stages * blocks * BLOCK];
+        for (stage, book) in data.chunks_exact(entries * dim).enumerate() {
+            for (k, entry) in book.chunks_exact(dim).enumerate() {
+                norms[stage * blocks * BLOCK + k] = entry.iter().map(|v| v * v).sum();
+                let block = (stage * blocks + k / BLOCK) * dim * BLOCK;
+                for (d, &v) in entry.iter().enumerate() {
+                    blocked[block + d * BLOCK + k % BLOCK] = v;
+                }
+            }
+        }
+        Ok(Self { stages, entries, dim, rows: data, blocked, norms })
+    }
+
+    /// Reads tensor `codebooks` `[stages, entries, dim]`, 32-bit floats, from a safetensors file.
+    ///
+    /// Errors: [`RvqError::File`] and those of [`Codebooks::new`].
+    pub fn from_safetensors(bytes: &[u8], stages: usize, entries: usize, dim: usize) -> Result<Self, RvqError> {
+        let file = |reason: String| RvqError::File(reason);
+        let tensors = SafeTensors::deserialize(bytes).map_err(|e| file(e.to_string()))?;
+        let tensor = tensors.tensor("codebooks").map_err(|e| file(e.to_string()))?;
+        if tensor.dtype() != Dtype::F32 || tensor.shape() != [stages, entries, dim] {
+            let got = format!("{:?} {:?}", tensor.dtype(), tensor.shape());
+            return Err(file(format!("tensor is {got}, the manifest says F32 [{stages}, {entries}, {dim}]")));
+        }
+        let data = tensor.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        Self::new(data, stages, entries, dim)
+    }
+
+    /// Number of stages.
+    pub fn stages(&self) -> usize {
+        self.stages
+    }
+
+    /// Entries of a stage.
+    pub fn entries(&self) -> usize {
+        self.entries
+    }
+
+    /// Width of a latent.
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// Entry `[dim]` of a stage; both must be in range.
+    pub(super) fn entry(&self, stage: usize, code: usize) -> &[f32] {
+        let at = (stage * self.entries + code) * self.dim;
+        &self.rows[at..at + self.dim]
+    }
+
+    pub(super) fn stage(&self, stage: usize) -> StageView<'_> {
+        let blocks = self.entries.div_ceil(BLOCK);
+        let (b, n) = (blocks * self.dim * BLOCK, blocks * BLOCK);
+        StageView {
+            dim: self.dim,
+            blocked: &self.blocked[stage * b..(stage + 1) * b],
+            norms: &self.norms[stage * n..(stage + 1) * n],
+        }
+    }
+
+    /// Sum of the entries that `codes` name, one a stage from the first on, into `out` `[dim]`.
+    ///
+    /// Errors: [`RvqError::Code`], and [`RvqError::Size`] for more codes than stages or an `out` of another width.
+    pub fn decode_into(&self, codes: &[u16], out: &mut [f32]) -> Result<(), RvqError> {
+        if codes.len() > self.stages {
+            let allowed = format!("0 to {}", self.stages);
+            return Err(RvqError::Size { what: "number of codes", got: codes.len(), allowed });
+        }
+        if out.len() != self.dim {
+            let allowed = self.dim.to_string();
+            return Err(RvqError::Size { what: "width of a latent", got: out.len(), allowed });
+        }
+        out.fill(0.0);
+        for (stage, &code) in codes.iter().enumerate() {
+            if usize::from(code) >= self.entries {
+                return Err(RvqError::Code { code, stage, last: self.entries - 1 });
+            }
+            for (o, v) in out.iter_mut().zip(self.entry(stage, usize::from(code))) {
+                *o += v;
+            }
+        }
+        Ok(())
+    }
+}
