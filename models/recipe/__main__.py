@@ -30,6 +30,10 @@ def parser() -> argparse.ArgumentParser:
     r.add_argument("--stages", type=int, nargs="+", default=[3, 6, 12, 16])
     r.add_argument("--beam", type=int, default=1)
     r.add_argument("--threads", type=int, default=1)
+    e = sub.add_parser("export", help="write a model folder that undertone loads")
+    e.add_argument("checkpoint", type=Path)
+    e.add_argument("out", type=Path)
+    e.add_argument("--name", default="undertone-24k-v1")
     return p
 
 
@@ -38,7 +42,7 @@ def main() -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
 
-    torch.set_num_threads(a.threads)
+    torch.set_num_threads(getattr(a, "threads", 1))
     if a.command == "train":
         from . import config
         from .train import Run, train
@@ -49,6 +53,11 @@ def main() -> int:
         from .report import report
 
         report(a.checkpoint, a.audio, a.kind, a.every, a.stages, a.beam)
+    elif a.command == "export":
+        from .codec import load
+        from .export import export
+
+        print("model id", export(load(a.checkpoint)[0], a.out, a.name))
     return 0
 
 

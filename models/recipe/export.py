@@ -1,0 +1,124 @@
+"""Writing a model folder, and reading one back."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+from safetensors.numpy import load_file, save_file
+
+from . import config
+from .codec import OVERLAP_DELAY, Codec
+from .graph import count_macs, decoder_graph, encoder_graph
+
+SPLITMIX = (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+
+
+def decoder_noise(first_frame: int, frames: int, width: int) -> np.ndarray:
+    """Noise [frames, width] in -1..1 that the decoder is fed: SplitMix64 over a counter (docs/bitstream.md)."""
+    counter = np.uint64(first_frame * width) + np.arange(1, frames * width + 1, dtype=np.uint64)
+    with np.errstate(over="ignore"):
+        x = counter * np.uint64(SPLITMIX[0])
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(SPLITMIX[1])
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(SPLITMIX[2])
+    x ^= x >> np.uint64(31)
+    return ((x >> np.uint64(40)).astype(np.float32) / np.float32(2**23) - 1).reshape(frames, width)
+
+
+def test_signal(frames: int) -> np.ndarray:
+    """A swept voice-like tone with noise [frames * FRAME]: no recording is needed for the golden example."""
+    n = np.arange(frames * config.FRAME)
+    t = n / config.SAMPLE_RATE_HZ
+    phase = 2 * np.pi * (110 * t + 60 * t * t)
+    x = sum(np.sin(k * phase) / k for k in range(1, 25)) * (0.6 + 0.4 * np.sin(2 * np.pi * 4 * t))
+    x = x + np.random.default_rng(7).standard_normal(len(n)) * 0.1
+    return (x * 0.08).astype(np.float32)
+
+
+def golden(codec: Codec, frames: int = 50) -> dict[str, np.ndarray]:
+    """Input, latents, greedy codes and output of the test signal, computed by torch."""
+    net = codec.cfg.network
+    pcm = test_signal(frames)
+    with torch.no_grad():
+        z, _ = codec.encoder(torch.from_numpy(pcm)[None])
+        codes = codec.quantiser.encode(z, net.stages)
+        noise = decoder_noise(0, frames, 2 * net.noise).reshape(1, 2 * frames, net.noise)
+        y, _ = codec.decoder(codec.quantiser.decode(codes), torch.from_numpy(noise))
+    return {
+        "pcm": pcm,
+        "latent": z[0].numpy().copy(),
+        "codes": codes[0].numpy().astype(np.int32),
+        "decoded": y[0].numpy().copy(),
+    }
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def export(codec: Codec, out: Path, name: str) -> str:
+    """Writes encoder, decoder, codebooks, golden example and manifest; returns the model id."""
+    codec = codec.cpu().eval()
+    net = codec.cfg.network
+    out.mkdir(parents=True, exist_ok=True)
+    lines = [
+        "# What this model's codes mean. The first 8 bytes of this file's SHA-256 are the model id: never edit it.",
+        "format = 1",
+        f'name = "{name}"',
+        f"sample_rate_hz = {config.SAMPLE_RATE_HZ}",
+        f"frame_samples = {config.FRAME}",
+        f"delay_samples = {config.FRAME + OVERLAP_DELAY}",
+        f"latent_dim = {net.latent}",
+        f"stages = {net.stages}",
+        f"entries = {net.entries}",
+        f"noise_dim = {2 * net.noise}",
+    ]
+    for part, (model, state) in {
+        "encoder": encoder_graph(codec.encoder, net),
+        "decoder": decoder_graph(codec.decoder, net),
+    }.items():
+        path = out / f"{part}.onnx"
+        onnx.save(model, path)
+        lines += ["", f"[{part}]", f'path = "{path.name}"', f'sha256 = "{sha256(path)}"']
+        lines += [f"state_size = {state}", f"macs_per_frame = {count_macs(model)}"]
+    books = np.stack([s.codebook.numpy() for s in codec.quantiser.stages])
+    save_file({"codebooks": books}, out / "codebooks.safetensors")
+    save_file(golden(codec), out / "golden.safetensors")
+    for part in ("codebooks", "golden"):
+        path = out / f"{part}.safetensors"
+        lines += ["", f"[{part}]", f'path = "{path.name}"', f'sha256 = "{sha256(path)}"']
+    manifest = out / "manifest.toml"
+    manifest.write_text("\n".join(lines) + "\n")
+    return sha256(manifest)[:16]
+
+
+def load_exported(folder: Path, cfg: config.Config) -> Codec:
+    """A codec with the weights of a model folder, to be trained on. The layer scales come back as 1: they are folded in."""
+    codec = Codec(cfg)
+    for part in ("encoder", "decoder"):
+        module = getattr(codec, part)
+        found = {t.name: numpy_helper.to_array(t) for t in onnx.load(folder / f"{part}.onnx").graph.initializer}
+        state = module.state_dict()
+        for key, old in state.items():
+            if key.endswith(".scale"):
+                value = np.ones(old.shape, np.float32)
+            elif key.endswith(".depthwise.weight"):
+                taps = sorted((k for k in found if k.startswith(f"{key}.")), key=lambda k: int(re.split(r"\.", k)[-1]))
+                value = np.stack([found[k] for k in taps], -1)[:, None]
+            else:
+                value = found[key]
+                value = value.T if value.ndim == 2 else value
+            state[key] = torch.from_numpy(np.ascontiguousarray(value, dtype=np.float32))
+        module.load_state_dict(state)
+    books = load_file(folder / "codebooks.safetensors")["codebooks"]
+    for stage, book in zip(codec.quantiser.stages, books, strict=True):
+        stage.codebook.copy_(torch.from_numpy(book))
+        stage.total.copy_(stage.codebook)
+        stage.count.fill_(1.0)
+    codec.quantiser.ready.fill_(True)
+    return codec

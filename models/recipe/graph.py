@@ -1,0 +1,227 @@
+"""The two ONNX graphs, written node by node: MatMul only, one packed state each, as few nodes as possible.
+
+Initialisers carry the names of the torch parameters, so that a shipped model can be read back and trained on.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from .config import BAND_EDGES, BANDS, FEATURES, FRAME, HOP, Network
+from .network import (
+    ENERGY_FLOOR,
+    GAIN_RANGE,
+    LOG_GAIN_SCALE,
+    LOG_GAIN_SHIFT,
+    Decoder,
+    Encoder,
+    band_matrix,
+    dct4_matrix,
+    sine_window,
+)
+
+OPSET, IR_VERSION = 20, 10
+
+
+class Graph:
+    """Collects nodes and initialisers; values are named after what made them."""
+
+    def __init__(self, weights: dict[str, np.ndarray]):
+        self.weights = weights
+        self.nodes: list[onnx.NodeProto] = []
+        self.tensors: dict[str, np.ndarray] = {}
+        self.count = 0
+
+    def op(self, kind: str, *inputs: str, outputs: int = 1, **attributes) -> str | list[str]:
+        self.count += 1
+        names = [f"{kind.lower()}{self.count}_{i}" for i in range(outputs)]
+        self.nodes.append(helper.make_node(kind, list(inputs), names, **attributes))
+        return names[0] if outputs == 1 else names
+
+    def const(self, name: str, value) -> str:
+        value = np.asarray(value)
+        if value.dtype == np.float64:
+            value = value.astype(np.float32)
+        self.tensors[name] = value
+        return name
+
+    def weight(self, name: str, transpose: bool = False) -> str:
+        w = self.weights[name]
+        return self.const(name, np.ascontiguousarray(w.T) if transpose else w)
+
+    def linear(self, x: str, name: str, bias: bool = True) -> str:
+        y = self.op("MatMul", x, self.weight(f"{name}.weight", transpose=True))
+        return self.op("Add", y, self.weight(f"{name}.bias")) if bias else y
+
+    def norm(self, x: str, name: str) -> str:
+        return self.op("LayerNormalization", x, self.weight(f"{name}.weight"), self.weight(f"{name}.bias"), axis=-1)
+
+    def reshape(self, x: str, *shape: int) -> str:
+        return self.op("Reshape", x, self.const("shape_" + "_".join(map(str, shape)).replace("-", "m"), np.array(shape, np.int64)))
+
+    def slice(self, x: str, start: int, end: int, axis: int, step: int = 1) -> str:
+        value = lambda v: self.const(f"index_{v}".replace("-", "m"), np.array([v], np.int64))
+        return self.op("Slice", x, value(start), value(end), value(axis), value(step))
+
+    def flip(self, x: str) -> str:
+        return self.slice(x, -1, -(2**31), -1, -1)
+
+    def block(self, x: str, name: str, past: str, kernel: int) -> tuple[str, str]:
+        """Returns the output [B, T, C] and the new history [B, kernel - 1, C]."""
+        joined = self.op("Concat", past, x, axis=1)
+        taps = self.weights[f"{name}.depthwise.weight"][:, 0, :]
+        total = None
+        for i in range(kernel):
+            # The last kernel - 1 - i rows are not reached by tap i.
+            end = -(kernel - 1 - i) if i < kernel - 1 else 2**31 - 1
+            part = self.slice(joined, i, end, 1)
+            part = self.op("Mul", part, self.const(f"{name}.depthwise.weight.{i}", taps[:, i]))
+            total = part if total is None else self.op("Add", total, part)
+        h = self.op("Add", total, self.weight(f"{name}.depthwise.bias"))
+        h = self.op("Gelu", self.linear(self.norm(h, f"{name}.norm"), f"{name}.up"))
+        # The layer scale is folded into the projection that it follows.
+        scale = self.weights[f"{name}.scale"]
+        w, b = self.weights[f"{name}.down.weight"], self.weights[f"{name}.down.bias"]
+        h = self.op("MatMul", h, self.const(f"{name}.down.weight", np.ascontiguousarray((w * scale[:, None]).T)))
+        h = self.op("Add", h, self.const(f"{name}.down.bias", b * scale))
+        return self.op("Add", x, h), self.slice(joined, -(kernel - 1), 2**31 - 1, 1)
+
+    def model(self, name: str, inputs: list, outputs: list) -> onnx.ModelProto:
+        io = lambda ports: [helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n, shape in ports]
+        tensors = [numpy_helper.from_array(v, k) for k, v in self.tensors.items()]
+        for (final, _), made in outputs:
+            self.nodes.append(helper.make_node("Identity", [made], [final]))
+        graph = helper.make_graph(self.nodes, name, io(inputs), io([port for port, _ in outputs]), tensors)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="undertone-recipe")
+        model.ir_version = IR_VERSION
+        onnx.checker.check_model(model)
+        return model
+
+    def split_state(self, state: str, parts: list[tuple[int, ...]]) -> list[str]:
+        """state [B, S] -> one tensor [B, *part] for each part."""
+        sizes = np.array([int(np.prod(p)) for p in parts], np.int64)
+        flat = self.op("Split", state, self.const("state_sizes", sizes), outputs=len(parts), axis=1)
+        return [self.reshape(f, -1, *p) if len(p) > 1 else f for f, p in zip(flat, parts)]
+
+    def join_state(self, parts: list[tuple[str, int]]) -> str:
+        flat = [self.reshape(p, -1, size) if size else p for p, size in parts]
+        return self.op("Concat", *flat, axis=1)
+
+
+def weights_of(module) -> dict[str, np.ndarray]:
+    return {k: v.detach().cpu().numpy() for k, v in module.state_dict().items()}
+
+
+def histories(width: int, kernel: int, count: int) -> list[tuple[int, ...]]:
+    return [(kernel - 1, width)] * count
+
+
+def encoder_graph(encoder: Encoder, net: Network) -> tuple[onnx.ModelProto, int]:
+    """pcm [B, T, FRAME], state [B, S] -> latent [B, T, D], next_state [B, S]; also gives S."""
+    g, half = Graph(weights_of(encoder)), HOP // 2
+    parts = [(HOP,), *histories(net.encoder_width, net.kernel, net.encoder_blocks)]
+    last, *past = g.split_state("state", parts)
+    hops = g.reshape("pcm", 0, -1, HOP)
+    joined = g.op("Concat", g.reshape(last, -1, 1, HOP), hops, axis=1)
+    window = sine_window().numpy()
+    before = g.op("Mul", g.slice(joined, 0, -1, 1), g.const("window", window))
+    now = g.op("Mul", hops, g.const("window_falling", window[::-1].copy()))
+    early = g.op("Sub", g.slice(before, 0, half, -1), g.flip(g.slice(before, half, HOP, -1)))
+    # Both signs of the late half are moved into the transform.
+    late = g.op("Add", g.flip(g.slice(now, 0, half, -1)), g.slice(now, half, HOP, -1))
+    dct = dct4_matrix().numpy().copy()
+    dct[:half] *= -1
+    x = g.op("MatMul", g.op("Concat", late, early, axis=-1), g.const("dct", dct))
+    bands = band_matrix().numpy()
+    power = g.op("MatMul", g.op("Mul", x, x), g.const("band_mean", bands / bands.sum(0)))
+    power = g.op("Add", power, g.const("floor", np.array([ENERGY_FLOOR], np.float32)))
+    rms = g.op("Sqrt", power)
+    shape = g.op("Div", x, g.op("Gather", rms, g.const("band_of_bin", band_of_bin()), axis=-1))
+    gain = g.op("Mul", g.op("Log", rms), g.const("gain_scale", np.array([LOG_GAIN_SCALE], np.float32)))
+    gain = g.op("Add", gain, g.const("gain_shift", np.array([LOG_GAIN_SHIFT], np.float32)))
+    f = g.reshape(g.op("Concat", shape, gain, axis=-1), 0, -1, FEATURES)
+    h, kept = g.linear(f, "inp"), []
+    for i in range(net.encoder_blocks):
+        h, history = g.block(h, f"blocks.{i}", past[i], net.kernel)
+        kept.append((history, (net.kernel - 1) * net.encoder_width))
+    latent = g.op("Add", g.linear(f, "skip"), g.linear(g.norm(h, "norm"), "out"))
+    state = g.join_state([(g.reshape(g.slice(hops, -1, 2**31 - 1, 1), -1, HOP), 0), *kept])
+    size = sum(int(np.prod(p)) for p in parts)
+    model = g.model(
+        "encoder",
+        [("pcm", ["B", "T", FRAME]), ("state", ["B", size])],
+        [(("latent", ["B", "T", net.latent]), latent), (("next_state", ["B", size]), state)],
+    )
+    return model, size
+
+
+def decoder_graph(decoder: Decoder, net: Network) -> tuple[onnx.ModelProto, int]:
+    """latent [B, T, D], noise [B, T, 2 N], state [B, S] -> pcm [B, T, FRAME], next_state [B, S]; also gives S."""
+    g, half, w = Graph(weights_of(decoder)), HOP // 2, net.decoder_width
+    parts = [(HOP,), *histories(w, net.kernel, net.decoder_blocks), *histories(w, net.fine_kernel, net.fine_blocks)]
+    last, *past = g.split_state("state", parts)
+    h, kept = g.linear("latent", "inp"), []
+    for i in range(net.decoder_blocks):
+        h, history = g.block(h, f"blocks.{i}", past[i], net.kernel)
+        kept.append((history, (net.kernel - 1) * w))
+    h = g.reshape(g.linear(g.norm(h, "norm"), "up"), 0, -1, w)
+    h = g.op("Add", h, g.linear(g.reshape("noise", 0, -1, net.noise), "noise", bias=False))
+    for i in range(net.fine_blocks):
+        h, history = g.block(h, f"fine.{i}", past[net.decoder_blocks + i], net.fine_kernel)
+        kept.append((history, (net.fine_kernel - 1) * w))
+    h = g.norm(h, "fine_norm")
+    shape = g.op("Add", g.linear(h, "shape"), g.reshape(g.linear("latent", "shape_skip"), 0, -1, HOP))
+    gain = g.op("Add", g.linear(h, "gain"), g.reshape(g.linear("latent", "gain_skip"), 0, -1, BANDS))
+    low, high = (g.const(n, np.float32(v)) for n, v in zip(("gain_low", "gain_high"), GAIN_RANGE))
+    gain = g.op("Exp", g.op("Clip", gain, low, high))
+    x = g.op("Mul", shape, g.op("Gather", gain, g.const("band_of_bin", band_of_bin()), axis=-1))
+    y = g.op("MatMul", x, g.const("dct", dct4_matrix().numpy()))
+    late, early = g.slice(y, 0, half, -1), g.slice(y, half, HOP, -1)
+    window = sine_window().numpy()
+    # The signs of the unfolded halves are moved into the windows.
+    tail = g.op("Mul", g.op("Concat", g.flip(late), late, axis=-1), g.const("window_tail", -window[::-1]))
+    sign = np.concatenate([np.ones(half), -np.ones(half)])
+    head = g.op("Mul", g.op("Concat", early, g.flip(early), axis=-1), g.const("window_head", window * sign))
+    tails = g.op("Concat", g.reshape(last, -1, 1, HOP), tail, axis=1)
+    pcm = g.reshape(g.op("Add", head, g.slice(tails, 0, -1, 1)), 0, -1, FRAME)
+    state = g.join_state([(g.reshape(g.slice(tails, -1, 2**31 - 1, 1), -1, HOP), 0), *kept])
+    size = sum(int(np.prod(p)) for p in parts)
+    model = g.model(
+        "decoder",
+        [("latent", ["B", "T", net.latent]), ("noise", ["B", "T", 2 * net.noise]), ("state", ["B", size])],
+        [(("pcm", ["B", "T", FRAME]), pcm), (("next_state", ["B", size]), state)],
+    )
+    return model, size
+
+
+def band_of_bin() -> np.ndarray:
+    """Band [HOP] of each MDCT bin."""
+    return np.repeat(np.arange(BANDS, dtype=np.int64), np.diff(BAND_EDGES))
+
+
+def count_macs(model: onnx.ModelProto) -> int:
+    """Multiply-accumulates of one frame of one row, counted from the graph: MatMuls, and the taps of the depthwise layers."""
+    shapes = {t.name: list(t.dims) for t in model.graph.initializer}
+    inferred = onnx.shape_inference.infer_shapes(with_sizes(model), data_prop=True)
+    for v in [*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output]:
+        shapes[v.name] = [d.dim_value for d in v.type.tensor_type.shape.dim]
+    total = 0
+    for node in inferred.graph.node:
+        if node.op_type == "MatMul":
+            total += int(np.prod(shapes[node.input[0]])) * shapes[node.input[1]][-1]
+        elif node.op_type == "Mul" and ".depthwise.weight." in node.input[1]:
+            total += int(np.prod(shapes[node.output[0]]))
+    return total
+
+
+def with_sizes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy with one row and one frame, so that every shape is known."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for v in copy.graph.input:
+        for d in v.type.tensor_type.shape.dim:
+            if d.dim_param:
+                d.dim_value = 1
+    return copy
