@@ -1,1 +1,10 @@
-//! Session state machine.
+//! The server's side of a session as a state machine: messages and time come in, events and answers come out.
+
+mod message;
+mod server;
+
+pub use message::{Close, Control, Hello, Message, PackedBundle, Reason, Role, StreamName};
+pub use server::{Event, ServerSession, Timeouts};
+
+/// Version of the protocol that is spoken.
+pub const PROTOCOL_VERSION: u32 = 1;

@@ -1,0 +1,177 @@
+//! What peers say to each other, checked.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::bitstream::{BitstreamError, Bundle};
+use crate::units::{ModelId, OutOfRange, StageCount};
+
+/// Name of a stream, 1 to 64 characters of `A-Z a-z 0-9 . _ -`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StreamName(Arc<str>);
+
+impl StreamName {
+    /// Errors: `OutOfRange` for another length or other characters.
+    pub fn new(name: &str) -> Result<Self, OutOfRange> {
+        let fits = (1..=64).contains(&name.len())
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
+        if fits {
+            Ok(Self(name.into()))
+        } else {
+            let got = name.chars().take(80).flat_map(char::escape_default).collect();
+            Err(OutOfRange { what: "stream name", got, allowed: "1 to 64 characters of A-Z a-z 0-9 . _ -" })
+        }
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for StreamName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What a client wants to do with a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Send bundles.
+    Publish,
+    /// Receive bundles.
+    Subscribe,
+}
+
+/// First message of a client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hello {
+    /// Version of the protocol.
+    pub version: u32,
+    /// What the client wants.
+    pub role: Role,
+    /// Which stream.
+    pub stream: StreamName,
+    /// Model of the codes.
+    pub model_id: ModelId,
+    /// Publisher: stages of its bundles. Subscriber: most stages it wants; None is all there are.
+    pub stages: Option<StageCount>,
+    /// Publisher: frames in its bundles.
+    pub frames_per_bundle: u8,
+    /// Bearer token; empty if there is none.
+    pub token: String,
+}
+
+/// A bundle whose indices are still packed, as relays pass it on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PackedBundle {
+    /// Number of the first frame since the start of the stream.
+    pub first_frame: u64,
+    /// Frames, 1 to 50.
+    pub frames: u8,
+    /// Stages of each frame.
+    pub stages: StageCount,
+    /// Packed indices; the length fits frames and stages.
+    pub payload: Vec<u8>,
+}
+
+impl PackedBundle {
+    /// Packs a bundle.
+    pub fn pack(bundle: &Bundle) -> Self {
+        let mut payload = Vec::with_capacity(Bundle::payload_len(bundle.frames, bundle.stages));
+        bundle.pack_into(&mut payload);
+        Self { first_frame: bundle.first_frame, frames: bundle.frames, stages: bundle.stages, payload }
+    }
+
+    /// Errors: [`BitstreamError`] for a payload that does not fit.
+    pub fn unpack(&self) -> Result<Bundle, BitstreamError> {
+        Bundle::unpack(self.first_frame, self.frames, self.stages, &self.payload)
+    }
+
+    /// The same frames with at most `stages` stages; nothing is decoded.
+    ///
+    /// Errors: [`BitstreamError`] for a payload that does not fit.
+    pub fn limited(&self, stages: StageCount) -> Result<Self, BitstreamError> {
+        if stages >= self.stages {
+            return Ok(self.clone());
+        }
+        let mut payload = Vec::with_capacity(Bundle::payload_len(self.frames, stages));
+        Bundle::truncate_packed(self.frames, self.stages, stages, &self.payload, &mut payload)?;
+        Ok(Self { first_frame: self.first_frame, frames: self.frames, stages, payload })
+    }
+}
+
+/// A wish within a running session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Control {
+    /// Subscriber: most stages from the next bundle on.
+    pub stages: Option<StageCount>,
+}
+
+/// Why a session ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// The publisher ended the stream.
+    StreamEnded,
+    /// The client is done.
+    Done,
+    /// The server is shutting down.
+    ShuttingDown,
+    /// Bytes or messages that are not allowed here.
+    Protocol,
+    /// The model ids differ.
+    Model,
+    /// Somebody else publishes this stream.
+    Busy,
+    /// The subscriber does not read fast enough.
+    SlowConsumer,
+    /// Nothing was heard for too long.
+    Timeout,
+    /// The server has no room.
+    Full,
+}
+
+/// Last message of a session.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason:?}: {text}")]
+pub struct Close {
+    /// For programs.
+    pub reason: Reason,
+    /// For people.
+    pub text: String,
+}
+
+impl Close {
+    /// A reason with words.
+    pub fn new(reason: Reason, text: impl Into<String>) -> Self {
+        Self { reason, text: text.into() }
+    }
+}
+
+/// Anything that travels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Message {
+    /// First message of a client.
+    Hello(Hello),
+    /// The server's answer when it agrees.
+    HelloAck {
+        /// Version of the protocol.
+        version: u32,
+        /// Model of the codes.
+        model_id: ModelId,
+        /// Most stages.
+        stages: StageCount,
+    },
+    /// Frames of codes.
+    Bundle {
+        /// Number of the bundle in its connection.
+        sequence: u64,
+        /// The frames.
+        bundle: PackedBundle,
+    },
+    /// A wish within a running session.
+    Control(Control),
+    /// Last message of a session.
+    Close(Close),
+}

@@ -1,0 +1,156 @@
+//! Length-delimited framing, sans I/O.
+
+use prost::Message as _;
+
+use super::{WireError, convert, proto};
+use crate::session::Message;
+
+/// Largest message in bytes.
+pub const MAX_MESSAGE: usize = 64 << 10;
+
+/// Longest length prefix: five groups of seven bits hold every 32-bit length.
+const MAX_PREFIX: usize = 5;
+
+/// Bytes in, messages out. Buffers at most one message and what was pushed last.
+#[derive(Debug, Default)]
+pub struct Framer {
+    buffer: Vec<u8>,
+    at: usize,
+}
+
+impl Framer {
+    /// Takes more bytes.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.buffer.drain(..self.at);
+        self.at = 0;
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// Bytes held.
+    pub fn buffered(&self) -> usize {
+        self.buffer.len() - self.at
+    }
+
+    /// The next message; None if more bytes are needed. A length is refused before its bytes are waited for.
+    ///
+    /// Errors: [`WireError`]; nothing sensible can follow in this connection.
+    #[allow(clippy::should_implement_trait)]
+    pub fn next(&mut self) -> Result<Option<Message>, WireError> {
+        let bytes = &self.buffer[self.at..];
+        let Some((length, prefix)) = length(bytes)? else { return Ok(None) };
+        let Some(body) = bytes.get(prefix..prefix + length) else { return Ok(None) };
+        let message = proto::Envelope::decode(body).map_err(|e| WireError::Syntax(e.to_string()))?;
+        self.at += prefix + length;
+        convert::from_proto(message).map(Some)
+    }
+}
+
+fn length(bytes: &[u8]) -> Result<Option<(usize, usize)>, WireError> {
+    let mut value = 0u64;
+    for (i, &b) in bytes.iter().enumerate().take(MAX_PREFIX) {
+        value |= u64::from(b & 0x7F) << (7 * i);
+        if b < 0x80 {
+            return match usize::try_from(value) {
+                Ok(length) if length <= MAX_MESSAGE => Ok(Some((length, i + 1))),
+                _ => Err(WireError::TooLarge { got: value }),
+            };
+        }
+    }
+    if bytes.len() >= MAX_PREFIX { Err(WireError::Length) } else { Ok(None) }
+}
+
+/// Appends a message with its length prefix.
+pub fn encode(message: &Message, out: &mut Vec<u8>) {
+    let envelope = convert::to_proto(message);
+    out.reserve(envelope.encoded_len() + MAX_PREFIX);
+    envelope.encode_length_delimited(out).expect("a Vec grows as needed");
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::session::{Close, Control, Hello, PackedBundle, Reason, Role, StreamName};
+    use crate::units::{ModelId, StageCount};
+
+    fn samples() -> Vec<Message> {
+        let stages = StageCount::new(12).unwrap();
+        let hello = Hello {
+            version: 1,
+            role: Role::Publish,
+            stream: StreamName::new("radio-1").unwrap(),
+            model_id: ModelId([7; 8]),
+            stages: Some(stages),
+            frames_per_bundle: 5,
+            token: "secret".to_owned(),
+        };
+        let bundle = PackedBundle { first_frame: 1 << 40, frames: 5, stages, payload: vec![0xA5; 75] };
+        vec![
+            Message::Hello(hello.clone()),
+            Message::Hello(Hello { role: Role::Subscribe, stages: None, frames_per_bundle: 0, ..hello }),
+            Message::HelloAck { version: 1, model_id: ModelId([9; 8]), stages },
+            Message::Bundle { sequence: 3, bundle },
+            Message::Control(Control { stages: Some(stages) }),
+            Message::Control(Control { stages: None }),
+            Message::Close(Close::new(Reason::SlowConsumer, "too slow")),
+        ]
+    }
+
+    #[test]
+    fn messages_read_back_in_any_chunking() {
+        let mut bytes = Vec::new();
+        samples().iter().for_each(|m| encode(m, &mut bytes));
+        for size in [1, 2, 7, 1_000] {
+            let (mut framer, mut found) = (Framer::default(), Vec::new());
+            for chunk in bytes.chunks(size) {
+                framer.push(chunk);
+                while let Some(m) = framer.next().unwrap() {
+                    found.push(m);
+                }
+            }
+            assert_eq!(found, samples());
+            assert_eq!(framer.buffered(), 0);
+        }
+    }
+
+    #[test]
+    fn the_hot_message_is_small() {
+        let mut bytes = Vec::new();
+        let stages = StageCount::new(6).unwrap();
+        let bundle = PackedBundle { first_frame: 30_000, frames: 5, stages, payload: vec![1; 38] };
+        encode(&Message::Bundle { sequence: 6_000, bundle }, &mut bytes);
+        assert!(bytes.len() <= 38 + 18, "{} bytes for a payload of 38", bytes.len());
+    }
+
+    #[test]
+    fn lengths_are_refused_before_they_are_waited_for() {
+        let mut framer = Framer::default();
+        framer.push(&[0xFF, 0xFF, 0xFF, 0xFF, 0x0F]);
+        assert_eq!(framer.next(), Err(WireError::TooLarge { got: u64::from(u32::MAX) }));
+        let mut framer = Framer::default();
+        framer.push(&[0xFF; 5]);
+        assert_eq!(framer.next(), Err(WireError::Length));
+    }
+
+    proptest! {
+        #[test]
+        fn foreign_bytes_give_messages_or_errors(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+            let mut framer = Framer::default();
+            framer.push(&bytes);
+            while let Ok(Some(_)) = framer.next() {}
+            prop_assert!(framer.buffered() <= bytes.len());
+        }
+
+        #[test]
+        fn flipped_bits_never_panic(at in 0usize..2_000, bit in 0u8..8) {
+            let mut bytes = Vec::new();
+            samples().iter().for_each(|m| encode(m, &mut bytes));
+            let at = at % bytes.len();
+            bytes[at] ^= 1 << bit;
+            let mut framer = Framer::default();
+            framer.push(&bytes);
+            while let Ok(Some(_)) = framer.next() {}
+        }
+    }
+}
