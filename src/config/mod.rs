@@ -1,1 +1,362 @@
-//! Placeholder until the module lands.
+//! The daemon's configuration: raw TOML -> checked values. packaging/undertone.toml shows every key.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::engine::EngineOptions;
+use crate::session::{StreamName, Timeouts};
+use crate::units::{OutOfRange, PcmFormat, StageCount};
+
+/// What the daemon runs with.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Where raw samples come in.
+    pub pcm_input: Vec<PcmPort>,
+    /// Where raw samples go out.
+    pub pcm_output: Vec<PcmPort>,
+    /// Where codes are published and subscribed.
+    pub codes: Option<SocketAddr>,
+    /// What clients may do.
+    pub limits: Limits,
+    /// How raw samples are encoded.
+    pub codec: Codec,
+    /// The engine.
+    pub engine: Engine,
+    /// The log.
+    pub log: Log,
+}
+
+/// A port for raw samples of one stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PcmPort {
+    /// Address.
+    pub listen: SocketAddr,
+    /// Stream that the samples become, or come from.
+    pub stream: StreamName,
+    /// Format of the samples.
+    pub format: PcmFormat,
+}
+
+/// What clients may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections at once, over all ports.
+    pub max_connections: usize,
+    /// Patience with handshakes and silence.
+    pub timeouts: Timeouts,
+    /// Bundles that wait for a listener before it is closed as too slow.
+    pub listener_queue: usize,
+}
+
+/// How raw samples are encoded.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Codec {
+    /// Model folder; None is the shipped model.
+    pub model: Option<PathBuf>,
+    /// Stages of new streams.
+    pub stages: StageCount,
+    /// Frames of 20 ms in a bundle.
+    pub frames_per_bundle: u8,
+}
+
+/// The engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Engine {
+    /// Threads; 0 is one for every core.
+    pub threads: usize,
+    /// Streams that may be encoded or decoded here at once.
+    pub slots: usize,
+    /// Most jobs in one network call.
+    pub max_batch: usize,
+    /// How long a call waits for company.
+    pub gather: Duration,
+}
+
+impl Engine {
+    /// As the engine takes it.
+    pub fn options(&self) -> EngineOptions {
+        let default = EngineOptions::default();
+        EngineOptions {
+            threads: if self.threads == 0 { default.threads } else { self.threads },
+            slots: self.slots,
+            max_batch: self.max_batch,
+            gather: self.gather,
+        }
+    }
+}
+
+/// The log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// Filter, as in `info` or `undertone=debug`.
+    pub level: String,
+    /// Where it goes.
+    pub target: LogTarget,
+}
+
+/// Where the log goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogTarget {
+    /// The journal under systemd, else the standard error.
+    Auto,
+    /// The standard error.
+    Stderr,
+    /// The systemd journal.
+    Journald,
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file could not be read.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// Not TOML, or a key that is not known.
+    #[error("configuration: {0}")]
+    Syntax(String),
+    /// A value outside its range.
+    #[error("configuration: {key} = {got}: {allowed}")]
+    Value {
+        /// Key in the file.
+        key: &'static str,
+        /// Value as given.
+        got: String,
+        /// What is allowed.
+        allowed: String,
+    },
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Raw {
+    allow_public: bool,
+    pcm_input: Option<Vec<RawPort>>,
+    pcm_output: Option<Vec<RawPort>>,
+    codes: RawCodes,
+    limits: RawLimits,
+    codec: RawCodec,
+    engine: RawEngine,
+    log: RawLog,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawPort {
+    listen: String,
+    stream: String,
+    #[serde(default = "codec_format")]
+    format: String,
+}
+
+fn codec_format() -> String {
+    PcmFormat::CODEC.to_string()
+}
+
+/// Declares a section whose keys have defaults.
+macro_rules! section {
+    ($name:ident { $($key:ident: $type:ty = $default:expr,)* }) => {
+        #[derive(Debug, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        struct $name { $($key: $type,)* }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($key: $default,)* }
+            }
+        }
+    };
+}
+
+section!(RawCodes { listen: String = "127.0.0.1:7701".to_owned(), });
+section!(RawLimits {
+    max_connections: usize = 256,
+    handshake_s: f64 = 5.0,
+    idle_s: f64 = 30.0,
+    listener_queue_bundles: usize = 64,
+});
+section!(RawCodec { model: String = String::new(), kbps: f64 = 6.0, frames_per_bundle: u8 = 5, });
+section!(RawEngine { threads: usize = 0, slots: usize = 128, max_batch: usize = 16, gather_us: u64 = 500, });
+section!(RawLog { level: String = "info".to_owned(), target: LogTarget = LogTarget::Auto, });
+
+fn value_error(key: &'static str, got: impl ToString, allowed: impl ToString) -> ConfigError {
+    ConfigError::Value { key, got: got.to_string(), allowed: allowed.to_string() }
+}
+
+fn within<T: PartialOrd + ToString + Copy>(key: &'static str, got: T, low: T, high: T) -> Result<T, ConfigError> {
+    if got >= low && got <= high {
+        Ok(got)
+    } else {
+        Err(value_error(key, got, format!("allowed {} to {}", low.to_string(), high.to_string())))
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::parse("").expect("the defaults are within their own ranges")
+    }
+}
+
+impl Config {
+    /// Reads a file.
+    ///
+    /// Errors: [`ConfigError`].
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text =
+            std::fs::read_to_string(path).map_err(|source| ConfigError::Io { path: path.to_owned(), source })?;
+        Self::parse(&text)
+    }
+
+    /// Reads TOML text; keys left out have their defaults.
+    ///
+    /// Errors: [`ConfigError`] naming the key, the value and what is allowed.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        let raw: Raw = toml::from_str(text).map_err(|e| ConfigError::Syntax(e.to_string()))?;
+        let public = raw.allow_public;
+        let port = |key, listen: &str| RawPort {
+            listen: listen.to_owned(),
+            stream: key,
+            format: codec_format(),
+        };
+        let input = raw.pcm_input.unwrap_or_else(|| vec![port("main".to_owned(), "127.0.0.1:7700")]);
+        let output = raw.pcm_output.unwrap_or_else(|| vec![port("main".to_owned(), "127.0.0.1:7702")]);
+        let ports = |key: &'static str, ports: Vec<RawPort>| {
+            ports.into_iter().map(|p| p.check(key, public)).collect::<Result<Vec<_>, _>>()
+        };
+        let codes = match raw.codes.listen.as_str() {
+            "" => None,
+            listen => Some(address("codes.listen", listen, public)?),
+        };
+        let seconds = |key, got| within(key, got, 0.05, 86_400.0).map(Duration::from_secs_f64);
+        let stages = StageCount::from_kbps(raw.codec.kbps)
+            .map_err(|e| value_error("codec.kbps", raw.codec.kbps, e.to_string()))?;
+        Ok(Self {
+            pcm_input: ports("pcm_input", input)?,
+            pcm_output: ports("pcm_output", output)?,
+            codes,
+            limits: Limits {
+                max_connections: within("limits.max_connections", raw.limits.max_connections, 1, 100_000)?,
+                timeouts: Timeouts {
+                    handshake: seconds("limits.handshake_s", raw.limits.handshake_s)?,
+                    idle: seconds("limits.idle_s", raw.limits.idle_s)?,
+                },
+                listener_queue: within(
+                    "limits.listener_queue_bundles",
+                    raw.limits.listener_queue_bundles,
+                    2,
+                    10_000,
+                )?,
+            },
+            codec: Codec {
+                model: (!raw.codec.model.is_empty()).then(|| PathBuf::from(raw.codec.model)),
+                stages,
+                frames_per_bundle: within("codec.frames_per_bundle", raw.codec.frames_per_bundle, 1, 50)?,
+            },
+            engine: Engine {
+                threads: within("engine.threads", raw.engine.threads, 0, 1024)?,
+                slots: within("engine.slots", raw.engine.slots, 1, 100_000)?,
+                max_batch: within("engine.max_batch", raw.engine.max_batch, 1, 256)?,
+                gather: Duration::from_micros(within("engine.gather_us", raw.engine.gather_us, 0, 20_000)?),
+            },
+            log: Log { level: raw.log.level, target: raw.log.target },
+        })
+    }
+
+    /// Keys that differ in `new` and take effect only after a restart.
+    pub fn needs_restart(&self, new: &Self) -> Vec<&'static str> {
+        [
+            ("pcm_input", self.pcm_input != new.pcm_input),
+            ("pcm_output", self.pcm_output != new.pcm_output),
+            ("codes.listen", self.codes != new.codes),
+            ("limits.max_connections", self.limits.max_connections != new.limits.max_connections),
+            ("codec.model", self.codec.model != new.codec.model),
+            ("engine", self.engine != new.engine),
+            ("log.target", self.log.target != new.log.target),
+        ]
+        .into_iter()
+        .filter_map(|(key, differs)| differs.then_some(key))
+        .collect()
+    }
+}
+
+impl RawPort {
+    fn check(self, key: &'static str, public: bool) -> Result<PcmPort, ConfigError> {
+        let bad = |e: OutOfRange| value_error(key, &e.got, format!("{} must be {}", e.what, e.allowed));
+        Ok(PcmPort {
+            listen: address(key, &self.listen, public)?,
+            stream: StreamName::new(&self.stream).map_err(bad)?,
+            format: self.format.parse().map_err(bad)?,
+        })
+    }
+}
+
+fn address(key: &'static str, listen: &str, public: bool) -> Result<SocketAddr, ConfigError> {
+    let address: SocketAddr =
+        listen.parse().map_err(|_| value_error(key, listen, "allowed: ADDRESS:PORT, as in 127.0.0.1:7701"))?;
+    let loopback = match address.ip() {
+        IpAddr::V4(ip) => ip.is_loopback(),
+        IpAddr::V6(ip) => ip.is_loopback(),
+    };
+    if loopback || public {
+        Ok(address)
+    } else {
+        Err(value_error(
+            key,
+            listen,
+            "not a loopback address, and there is no encryption or login yet; set allow_public = true if you mean it",
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHIPPED: &str = include_str!("../../packaging/undertone.toml");
+
+    #[test]
+    fn the_shipped_file_shows_every_key_with_its_default() {
+        assert_eq!(Config::parse(SHIPPED).unwrap(), Config::default());
+        for key in [
+            "allow_public", "[[pcm_input]]", "[[pcm_output]]", "listen", "stream", "format", "[codes]", "max_connections",
+            "handshake_s", "idle_s", "listener_queue_bundles", "model", "kbps", "frames_per_bundle", "threads", "slots",
+            "max_batch", "gather_us", "level", "target",
+        ] {
+            assert!(SHIPPED.lines().any(|l| l.starts_with(key)), "{key}");
+        }
+    }
+
+    #[test]
+    fn errors_name_key_value_and_range() {
+        for (text, wanted) in [
+            ("nonsense = 1", vec!["nonsense"]),
+            ("[codec]\nkbits = 3", vec!["kbits"]),
+            ("[codec]\nkbps = 9", vec!["codec.kbps", "9", "0.5 to 8"]),
+            ("[codec]\nframes_per_bundle = 51", vec!["frames_per_bundle", "51", "1 to 50"]),
+            ("[limits]\nidle_s = -1", vec!["idle_s", "-1", "0.05 to 86400"]),
+            ("[codes]\nlisten = \"0.0.0.0:7701\"", vec!["codes.listen", "0.0.0.0:7701", "allow_public"]),
+            ("[codes]\nlisten = \"here\"", vec!["codes.listen", "here", "ADDRESS:PORT"]),
+            ("[[pcm_input]]\nlisten = \"127.0.0.1:1\"\nstream = \"a b\"", vec!["pcm_input", "a b", "1 to 64"]),
+            ("[log]\ntarget = \"file\"", vec!["target", "file"]),
+        ] {
+            let e = Config::parse(text).unwrap_err().to_string();
+            assert!(wanted.iter().all(|w| e.contains(w)), "{e}");
+        }
+        assert!(Config::parse("allow_public = true\n[codes]\nlisten = \"0.0.0.0:7701\"").is_ok());
+    }
+
+    #[test]
+    fn a_reload_says_what_it_cannot_change() {
+        let old = Config::default();
+        let new = Config::parse("[codec]\nkbps = 3\n[codes]\nlisten = \"127.0.0.1:1\"\n[engine]\nslots = 3").unwrap();
+        assert_eq!(old.needs_restart(&new), ["codes.listen", "engine"]);
+    }
+}

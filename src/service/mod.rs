@@ -1,1 +1,62 @@
-//! Placeholder until the module lands.
+//! The daemon: listeners, connections, streams, shutdown.
+
+mod client;
+mod codes;
+mod hub;
+mod listeners;
+mod pacer;
+mod pcm;
+
+pub use client::{Client, ClientError};
+pub use listeners::{Bound, ServiceError, Summary, run};
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::{oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::engine::{EngineError, EngineHandle, Job, Slot};
+use hub::Hub;
+
+/// What connections share.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    engine: EngineHandle,
+    hub: Arc<Hub>,
+    config: watch::Receiver<Arc<Config>>,
+    /// Cancelled first: nobody may bring anything new.
+    stop_input: CancellationToken,
+    /// Cancelled when the input has been flushed: listeners get what is queued and are closed.
+    stop_output: CancellationToken,
+    counters: Arc<Counters>,
+}
+
+/// What happened since the start.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    connections: AtomicU64,
+    refused: AtomicU64,
+    hostile: AtomicU64,
+    slow: AtomicU64,
+    bundles: AtomicU64,
+}
+
+impl Counters {
+    fn add(counter: &AtomicU64) {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Runs one job in the engine and waits for it.
+///
+/// Errors: why the engine did not run it.
+async fn process(slot: &Slot, job: Job, within: std::time::Duration) -> Result<Job, EngineError> {
+    let (tell, told) = oneshot::channel();
+    let done = Box::new(move |result| {
+        let _ = tell.send(result);
+    });
+    slot.submit(job, std::time::Instant::now() + within, done)?;
+    told.await.unwrap_or(Err(EngineError::Stopped))
+}

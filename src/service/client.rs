@@ -1,0 +1,163 @@
+//! The other end: publishing to a daemon and subscribing from one.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::session::{Close, Control, Hello, Message, PackedBundle, Reason};
+use crate::units::StageCount;
+use crate::wire::{Framer, WireError, encode};
+
+/// How long a server may take to answer.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// Why a session with a server failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The connection failed.
+    #[error("{address}: {source}")]
+    Io {
+        /// The server.
+        address: String,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The server said what we do not understand.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    /// The server closed the session.
+    #[error("the server closed the session: {0}")]
+    Closed(Close),
+    /// The server hung up without a word.
+    #[error("{0}: the connection was cut")]
+    Cut(String),
+    /// The server does not answer.
+    #[error("{address}: no answer within {patience:?}")]
+    Silent {
+        /// The server.
+        address: String,
+        /// How long we waited.
+        patience: Duration,
+    },
+}
+
+/// A session with a server.
+#[derive(Debug)]
+pub struct Client {
+    socket: TcpStream,
+    address: String,
+    framer: Framer,
+    bytes: Vec<u8>,
+    sequence: u64,
+    sent: u64,
+}
+
+impl Client {
+    /// Connects and shakes hands.
+    ///
+    /// Errors: [`ClientError`], with the server's reason if it refused.
+    pub async fn connect(address: &str, hello: Hello) -> Result<Self, ClientError> {
+        let io = |source| ClientError::Io { address: address.to_owned(), source };
+        let silent = |_| ClientError::Silent { address: address.to_owned(), patience: ANSWER };
+        let socket = timeout(ANSWER, TcpStream::connect(address)).await.map_err(silent)?.map_err(io)?;
+        socket.set_nodelay(true).map_err(io)?;
+        let mut client = Self {
+            socket,
+            address: address.to_owned(),
+            framer: Framer::default(),
+            bytes: vec![0; 4 << 10],
+            sequence: 0,
+            sent: 0,
+        };
+        client.send(&Message::Hello(hello)).await?;
+        match timeout(ANSWER, client.receive()).await.map_err(silent)?? {
+            Message::HelloAck { .. } => Ok(client),
+            Message::Close(close) => Err(ClientError::Closed(close)),
+            _ => Err(WireError::Missing("HelloAck").into()),
+        }
+    }
+
+    async fn send(&mut self, message: &Message) -> Result<(), ClientError> {
+        let mut out = Vec::new();
+        encode(message, &mut out);
+        self.sent += out.len() as u64;
+        let sent = self.socket.write_all(&out).await;
+        sent.map_err(|source| ClientError::Io { address: self.address.clone(), source })
+    }
+
+    /// The next message. Cancel-safe.
+    async fn receive(&mut self) -> Result<Message, ClientError> {
+        loop {
+            if let Some(message) = self.framer.next()? {
+                return Ok(message);
+            }
+            let read = self.socket.read(&mut self.bytes).await;
+            match read.map_err(|source| ClientError::Io { address: self.address.clone(), source })? {
+                0 => return Err(ClientError::Cut(self.address.clone())),
+                n => self.framer.push(&self.bytes[..n]),
+            }
+        }
+    }
+
+    /// Bytes of messages sent so far, length prefixes included.
+    pub fn bytes_sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// Publishes a bundle. Waits while the server holds us to real time.
+    ///
+    /// Errors: [`ClientError`], with the server's reason if it closed the session.
+    pub async fn publish(&mut self, bundle: PackedBundle) -> Result<(), ClientError> {
+        let message = Message::Bundle { sequence: self.sequence, bundle };
+        self.sequence += 1;
+        match self.send(&message).await {
+            Ok(()) => Ok(()),
+            // The server's last words say more than the broken pipe.
+            Err(e) => match timeout(Duration::from_secs(1), self.receive()).await {
+                Ok(Ok(Message::Close(close))) => Err(ClientError::Closed(close)),
+                _ => Err(e),
+            },
+        }
+    }
+
+    /// The next bundle; None when the stream ended.
+    ///
+    /// Errors: [`ClientError`].
+    pub async fn next(&mut self) -> Result<Option<PackedBundle>, ClientError> {
+        loop {
+            match self.receive().await? {
+                Message::Bundle { bundle, .. } => return Ok(Some(bundle)),
+                Message::Close(c) if matches!(c.reason, Reason::StreamEnded | Reason::ShuttingDown | Reason::Done) => {
+                    return Ok(None);
+                }
+                Message::Close(close) => return Err(ClientError::Closed(close)),
+                Message::Control(_) | Message::Hello(_) | Message::HelloAck { .. } => {}
+            }
+        }
+    }
+
+    /// Asks for at most this many stages from the next bundle on.
+    ///
+    /// Errors: [`ClientError::Io`].
+    pub async fn set_stages(&mut self, stages: StageCount) -> Result<(), ClientError> {
+        self.send(&Message::Control(Control { stages: Some(stages) })).await
+    }
+
+    /// Ends the session and waits until the server has taken everything.
+    ///
+    /// Errors: [`ClientError`].
+    pub async fn finish(mut self) -> Result<(), ClientError> {
+        self.send(&Message::Close(Close::new(Reason::Done, ""))).await?;
+        loop {
+            match self.receive().await {
+                Ok(Message::Close(c)) if matches!(c.reason, Reason::Done | Reason::ShuttingDown) => return Ok(()),
+                Ok(Message::Close(close)) => return Err(ClientError::Closed(close)),
+                Ok(_) => {}
+                Err(ClientError::Cut(_)) => return Ok(()),
+                Err(e) => return Err(e),
+            }
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! Connections that speak the protocol: publishers and subscribers of codes.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{sleep_until, timeout};
+use tracing::{debug, info, warn};
+
+use super::hub::{Ended, Listener, Publisher};
+use super::pacer::Pacer;
+use super::pcm::media_time;
+use super::{Counters, Shared};
+use crate::session::{Close, Event, Hello, Message, PackedBundle, Reason, Role, ServerSession};
+use crate::units::StageCount;
+use crate::wire::{Framer, encode};
+
+/// Bytes read at a time.
+const CHUNK: usize = 4 << 10;
+
+/// How long the last words may take.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// What a session does once it is open.
+enum Task {
+    Waiting,
+    Publish(Publisher, Pacer),
+    Subscribe { listener: Listener, stages: StageCount, sequence: u64 },
+}
+
+struct Connection<'a> {
+    shared: &'a Shared,
+    session: ServerSession,
+    framer: Framer,
+    task: Task,
+    out: Vec<u8>,
+}
+
+/// Serves one connection to its end.
+pub(super) async fn serve(shared: Shared, mut socket: TcpStream, peer: SocketAddr) {
+    let timeouts = shared.config.borrow().limits.timeouts;
+    let session = ServerSession::new(timeouts, Instant::now());
+    let mut connection =
+        Connection { shared: &shared, session, framer: Framer::default(), task: Task::Waiting, out: Vec::new() };
+    let close = connection.run(&mut socket).await;
+    // The stream ends for its listeners before the publisher is told so.
+    connection.task = Task::Waiting;
+    let Some(close) = close else {
+        debug!(%peer, "connection closed by the peer");
+        return;
+    };
+    match close.reason {
+        Reason::Protocol | Reason::Timeout | Reason::Model => Counters::add(&shared.counters.hostile),
+        Reason::Busy | Reason::Full => Counters::add(&shared.counters.refused),
+        Reason::SlowConsumer => Counters::add(&shared.counters.slow),
+        Reason::StreamEnded | Reason::Done | Reason::ShuttingDown => {}
+    }
+    match close.reason {
+        Reason::StreamEnded | Reason::Done | Reason::ShuttingDown => info!(%peer, reason = %close, "session ended"),
+        _ => warn!(%peer, reason = %close, "session closed"),
+    }
+    let mut bytes = Vec::new();
+    encode(&Message::Close(close), &mut bytes);
+    let _ = timeout(GOODBYE, async {
+        socket.write_all(&bytes).await?;
+        socket.shutdown().await?;
+        // Unread bytes would turn our last words into a reset.
+        let mut rest = [0; CHUNK];
+        while socket.read(&mut rest).await? > 0 {}
+        Ok::<(), std::io::Error>(())
+    })
+    .await;
+}
+
+impl Connection<'_> {
+    /// Runs until somebody is done; None if the peer hung up.
+    async fn run(&mut self, socket: &mut TcpStream) -> Option<Close> {
+        let mut bytes = vec![0; CHUNK];
+        let shared = self.shared;
+        loop {
+            let deadline = self.session.deadline().unwrap_or_else(|| Instant::now() + Duration::from_secs(3_600));
+            let listener = match &mut self.task {
+                Task::Subscribe { listener, .. } => Some(listener),
+                _ => None,
+            };
+            let stop = if listener.is_some() { &shared.stop_output } else { &shared.stop_input };
+            let step = tokio::select! {
+                biased;
+                () = stop.cancelled() => Step::Stop,
+                next = async { match listener { Some(l) => l.next().await, None => std::future::pending().await } } => {
+                    Step::Next(next)
+                }
+                read = socket.read(&mut bytes) => Step::Read(read),
+                () = sleep_until(deadline.into()) => Step::Deadline,
+            };
+            let result = match step {
+                Step::Stop => {
+                    let flushed = self.flush_queue(socket).await;
+                    return Some(flushed.err().unwrap_or_else(|| Close::new(Reason::ShuttingDown, "shutting down")));
+                }
+                Step::Next(Ok(bundle)) => self.forward(&bundle, socket).await,
+                Step::Next(Err(Ended::Stream)) => Err(Close::new(Reason::StreamEnded, "the publisher ended the stream")),
+                Step::Next(Err(Ended::Slow)) => {
+                    Err(Close::new(Reason::SlowConsumer, "more bundles waited than the server keeps for a listener"))
+                }
+                Step::Read(Ok(0) | Err(_)) => return None,
+                Step::Read(Ok(n)) => {
+                    self.framer.push(&bytes[..n]);
+                    self.messages(socket).await
+                }
+                Step::Deadline => self.session.expired(Instant::now()).map_or(Ok(()), Err),
+            };
+            match result {
+                Ok(()) => {}
+                Err(close) if close.reason == Reason::Done => return Some(close),
+                Err(close) => return Some(close),
+            }
+        }
+    }
+
+    async fn messages(&mut self, socket: &mut TcpStream) -> Result<(), Close> {
+        loop {
+            let next = self.framer.next().map_err(|e| Close::new(Reason::Protocol, e.to_string()))?;
+            let Some(message) = next else { return Ok(()) };
+            let profile = self.shared.engine.profile();
+            match self.session.handle(message, &profile, Instant::now())? {
+                Event::Opened(hello, ack) => self.open(&hello, &ack, socket).await?,
+                Event::Bundle(bundle) => self.publish(bundle).await,
+                Event::Stages(wanted) => {
+                    if let Task::Subscribe { stages, .. } = &mut self.task {
+                        *stages = wanted;
+                    }
+                }
+                Event::Alive => {}
+                Event::Done => return Err(Close::new(Reason::Done, "as asked")),
+            }
+        }
+    }
+
+    async fn open(&mut self, hello: &Hello, ack: &Message, socket: &mut TcpStream) -> Result<(), Close> {
+        let name = &hello.stream;
+        self.task = match hello.role {
+            Role::Publish => {
+                let publisher = self.shared.hub.publish(name);
+                let busy = || Close::new(Reason::Busy, format!("somebody else publishes stream {name}"));
+                Task::Publish(publisher.ok_or_else(busy)?, Pacer::default())
+            }
+            Role::Subscribe => {
+                let queue = self.shared.config.borrow().limits.listener_queue;
+                let stages = hello.stages.unwrap_or(StageCount::MAX);
+                Task::Subscribe { listener: self.shared.hub.listen(name, queue), stages, sequence: 0 }
+            }
+        };
+        info!(stream = %name, role = ?hello.role, "session open");
+        self.send(ack, socket).await
+    }
+
+    async fn publish(&mut self, bundle: PackedBundle) {
+        if let Task::Publish(publisher, pacer) = &mut self.task {
+            pacer.wait(media_time(&self.shared.engine.profile(), bundle.frames)).await;
+            publisher.send(bundle);
+            Counters::add(&self.shared.counters.bundles);
+        }
+    }
+
+    /// Sends a bundle to a subscriber, with no more stages than it wants.
+    async fn forward(&mut self, bundle: &Arc<PackedBundle>, socket: &mut TcpStream) -> Result<(), Close> {
+        let Task::Subscribe { stages, sequence, .. } = &mut self.task else { return Ok(()) };
+        let bundle = bundle.limited(*stages).map_err(|e| Close::new(Reason::Protocol, e.to_string()))?;
+        let message = Message::Bundle { sequence: *sequence, bundle };
+        *sequence += 1;
+        self.send(&message, socket).await
+    }
+
+    async fn flush_queue(&mut self, socket: &mut TcpStream) -> Result<(), Close> {
+        while let Task::Subscribe { listener, .. } = &mut self.task {
+            let Some(bundle) = listener.queued() else { break };
+            self.forward(&bundle, socket).await?;
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self, message: &Message, socket: &mut TcpStream) -> Result<(), Close> {
+        self.out.clear();
+        encode(message, &mut self.out);
+        let patience = self.shared.config.borrow().limits.timeouts.idle;
+        match timeout(patience, socket.write_all(&self.out)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(Close::new(Reason::Done, "the peer hung up")),
+            Err(_) => Err(Close::new(Reason::SlowConsumer, format!("a write took more than {patience:?}"))),
+        }
+    }
+}
+
+/// What woke a connection up.
+enum Step {
+    Stop,
+    Next(Result<Arc<PackedBundle>, Ended>),
+    Read(std::io::Result<usize>),
+    Deadline,
+}

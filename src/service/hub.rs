@@ -1,0 +1,124 @@
+//! Named streams: one publisher, any number of listeners.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::mpsc;
+
+use crate::session::{PackedBundle, StreamName};
+
+/// All streams of the daemon. Entries exist while somebody publishes or listens.
+#[derive(Default)]
+pub(crate) struct Hub {
+    streams: Mutex<HashMap<StreamName, Stream>>,
+}
+
+#[derive(Default)]
+struct Stream {
+    published: bool,
+    listeners: Vec<Outlet>,
+}
+
+struct Outlet {
+    queue: mpsc::Sender<Arc<PackedBundle>>,
+    slow: Arc<AtomicBool>,
+}
+
+/// The right to publish a stream; dropping it ends the stream for its listeners.
+pub(crate) struct Publisher {
+    hub: Arc<Hub>,
+    name: StreamName,
+}
+
+/// A listener's end: bundles from the next one on.
+pub(crate) struct Listener {
+    queue: mpsc::Receiver<Arc<PackedBundle>>,
+    slow: Arc<AtomicBool>,
+}
+
+/// Why a listener gets nothing more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// The publisher ended the stream.
+    Stream,
+    /// The listener did not keep up.
+    Slow,
+}
+
+impl Hub {
+    fn lock(&self) -> MutexGuard<'_, HashMap<StreamName, Stream>> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// None if somebody publishes the stream already.
+    pub(crate) fn publish(self: &Arc<Self>, name: &StreamName) -> Option<Publisher> {
+        let mut streams = self.lock();
+        let stream = streams.entry(name.clone()).or_default();
+        if stream.published {
+            return None;
+        }
+        stream.published = true;
+        Some(Publisher { hub: Arc::clone(self), name: name.clone() })
+    }
+
+    /// Joins a stream, whether it is published yet or not; `queue` bundles may wait.
+    pub(crate) fn listen(&self, name: &StreamName, queue: usize) -> Listener {
+        let (sender, receiver) = mpsc::channel(queue);
+        let slow = Arc::new(AtomicBool::new(false));
+        let mut streams = self.lock();
+        // Names that nobody publishes and whose listeners have gone are forgotten here.
+        streams.retain(|_, s| {
+            s.listeners.retain(|l| !l.queue.is_closed());
+            s.published || !s.listeners.is_empty()
+        });
+        let stream = streams.entry(name.clone()).or_default();
+        stream.listeners.push(Outlet { queue: sender, slow: Arc::clone(&slow) });
+        Listener { queue: receiver, slow }
+    }
+
+    /// Streams that are published now, and listeners of all streams.
+    pub(crate) fn count(&self) -> (usize, usize) {
+        let streams = self.lock();
+        (streams.values().filter(|s| s.published).count(), streams.values().map(|s| s.listeners.len()).sum())
+    }
+}
+
+impl Publisher {
+    /// Gives a bundle to every listener; one whose queue is full is dropped.
+    pub(crate) fn send(&self, bundle: PackedBundle) {
+        let bundle = Arc::new(bundle);
+        if let Some(stream) = self.hub.lock().get_mut(&self.name) {
+            stream.listeners.retain(|outlet| match outlet.queue.try_send(Arc::clone(&bundle)) {
+                Ok(()) => true,
+                Err(mpsc::error::TrySendError::Full(_)) => {
+                    outlet.slow.store(true, Ordering::Release);
+                    false
+                }
+                Err(mpsc::error::TrySendError::Closed(_)) => false,
+            });
+        }
+    }
+}
+
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        self.hub.lock().remove(&self.name);
+    }
+}
+
+impl Listener {
+    /// The next bundle; everything queued is given before the end. Cancel-safe.
+    pub(crate) async fn next(&mut self) -> Result<Arc<PackedBundle>, Ended> {
+        match self.queue.recv().await {
+            Some(bundle) => Ok(bundle),
+            None if self.slow.load(Ordering::Acquire) => Err(Ended::Slow),
+            None => Err(Ended::Stream),
+        }
+    }
+
+    /// A bundle that is queued already.
+    pub(crate) fn queued(&mut self) -> Option<Arc<PackedBundle>> {
+        self.queue.try_recv().ok()
+    }
+}

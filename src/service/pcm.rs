@@ -1,0 +1,216 @@
+//! Raw samples in (encode here) and out (decode here).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+use super::hub::{Ended, Publisher};
+use super::pacer::Pacer;
+use super::{Counters, Shared, process};
+use crate::codec::{Decoder, Encoder, Profile};
+use crate::config::PcmPort;
+use crate::dsp::{PcmReader, PcmWriter};
+use crate::engine::{EngineError, Job, Slot};
+use crate::session::PackedBundle;
+use crate::units::CODEC_RATE;
+
+/// Bytes read at a time.
+const CHUNK: usize = 8 << 10;
+
+/// Why a raw connection ended early.
+#[derive(Debug, thiserror::Error)]
+enum PcmError {
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Codec(#[from] crate::codec::CodecError),
+    #[error(transparent)]
+    Bitstream(#[from] crate::bitstream::BitstreamError),
+    #[error("nothing arrived for {0:?}")]
+    Silent(Duration),
+    #[error("somebody else publishes stream {0}")]
+    Taken(crate::session::StreamName),
+    #[error("the listener does not read fast enough")]
+    Slow,
+}
+
+/// Length of frames on the clock.
+pub(super) fn media_time(profile: &Profile, frames: u8) -> Duration {
+    Duration::from_secs_f64(f64::from(frames) * profile.frame_samples as f64 / f64::from(CODEC_RATE.hz()))
+}
+
+/// Serves one connection that brings samples.
+pub(super) async fn serve_input(shared: Shared, port: Arc<PcmPort>, mut socket: TcpStream) {
+    match input(&shared, &port, &mut socket).await {
+        Ok(samples) => info!(stream = %port.stream, seconds = samples as f64 / f64::from(CODEC_RATE.hz()), "input ended"),
+        Err(e) => {
+            Counters::add(&shared.counters.refused);
+            warn!(stream = %port.stream, error = %e, "input closed");
+        }
+    }
+}
+
+async fn input(shared: &Shared, port: &PcmPort, socket: &mut TcpStream) -> Result<u64, PcmError> {
+    let publisher = shared.hub.publish(&port.stream).ok_or_else(|| PcmError::Taken(port.stream.clone()))?;
+    let config = Arc::clone(&shared.config.borrow());
+    let (profile, slot) = (shared.engine.profile(), shared.engine.admit()?);
+    let stages = config.codec.stages.min(profile.stages);
+    let mut encoder = Encoder::new(profile, stages, config.codec.frames_per_bundle)?;
+    encoder.set_job_frames(usize::from(config.codec.frames_per_bundle));
+    let mut source = Source { shared, publisher, slot, encoder, pacer: Pacer::default() };
+    let (mut reader, mut bytes, mut pcm) = (PcmReader::new(port.format), vec![0; CHUNK], Vec::new());
+    info!(stream = %port.stream, %stages, "input started");
+    let idle = config.limits.timeouts.idle;
+    let result = loop {
+        let read = tokio::select! {
+            () = shared.stop_input.cancelled() => break Ok(()),
+            read = timeout(idle, socket.read(&mut bytes)) => read,
+        };
+        match read {
+            Err(_) => break Err(PcmError::Silent(idle)),
+            Ok(Ok(0)) => break Ok(()),
+            Ok(Ok(n)) => {
+                pcm.clear();
+                reader.push(&bytes[..n], &mut pcm);
+                source.encoder.push(&pcm);
+                source.encode().await?;
+            }
+            // What arrived before the connection broke is still sent.
+            Ok(Err(e)) => break Err(e.into()),
+        }
+    };
+    pcm.clear();
+    reader.finish(&mut pcm);
+    source.encoder.push(&pcm);
+    source.encoder.finish();
+    source.encode().await?;
+    result.map(|()| source.encoder.samples_in())
+}
+
+struct Source<'a> {
+    shared: &'a Shared,
+    publisher: Publisher,
+    slot: Slot,
+    encoder: Encoder,
+    pacer: Pacer,
+}
+
+impl Source<'_> {
+    /// Encodes and publishes what is ready.
+    async fn encode(&mut self) -> Result<(), PcmError> {
+        while let Some(job) = self.encoder.next_job() {
+            let profile = self.shared.engine.profile();
+            let budget = media_time(&profile, u8::try_from(job.frames).unwrap_or(u8::MAX));
+            if let Job::Encode(job) = process(&self.slot, Job::Encode(job), budget).await? {
+                self.encoder.accept(job);
+            }
+            while let Some(bundle) = self.encoder.next_bundle() {
+                if !self.shared.stop_input.is_cancelled() {
+                    self.pacer.wait(media_time(&profile, bundle.frames)).await;
+                }
+                self.publisher.send(PackedBundle::pack(&bundle));
+                Counters::add(&self.shared.counters.bundles);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Serves one connection that takes samples.
+pub(super) async fn serve_output(shared: Shared, port: Arc<PcmPort>, mut socket: TcpStream) {
+    match output(&shared, &port, &mut socket).await {
+        Ok(()) => info!(stream = %port.stream, "output ended"),
+        Err(e) => {
+            if matches!(e, PcmError::Slow) {
+                Counters::add(&shared.counters.slow);
+            }
+            warn!(stream = %port.stream, error = %e, "output closed");
+        }
+    }
+}
+
+async fn output(shared: &Shared, port: &PcmPort, socket: &mut TcpStream) -> Result<(), PcmError> {
+    let config = Arc::clone(&shared.config.borrow());
+    let (profile, slot) = (shared.engine.profile(), shared.engine.admit()?);
+    let mut listener = shared.hub.listen(&port.stream, config.limits.listener_queue);
+    let mut sink = Sink {
+        shared,
+        slot,
+        decoder: Decoder::new(Arc::clone(&profile)),
+        writer: PcmWriter::new(port.format),
+        skip: profile.overlap_samples(),
+        pcm: Vec::new(),
+        bytes: Vec::new(),
+    };
+    let (mut reader, mut writer) = socket.split();
+    let mut scratch = [0; 256];
+    let ended = loop {
+        tokio::select! {
+            next = listener.next() => match next {
+                Ok(bundle) => {
+                    let write = sink.decode(&bundle, &mut writer);
+                    timeout(config.limits.timeouts.idle, write).await.map_err(|_| PcmError::Slow)??;
+                }
+                Err(ended) => break ended,
+            },
+            // Who hangs up is noticed even while the stream is silent; what it says is thrown away.
+            read = reader.read(&mut scratch) => if read? == 0 { return Ok(()) },
+            () = shared.stop_output.cancelled() => {
+                while let Some(bundle) = listener.queued() {
+                    sink.decode(&bundle, &mut writer).await?;
+                }
+                break Ended::Stream;
+            }
+        }
+    };
+    if ended == Ended::Slow {
+        return Err(PcmError::Slow);
+    }
+    sink.bytes.clear();
+    sink.writer.finish(&mut sink.bytes);
+    writer.write_all(&sink.bytes).await?;
+    writer.shutdown().await?;
+    Ok(())
+}
+
+struct Sink<'a> {
+    shared: &'a Shared,
+    slot: Slot,
+    decoder: Decoder,
+    writer: PcmWriter,
+    /// Samples before the first one that was encoded.
+    skip: usize,
+    pcm: Vec<f32>,
+    bytes: Vec<u8>,
+}
+
+impl Sink<'_> {
+    async fn decode(
+        &mut self,
+        bundle: &PackedBundle,
+        to: &mut (impl tokio::io::AsyncWrite + Unpin),
+    ) -> Result<(), PcmError> {
+        self.decoder.push(bundle.unpack()?)?;
+        while let Some(job) = self.decoder.next_job() {
+            let budget = media_time(&self.shared.engine.profile(), bundle.frames);
+            if let Job::Decode(job) = process(&self.slot, Job::Decode(job), budget).await? {
+                self.decoder.accept(job);
+            }
+        }
+        self.pcm.clear();
+        self.decoder.pcm(&mut self.pcm);
+        let skipped = self.skip.min(self.pcm.len());
+        self.skip -= skipped;
+        self.bytes.clear();
+        self.writer.push(&self.pcm[skipped..], &mut self.bytes);
+        to.write_all(&self.bytes).await?;
+        to.flush().await?;
+        Ok(())
+    }
+}
