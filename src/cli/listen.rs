@@ -1,4 +1,151 @@
-//! x
+//! `undertone listen`: subscribe to a daemon's stream and decode it here.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::encode::parse_kbps;
+use super::send::parse_stream;
+use crate::bitstream::{Bundle, ContainerWriter, StreamHeader};
+use crate::capture::AudioOutput;
+use crate::codec::{Decoder, Processor, Profile};
+use crate::infer;
+use crate::rvq::BeamWidth;
+use crate::service::{Client, ClientError};
+use crate::session::{Hello, PROTOCOL_VERSION, Role, StreamName};
+use crate::units::{PcmFormat, StageCount};
+
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {}
-pub(super) fn run(_: Args) -> anyhow::Result<()> { anyhow::bail!("x") }
+pub(super) struct Args {
+    /// Recording (24 kHz mono WAV), codes as they come (.utn), or - for the standard output
+    output: PathBuf,
+    /// The daemon's port for codes
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7701")]
+    from: String,
+    /// Name of the stream
+    #[arg(long, default_value = "main", value_parser = parse_stream)]
+    stream: StreamName,
+    /// Most kbit/s wanted; the daemon drops stages to get there [default: all there are]
+    #[arg(long, value_parser = parse_kbps)]
+    kbps: Option<StageCount>,
+    /// Write bare samples instead: s16le or f32le, rate, channels, as in s16le:48000:2
+    #[arg(long, value_name = "FORMAT")]
+    raw: Option<PcmFormat>,
+    /// Stop after so many seconds of audio [default: when the stream ends]
+    #[arg(long)]
+    seconds: Option<f64>,
+    /// Model folder [default: the shipped model]
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+}
+
+/// Where a stream goes.
+enum Sink {
+    Audio { processor: Box<Processor>, decoder: Decoder, output: AudioOutput, skip: usize },
+    Codes { file: File, path: PathBuf, writer: Option<ContainerWriter>, bytes: Vec<u8> },
+}
+
+impl Sink {
+    fn write(&mut self, bundle: Bundle, profile: &Profile) -> Result<()> {
+        match self {
+            Self::Audio { processor, decoder, output, skip } => {
+                decoder.push(bundle)?;
+                let mut pcm = Vec::new();
+                while let Some(mut job) = decoder.next_job() {
+                    processor.run_decode(std::slice::from_mut(&mut job))?;
+                    decoder.accept(job);
+                }
+                decoder.pcm(&mut pcm);
+                let skipped = (*skip).min(pcm.len());
+                *skip -= skipped;
+                output.write(&pcm[skipped..])?;
+            }
+            Self::Codes { file, path, writer, bytes } => {
+                let writer = writer.get_or_insert_with(|| {
+                    ContainerWriter::new(StreamHeader::packed(profile, bundle.stages, bundle.frames), bytes)
+                });
+                writer.write(&bundle, bytes)?;
+                // Bundle by bundle, so that the file decodes up to wherever it is cut.
+                file.write_all(bytes).with_context(|| path.display().to_string())?;
+                bytes.clear();
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<()> {
+        match self {
+            Self::Audio { output, .. } => Ok(output.finish()?),
+            Self::Codes { mut file, path, writer, mut bytes } => {
+                if let Some(writer) = writer {
+                    writer.finish(None, &mut bytes);
+                }
+                file.write_all(&bytes).with_context(|| path.display().to_string())
+            }
+        }
+    }
+}
+
+pub(super) fn run(args: Args) -> Result<()> {
+    let model = infer::load_model(args.model.as_deref())?;
+    let profile = model.profile.clone();
+    let mut sink = if args.output.extension().is_some_and(|e| e == "utn") {
+        let file = File::create(&args.output).with_context(|| args.output.display().to_string())?;
+        Sink::Codes { file, path: args.output.clone(), writer: None, bytes: Vec::new() }
+    } else {
+        Sink::Audio {
+            processor: Box::new(model.processor(BeamWidth::GREEDY)?),
+            decoder: Decoder::new(profile.clone()),
+            output: AudioOutput::create(Path::new(&args.output), args.raw)?,
+            skip: profile.overlap_samples(),
+        }
+    };
+    let hello = Hello {
+        version: PROTOCOL_VERSION,
+        role: Role::Subscribe,
+        stream: args.stream,
+        model_id: profile.model_id,
+        stages: args.kbps,
+        frames_per_bundle: 0,
+        token: String::new(),
+    };
+    let frames_wanted = args.seconds.map_or(u64::MAX, |s| (s * 50.0).ceil() as u64);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut client = runtime.block_on(Client::connect(&args.from, hello))?;
+    let (mut frames, mut cut) = (0, None);
+    let mut interrupted = std::pin::pin!(async {
+        let _ = tokio::signal::ctrl_c().await;
+    });
+    while frames < frames_wanted {
+        let next = runtime.block_on(async {
+            tokio::select! {
+                next = client.next() => Some(next),
+                () = &mut interrupted => None,
+            }
+        });
+        match next {
+            Some(Ok(Some(packed))) => {
+                frames += u64::from(packed.frames);
+                sink.write(packed.unpack()?, &profile)?;
+            }
+            // The end of the stream, or of our patience.
+            Some(Ok(None)) | None => break,
+            Some(Err(e @ (ClientError::Cut(_) | ClientError::Io { .. }))) => {
+                cut = Some(e);
+                break;
+            }
+            Some(Err(e)) => {
+                sink.finish()?;
+                return Err(e.into());
+            }
+        }
+    }
+    // What came before a cut is kept whole.
+    sink.finish()?;
+    match cut {
+        Some(e) => Err(anyhow::Error::from(e).context(format!("the stream was cut after {frames} frames, which are kept"))),
+        None => Ok(()),
+    }
+}

@@ -1,6 +1,7 @@
 //! The command line: parse, run, exit code.
 
 mod decode;
+mod demo;
 mod encode;
 mod listen;
 mod model;
@@ -40,6 +41,8 @@ enum Command {
     Send(send::Args),
     /// Subscribe to a daemon's stream and decode it here
     Listen(listen::Args),
+    /// Send recordings through a daemon and back, and measure it
+    Demo(demo::Args),
     /// Look at a codec model or check it
     Model(model::Args),
 }
@@ -59,6 +62,7 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => serve::run(args),
         Command::Send(args) => send::run(args),
         Command::Listen(args) => listen::run(args),
+        Command::Demo(args) => demo::run(&args),
         Command::Model(args) => model::run(&args),
     };
     match result {

@@ -1,4 +1,86 @@
-//! x
+//! `undertone send`: encode here, publish the codes to a daemon.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use super::encode::{parse_beam, parse_kbps};
+use crate::capture::AudioInput;
+use crate::codec::Encoder;
+use crate::infer;
+use crate::rvq::BeamWidth;
+use crate::service::Client;
+use crate::session::{Hello, PROTOCOL_VERSION, PackedBundle, Role, StreamName};
+use crate::units::{PcmFormat, StageCount};
+
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {}
-pub(super) fn run(_: Args) -> anyhow::Result<()> { anyhow::bail!("x") }
+pub(super) struct Args {
+    /// Recording (WAV, FLAC, Ogg Vorbis, MP3), or - for the standard input
+    input: PathBuf,
+    /// The daemon's port for codes
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7701")]
+    to: String,
+    /// Name of the stream
+    #[arg(long, default_value = "main", value_parser = parse_stream)]
+    stream: StreamName,
+    /// Rate in kbit/s, 0.5 to 8 in steps of 0.5
+    #[arg(long, default_value = "6", value_parser = parse_kbps)]
+    kbps: StageCount,
+    /// The input is bare samples: s16le or f32le, rate, channels, as in s16le:24000:1
+    #[arg(long, value_name = "FORMAT")]
+    raw: Option<PcmFormat>,
+    /// Frames of 20 ms that travel together, 1 to 50
+    #[arg(long, value_name = "N", default_value = "5", value_parser = clap::value_parser!(u8).range(1..=50))]
+    bundle: u8,
+    /// Width of the codebook search, 1 (fastest) to 16 (best)
+    #[arg(long, default_value = "4", value_parser = parse_beam)]
+    beam: BeamWidth,
+    /// Model folder [default: the shipped model]
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+}
+
+pub(super) fn parse_stream(s: &str) -> Result<StreamName, String> {
+    StreamName::new(s).map_err(|e| e.to_string())
+}
+
+pub(super) fn run(args: Args) -> Result<()> {
+    let mut input = AudioInput::open(&args.input, args.raw)?;
+    let mut processor = infer::load_model(args.model.as_deref())?.processor(args.beam)?;
+    let profile = processor.profile();
+    let mut encoder = Encoder::new(profile.clone(), args.kbps, args.bundle)?;
+    encoder.set_job_frames(usize::from(args.bundle));
+    let hello = Hello {
+        version: PROTOCOL_VERSION,
+        role: Role::Publish,
+        stream: args.stream,
+        model_id: profile.model_id,
+        stages: Some(args.kbps),
+        frames_per_bundle: args.bundle,
+        token: String::new(),
+    };
+    // One thread for everything: reading blocks, and the server's back-pressure is meant to reach the reader.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut client = runtime.block_on(Client::connect(&args.to, hello))?;
+    let mut pcm = Vec::new();
+    loop {
+        pcm.clear();
+        let more = input.read(&mut pcm)?;
+        encoder.push(&pcm);
+        if !more {
+            encoder.finish();
+        }
+        while let Some(mut job) = encoder.next_job() {
+            processor.run_encode(std::slice::from_mut(&mut job))?;
+            encoder.accept(job);
+            while let Some(bundle) = encoder.next_bundle() {
+                runtime.block_on(client.publish(PackedBundle::pack(&bundle)))?;
+            }
+        }
+        if !more {
+            break;
+        }
+    }
+    runtime.block_on(client.finish())?;
+    Ok(())
+}

@@ -1,4 +1,182 @@
-//! x
-#[derive(Debug, clap::Args)]
-pub(super) struct Args {}
-pub(super) fn run(_: Args) -> anyhow::Result<()> { anyhow::bail!("x") }
+//! `undertone serve`: the daemon.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{oneshot, watch};
+use tracing::{error, info, warn};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Registry, reload};
+
+use super::encode::parse_kbps;
+use crate::config::{Config, Log, LogTarget};
+use crate::engine::{Engine, EngineError, EngineHandle};
+use crate::infer;
+use crate::service::{self, Bound};
+use crate::units::StageCount;
+
+/// Threads that only move bytes; the engine has its own.
+const IO_THREADS: usize = 2;
+
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct Args {
+    /// Configuration (TOML); packaging/undertone.toml shows every key
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Model folder [default: the shipped model]
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// Rate of streams encoded here, kbit/s
+    #[arg(long, value_parser = parse_kbps)]
+    kbps: Option<StageCount>,
+    /// Address of the first raw PCM input; port 0 takes a free one
+    #[arg(long, value_name = "ADDR")]
+    listen_pcm: Option<SocketAddr>,
+    /// Address for codes; port 0 takes a free one
+    #[arg(long, value_name = "ADDR")]
+    listen_codes: Option<SocketAddr>,
+    /// Address of the first raw PCM output; port 0 takes a free one
+    #[arg(long, value_name = "ADDR")]
+    listen_pcm_out: Option<SocketAddr>,
+}
+
+impl Args {
+    /// The file, with what the command line says on top.
+    fn config(&self) -> Result<Config> {
+        let mut config = match &self.config {
+            Some(path) => Config::load(path)?,
+            None => Config::default(),
+        };
+        if let Some(model) = &self.model {
+            config.codec.model = Some(model.clone());
+        }
+        if let Some(stages) = self.kbps {
+            config.codec.stages = stages;
+        }
+        if let (Some(address), Some(port)) = (self.listen_pcm, config.pcm_input.first_mut()) {
+            port.listen = address;
+        }
+        if let (Some(address), Some(port)) = (self.listen_pcm_out, config.pcm_output.first_mut()) {
+            port.listen = address;
+        }
+        config.codes = self.listen_codes.or(config.codes);
+        for address in [self.listen_pcm, self.listen_codes, self.listen_pcm_out].into_iter().flatten() {
+            if !address.ip().is_loopback() {
+                bail!("{address} is not a loopback address; other addresses need allow_public = true in a --config file");
+            }
+        }
+        Ok(config)
+    }
+}
+
+type LevelHandle = reload::Handle<EnvFilter, Registry>;
+
+fn filter(level: &str) -> Result<EnvFilter> {
+    EnvFilter::try_new(level).with_context(|| format!("log.level = {level}"))
+}
+
+/// Starts the log; the handle changes its level later.
+fn start_log(log: &Log) -> Result<LevelHandle> {
+    let (level, handle) = reload::Layer::new(filter(&log.level)?);
+    let journal = match log.target {
+        LogTarget::Stderr => false,
+        LogTarget::Journald => true,
+        LogTarget::Auto => std::env::var_os("JOURNAL_STREAM").is_some(),
+    };
+    let registry = tracing_subscriber::registry().with(level);
+    if journal {
+        registry.with(tracing_journald::layer().context("log.target: no systemd journal here")?).init();
+    } else {
+        registry.with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr)).init();
+    }
+    Ok(handle)
+}
+
+pub(super) fn run(args: Args) -> Result<()> {
+    let config = Arc::new(args.config()?);
+    let level = start_log(&config.log)?;
+    let factory = infer::load_processor_factory(config.codec.model.as_deref())?;
+    let engine = Engine::start(&config.engine.options(), factory)?;
+    let profile = engine.handle().profile();
+    info!(model = %profile.name, id = %profile.model_id, slots = config.engine.slots, "engine ready");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(IO_THREADS).enable_all().build().context("tokio")?;
+    let handle = engine.handle();
+    let result = runtime.block_on(serve(args, config, level, handle));
+    // Connections that did not end in time must not keep the engine waiting.
+    runtime.shutdown_background();
+    drop(engine);
+    result
+}
+
+async fn serve(args: Args, config: Arc<Config>, level: LevelHandle, engine: EngineHandle) -> Result<()> {
+    let bound = Bound::open(&config).await?;
+    let list = |from: usize, n: usize| {
+        bound.addresses[from..from + n].iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+    };
+    let (inputs, outputs) = (config.pcm_input.len(), config.pcm_output.len());
+    let codes = list(inputs + outputs, usize::from(config.codes.is_some()));
+    // One line for people and scripts, whatever the log level.
+    eprintln!("listening pcm={} codes={codes} pcm_out={}", list(0, inputs), list(inputs, outputs));
+    let (sender, receiver) = watch::channel(Arc::clone(&config));
+    let (tell_death, death) = oneshot::channel();
+    let watched = engine.clone();
+    std::thread::Builder::new().name("engine-watch".to_owned()).spawn(move || {
+        let _ = tell_death.send(watched.wait_death());
+    })?;
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let reloading = tokio::spawn(reload_on_hangup(args, sender, level));
+    notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status("serving")]);
+    let mut died = None;
+    let shutdown = async {
+        tokio::select! {
+            reason = death => died = reason.ok().filter(|r| *r != EngineError::Stopped),
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        notify(&[sd_notify::NotifyState::Stopping]);
+        // A second signal does not wait for anybody.
+        tokio::spawn(async move {
+            tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+            std::process::exit(1);
+        });
+    };
+    let summary = service::run(bound, engine, receiver, shutdown).await;
+    reloading.abort();
+    info!(?summary, "stopped");
+    match died {
+        Some(reason) => {
+            error!(%reason, "the engine died");
+            Err(reason.into())
+        }
+        None => Ok(()),
+    }
+}
+
+fn notify(states: &[sd_notify::NotifyState<'_>]) {
+    // Without systemd there is nobody to tell, and that is fine.
+    let _ = sd_notify::notify(states);
+}
+
+async fn reload_on_hangup(args: Args, sender: watch::Sender<Arc<Config>>, level: LevelHandle) {
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
+    while hangup.recv().await.is_some() {
+        let old = Arc::clone(&sender.borrow());
+        match args.config().and_then(|new| Ok((filter(&new.log.level)?, new))) {
+            Ok((filter, new)) => {
+                let fixed = old.needs_restart(&new);
+                if !fixed.is_empty() {
+                    warn!(keys = fixed.join(", "), "these keys take effect only after a restart");
+                }
+                let _ = level.reload(filter);
+                sender.send_replace(Arc::new(new));
+                info!("configuration reloaded");
+            }
+            Err(e) => error!("the configuration stays as it was: {e:#}"),
+        }
+    }
+}

@@ -1,1 +1,5 @@
-//! Placeholder until the module lands.
+//! Measuring and showing what the codec does.
+
+mod spectrogram;
+
+pub use spectrogram::write_spectrograms;

@@ -51,7 +51,7 @@ pub struct Client {
     framer: Framer,
     bytes: Vec<u8>,
     sequence: u64,
-    sent: u64,
+    received: u64,
 }
 
 impl Client {
@@ -69,7 +69,7 @@ impl Client {
             framer: Framer::default(),
             bytes: vec![0; 4 << 10],
             sequence: 0,
-            sent: 0,
+            received: 0,
         };
         client.send(&Message::Hello(hello)).await?;
         match timeout(ANSWER, client.receive()).await.map_err(silent)?? {
@@ -82,7 +82,6 @@ impl Client {
     async fn send(&mut self, message: &Message) -> Result<(), ClientError> {
         let mut out = Vec::new();
         encode(message, &mut out);
-        self.sent += out.len() as u64;
         let sent = self.socket.write_all(&out).await;
         sent.map_err(|source| ClientError::Io { address: self.address.clone(), source })
     }
@@ -96,14 +95,17 @@ impl Client {
             let read = self.socket.read(&mut self.bytes).await;
             match read.map_err(|source| ClientError::Io { address: self.address.clone(), source })? {
                 0 => return Err(ClientError::Cut(self.address.clone())),
-                n => self.framer.push(&self.bytes[..n]),
+                n => {
+                    self.received += n as u64;
+                    self.framer.push(&self.bytes[..n]);
+                }
             }
         }
     }
 
-    /// Bytes of messages sent so far, length prefixes included.
-    pub fn bytes_sent(&self) -> u64 {
-        self.sent
+    /// Bytes of messages received so far, length prefixes included.
+    pub fn bytes_received(&self) -> u64 {
+        self.received
     }
 
     /// Publishes a bundle. Waits while the server holds us to real time.

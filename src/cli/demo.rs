@@ -1,0 +1,289 @@
+//! `undertone demo`: recordings through a daemon and back, measured. `make run` calls it.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::encode::parse_kbps;
+use crate::bitstream::Bundle;
+use crate::capture::{AudioInput, AudioOutput};
+use crate::infer;
+use crate::referee::write_spectrograms;
+use crate::service::Client;
+use crate::session::{Hello, PROTOCOL_VERSION, Role, StreamName};
+use crate::units::{CODEC_RATE, PcmFormat, StageCount};
+
+/// Samples sent at a time: 20 ms.
+const CHUNK: usize = 480;
+/// IPv4 and TCP headers with timestamps: what every message costs on the way.
+const IP_TCP_BYTES: u64 = 52;
+/// How long a daemon may take to start.
+const START: Duration = Duration::from_secs(60);
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Recordings to send
+    #[arg(required = true)]
+    inputs: Vec<PathBuf>,
+    /// Folder for what comes back
+    #[arg(long, default_value = "out")]
+    out: PathBuf,
+    /// Rates in kbit/s
+    #[arg(long, value_delimiter = ',', default_value = "1.5,3,6", value_parser = parse_kbps)]
+    kbps: Vec<StageCount>,
+    /// Model folder [default: the shipped model]
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+}
+
+/// A row of the table.
+struct Row {
+    stages: StageCount,
+    seconds: f64,
+    code_kbps: f64,
+    message_kbps: f64,
+    ip_kbps: f64,
+    delay_ms: f64,
+    cpu_ms: f64,
+    file: PathBuf,
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
+    std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
+    let model = infer::load_model(args.model.as_deref())?;
+    let mut pcm = Vec::new();
+    for path in &args.inputs {
+        let mut input = AudioInput::open(path, None)?;
+        while input.read(&mut pcm)? {}
+        // A breath between two recordings.
+        pcm.resize(pcm.len() + CODEC_RATE.hz() as usize / 4, 0.0);
+    }
+    let original = args.out.join("original.wav");
+    let mut output = AudioOutput::create(&original, None)?;
+    output.write(&pcm)?;
+    output.finish()?;
+    let seconds = pcm.len() as f64 / f64::from(CODEC_RATE.hz());
+    println!(
+        "{} recordings, {seconds:.1} s, sent over TCP in real time to a daemon with model {} ({})",
+        args.inputs.len(),
+        model.manifest.name,
+        model.manifest.id
+    );
+    let mut panels = vec![("original".to_owned(), pcm.clone())];
+    let mut rows = Vec::new();
+    for &stages in &args.kbps {
+        println!("  {} kbit/s ...", stages.kbps());
+        let file = args.out.join(format!("undertone-{}kbps.wav", stages.kbps()));
+        let row = one(args, stages, &pcm, &file)?;
+        let mut decoded = Vec::new();
+        let mut input = AudioInput::open(&file, None)?;
+        while input.read(&mut decoded)? {}
+        panels.push((format!("{} kbit/s", stages.kbps()), decoded));
+        rows.push(row);
+    }
+    let algorithmic = model.profile.delay_samples as f64 * 1e3 / f64::from(CODEC_RATE.hz());
+    print_table(&rows, algorithmic);
+    let picture = args.out.join("spectrograms.png");
+    write_spectrograms(&picture, &panels).with_context(|| picture.display().to_string())?;
+    println!("\noriginal      {}", original.display());
+    for row in &rows {
+        println!("{:>3} kbit/s    {}", row.stages.kbps(), row.file.display());
+    }
+    println!("spectrograms  {}", picture.display());
+    Ok(())
+}
+
+fn print_table(rows: &[Row], algorithmic: f64) {
+    println!("\n  rate  seconds  code kbit/s  message kbit/s  IP kbit/s  delay: codec / measured ms  CPU ms/frame  x real time");
+    for r in rows {
+        println!(
+            "{:6.1} {:8.1} {:12.2} {:15.2} {:10.2} {:15.0} / {:<9.0} {:13.3} {:12.0}",
+            r.stages.kbps(),
+            r.seconds,
+            r.code_kbps,
+            r.message_kbps,
+            r.ip_kbps,
+            algorithmic,
+            r.delay_ms,
+            r.cpu_ms,
+            20.0 / r.cpu_ms
+        );
+    }
+    println!(
+        "\ncode: packed indices; message: with protobuf framing; IP: with {IP_TCP_BYTES} bytes of IPv4 and TCP headers a message.\n\
+         measured delay: median over samples from a sample's entry into the daemon's PCM port to its return from the PCM\n\
+         output port; it includes bundles of 100 ms. CPU: the whole daemon, encoding and decoding, from the kernel's count."
+    );
+}
+
+/// The daemon as a child process; it ends with this value.
+struct Daemon {
+    child: Child,
+    pcm: String,
+    codes: String,
+    pcm_out: String,
+}
+
+impl Daemon {
+    fn start(args: &Args, stages: StageCount) -> Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["serve", "--listen-pcm", "127.0.0.1:0", "--listen-codes", "127.0.0.1:0"]);
+        command.args(["--listen-pcm-out", "127.0.0.1:0", "--kbps", &stages.kbps().to_string()]);
+        if let Some(model) = &args.model {
+            command.arg("--model").arg(model);
+        }
+        let mut child = command.stderr(Stdio::piped()).spawn().context("starting the daemon")?;
+        let stderr = child.stderr.take().context("the daemon's log")?;
+        let mut daemon = Self { child, pcm: String::new(), codes: String::new(), pcm_out: String::new() };
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            // Read to the end: a full pipe would stop the daemon.
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                let _ = tell.send(line);
+            }
+        });
+        let (deadline, mut log) = (Instant::now() + START, Vec::new());
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let Ok(line) = told.recv_timeout(left) else { bail!("the daemon did not start:\n{}", log.join("\n")) };
+            if let Some(ports) = line.strip_prefix("listening ") {
+                for part in ports.split_whitespace() {
+                    match part.split_once('=') {
+                        Some(("pcm", a)) => daemon.pcm = a.to_owned(),
+                        Some(("codes", a)) => daemon.codes = a.to_owned(),
+                        Some(("pcm_out", a)) => daemon.pcm_out = a.to_owned(),
+                        _ => {}
+                    }
+                }
+                return Ok(daemon);
+            }
+            log.push(line);
+        }
+    }
+
+    /// Processor time used so far, user and system.
+    fn cpu(&self) -> Result<Duration> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        // Fields after the name in parentheses; user and system time are the 12th and 13th of them, in 1/100 s.
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
+        let ticks = |i: usize| fields.get(i).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
+        Ok(Duration::from_millis(10 * (ticks(11) + ticks(12))))
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
+        let _ = self.child.wait();
+    }
+}
+
+fn one(args: &Args, stages: StageCount, pcm: &[f32], file: &Path) -> Result<Row> {
+    let daemon = Daemon::start(args, stages)?;
+    let mut listen = Command::new(std::env::current_exe()?);
+    listen.arg("listen").arg(file).args(["--from", &daemon.codes]);
+    if let Some(model) = &args.model {
+        listen.arg("--model").arg(model);
+    }
+    let mut listen = listen.spawn().context("starting the companion decoder")?;
+    let counter = count(daemon.codes.clone(), infer::load_model(args.model.as_deref())?.profile.model_id)?;
+    let mut player = TcpStream::connect(&daemon.pcm_out)?;
+    // The listeners must be there before the first bundle.
+    std::thread::sleep(Duration::from_millis(700));
+    let cpu = daemon.cpu()?;
+    let arrivals = std::thread::spawn(move || -> std::io::Result<Vec<(u64, Instant)>> {
+        let (mut seen, mut bytes, mut buffer) = (Vec::new(), 0u64, [0; 8 << 10]);
+        loop {
+            let n = player.read(&mut buffer)?;
+            if n == 0 {
+                return Ok(seen);
+            }
+            bytes += n as u64;
+            seen.push((bytes / 2, Instant::now()));
+        }
+    });
+    let start = send(&daemon.pcm, pcm)?;
+    let arrivals = arrivals.join().map_err(|_| anyhow::anyhow!("the player failed"))??;
+    let (frames, code_bytes, message_bytes, messages) =
+        counter.join().map_err(|_| anyhow::anyhow!("the counter failed"))??;
+    let status = listen.wait()?;
+    ensure!(status.success(), "the companion decoder failed: {status}");
+    let cpu_ms = (daemon.cpu()? - cpu).as_secs_f64() * 1e3 / frames.max(1) as f64;
+    let rate = f64::from(CODEC_RATE.hz());
+    // Sample n entered the daemon when its chunk was sent.
+    let mut delays: Vec<f64> = Vec::new();
+    let mut before = 0;
+    for (samples, at) in arrivals {
+        for n in (before..samples).step_by(CHUNK) {
+            let sent = start + Duration::from_secs_f64((n as usize / CHUNK * CHUNK) as f64 / rate);
+            delays.push((at - sent).as_secs_f64() * 1e3);
+        }
+        before = samples;
+    }
+    ensure!(!delays.is_empty(), "nothing came back from the daemon");
+    delays.sort_by(f64::total_cmp);
+    let seconds = pcm.len() as f64 / rate;
+    let kbps = |bytes: u64| bytes as f64 * 8.0 / 1e3 / (frames as f64 * 0.02);
+    Ok(Row {
+        stages,
+        seconds,
+        code_kbps: kbps(code_bytes),
+        message_kbps: kbps(message_bytes),
+        ip_kbps: kbps(message_bytes + messages * IP_TCP_BYTES),
+        delay_ms: delays[delays.len() / 2],
+        cpu_ms,
+        file: file.to_owned(),
+    })
+}
+
+/// Sends samples in real time, as a microphone would; gives the time of the first.
+fn send(address: &str, pcm: &[f32]) -> Result<Instant> {
+    let mut socket = TcpStream::connect(address)?;
+    socket.set_nodelay(true)?;
+    let mut writer = crate::dsp::PcmWriter::new(PcmFormat::CODEC);
+    let (start, mut bytes) = (Instant::now(), Vec::new());
+    for (i, chunk) in pcm.chunks(CHUNK).enumerate() {
+        let due = start + Duration::from_secs_f64((i * CHUNK) as f64 / f64::from(CODEC_RATE.hz()));
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        bytes.clear();
+        writer.push(chunk, &mut bytes);
+        socket.write_all(&bytes)?;
+    }
+    socket.shutdown(Shutdown::Write)?;
+    // The daemon closes when everything is encoded and published.
+    let _ = socket.read_to_end(&mut bytes);
+    Ok(start)
+}
+
+type Counted = (u64, u64, u64, u64);
+
+/// Subscribes and counts frames, code bytes, message bytes, messages until the stream ends.
+fn count(address: String, model_id: crate::units::ModelId) -> Result<std::thread::JoinHandle<Result<Counted>>> {
+    let hello = Hello {
+        version: PROTOCOL_VERSION,
+        role: Role::Subscribe,
+        stream: StreamName::new("main")?,
+        model_id,
+        stages: None,
+        frames_per_bundle: 0,
+        token: String::new(),
+    };
+    Ok(std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let mut client = Client::connect(&address, hello).await?;
+            let (mut frames, mut codes, mut messages) = (0, 0, 0);
+            let before = client.bytes_received();
+            while let Some(bundle) = client.next().await? {
+                frames += u64::from(bundle.frames);
+                codes += Bundle::payload_len(bundle.frames, bundle.stages) as u64;
+                messages += 1;
+            }
+            Ok((frames, codes, client.bytes_received() - before, messages))
+        })
+    }))
+}
