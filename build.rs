@@ -5,6 +5,7 @@ fn main() {
     if std::env::var_os("CARGO_FEATURE_FULL").is_none() {
         return;
     }
-    let set = protox::compile(["proto/undertone/v1/stream.proto"], ["proto"]).expect("proto/undertone/v1/stream.proto compiles");
+    let set = protox::compile(["proto/undertone/v1/stream.proto"], ["proto"])
+        .expect("proto/undertone/v1/stream.proto compiles");
     prost_build::Config::new().compile_fds(set).expect("prost generates code from the protocol");
 }

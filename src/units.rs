@@ -43,7 +43,8 @@ impl StageCount {
     ///
     /// Errors: `OutOfRange` unless 0.5 to 8 kbit/s.
     pub fn from_kbps(kbps: f64) -> Result<Self, OutOfRange> {
-        let error = || OutOfRange { what: "rate in kbit/s", got: kbps.to_string(), allowed: "0.5 to 8 in steps of 0.5" };
+        let error =
+            || OutOfRange { what: "rate in kbit/s", got: kbps.to_string(), allowed: "0.5 to 8 in steps of 0.5" };
         if !(0.5..=8.0).contains(&kbps) {
             return Err(error());
         }
@@ -207,7 +208,16 @@ mod tests {
         for s in ["s16le:24000:1", "f32le:44100:3", "s16le:8000:2"] {
             assert_eq!(s.parse::<PcmFormat>().unwrap().to_string(), s);
         }
-        for bad in ["", "s16le", "s16le:24000", "s16le:24000:1:1", "u8:24000:1", "s16le:7999:1", "s16le:24000:0", "s16le:24000:33"] {
+        for bad in [
+            "",
+            "s16le",
+            "s16le:24000",
+            "s16le:24000:1:1",
+            "u8:24000:1",
+            "s16le:7999:1",
+            "s16le:24000:0",
+            "s16le:24000:33",
+        ] {
             let e = bad.parse::<PcmFormat>().unwrap_err().to_string();
             assert!(e.contains("8000 to 192000"), "{e}");
         }

@@ -180,8 +180,8 @@ impl ContainerReader {
         if !(1..=MAX_FRAMES).contains(&frames) {
             return Err(self.error(1, "frames of a bundle", frames, "1 to 50"));
         }
-        let stages = StageCount::new(stages)
-            .map_err(|source| BitstreamError::Field { offset: self.offset + 2, source })?;
+        let stages =
+            StageCount::new(stages).map_err(|source| BitstreamError::Field { offset: self.offset + 2, source })?;
         match varint::get(&record[3..]) {
             varint::Found::Value(first, n) => {
                 if first < self.next_frame || first.checked_add(u64::from(frames)).is_none() {

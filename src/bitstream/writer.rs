@@ -40,7 +40,7 @@ impl ContainerWriter {
         let fits = bundle.codes.len() == usize::from(bundle.frames) * bundle.stages.index();
         let end = bundle.first_frame.checked_add(u64::from(bundle.frames)).filter(|_| fits && bundle.frames > 0);
         let end = end.ok_or_else(|| error("frames, stages and codes do not fit together".to_owned()))?;
-        if self.bundles % INDEX_STEP == 0 {
+        if self.bundles.is_multiple_of(INDEX_STEP) {
             self.index.entries.push(IndexEntry { first_frame: bundle.first_frame, offset: self.written });
         }
         let start = out.len();

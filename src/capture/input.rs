@@ -56,8 +56,7 @@ impl AudioInput {
         if let Some(format) = raw {
             let from: Box<dyn Read + Send + Sync> =
                 if pipe { Box::new(std::io::stdin()) } else { Box::new(File::open(path).map_err(io)?) };
-            let source =
-                Source::Raw { from, reader: crate::dsp::PcmReader::new(format), buffer: vec![0; RAW_CHUNK] };
+            let source = Source::Raw { from, reader: crate::dsp::PcmReader::new(format), buffer: vec![0; RAW_CHUNK] };
             return Ok(Self { path: path.to_owned(), source, total_samples: None });
         }
         let media: Box<dyn MediaSource> = if pipe {
@@ -125,14 +124,15 @@ fn probe(path: &Path, media: Box<dyn MediaSource>) -> Result<(Decoding, Option<u
     let id = track.id;
     let params = track.codec_params.as_ref().and_then(|p| p.audio()).ok_or_else(|| bad("no audio track".to_owned()))?;
     let total = match (track.num_frames, params.sample_rate) {
-        (Some(n), Some(rate)) if rate > 0 => n.checked_mul(u64::from(CODEC_RATE.hz())).map(|v| v.div_ceil(u64::from(rate))),
+        (Some(n), Some(rate)) if rate > 0 => {
+            n.checked_mul(u64::from(CODEC_RATE.hz())).map(|v| v.div_ceil(u64::from(rate)))
+        }
         _ => None,
     };
     let decoder = symphonia::default::get_codecs()
         .make_audio_decoder(params, &AudioDecoderOptions::default())
         .map_err(|e| bad(e.to_string()))?;
-    let decoding =
-        Decoding { format, decoder, track: id, interleaved: Vec::new(), mono: Vec::new(), resampler: None };
+    let decoding = Decoding { format, decoder, track: id, interleaved: Vec::new(), mono: Vec::new(), resampler: None };
     Ok((decoding, total))
 }
 

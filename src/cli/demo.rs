@@ -98,7 +98,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
 }
 
 fn print_table(rows: &[Row], algorithmic: f64) {
-    println!("\n  rate  seconds  code kbit/s  message kbit/s  IP kbit/s  delay: codec / measured ms  CPU ms/frame  x real time");
+    println!(
+        "\n  rate  seconds  code kbit/s  message kbit/s  IP kbit/s  delay: codec / measured ms  CPU ms/frame  x real time"
+    );
     for r in rows {
         println!(
             "{:6.1} {:8.1} {:12.2} {:15.2} {:10.2} {:15.0} / {:<9.0} {:13.3} {:12.0}",

@@ -43,7 +43,7 @@ pub(super) struct Args {
 
 /// Where a stream goes.
 enum Sink {
-    Audio { processor: Box<Processor>, decoder: Decoder, output: AudioOutput, skip: usize },
+    Audio { processor: Box<Processor>, decoder: Box<Decoder>, output: AudioOutput, skip: usize },
     Codes { file: File, path: PathBuf, writer: Option<ContainerWriter>, bytes: Vec<u8> },
 }
 
@@ -97,7 +97,7 @@ pub(super) fn run(args: Args) -> Result<()> {
     } else {
         Sink::Audio {
             processor: Box::new(model.processor(BeamWidth::GREEDY)?),
-            decoder: Decoder::new(profile.clone()),
+            decoder: Box::new(Decoder::new(profile.clone())),
             output: AudioOutput::create(Path::new(&args.output), args.raw)?,
             skip: profile.overlap_samples(),
         }
@@ -145,7 +145,9 @@ pub(super) fn run(args: Args) -> Result<()> {
     // What came before a cut is kept whole.
     sink.finish()?;
     match cut {
-        Some(e) => Err(anyhow::Error::from(e).context(format!("the stream was cut after {frames} frames, which are kept"))),
+        Some(e) => {
+            Err(anyhow::Error::from(e).context(format!("the stream was cut after {frames} frames, which are kept")))
+        }
         None => Ok(()),
     }
 }

@@ -50,7 +50,12 @@ fn info(model: &LoadedModel) -> Result<()> {
     let mmacs = |macs: u64| macs as f64 * rate / p.frame_samples as f64 / 1e6;
     println!("model        {} ({})", m.name, model.path.display());
     println!("id           {}", m.id);
-    println!("audio        {} Hz mono, frames of {} samples ({} ms)", m.sample_rate_hz, p.frame_samples, ms(p.frame_samples));
+    println!(
+        "audio        {} Hz mono, frames of {} samples ({} ms)",
+        m.sample_rate_hz,
+        p.frame_samples,
+        ms(p.frame_samples)
+    );
     println!("delay        {} samples ({} ms)", p.delay_samples, ms(p.delay_samples));
     println!("quantiser    {} stages x {} entries x {} values", m.stages, m.entries, m.latent_dim);
     println!("rate         0.5 to {} kbit/s in steps of 0.5", p.stages.kbps());
@@ -76,7 +81,8 @@ impl Golden {
             let t = tensors.tensor(name).with_context(|| format!("golden example: tensor \"{name}\""))?;
             Ok(t.data().chunks_exact(4).map(|b| [b[0], b[1], b[2], b[3]]).collect())
         };
-        let floats = |name: &str| -> Result<Vec<f32>> { Ok(words(name)?.into_iter().map(f32::from_le_bytes).collect()) };
+        let floats =
+            |name: &str| -> Result<Vec<f32>> { Ok(words(name)?.into_iter().map(f32::from_le_bytes).collect()) };
         let codes = words("codes")?.into_iter().map(|b| u16::try_from(i32::from_le_bytes(b)));
         Ok(Self { pcm: floats("pcm")?, codes: codes.collect::<Result<_, _>>()?, decoded: floats("decoded")? })
     }
@@ -92,7 +98,11 @@ fn verify(model: &LoadedModel) -> Result<()> {
     let profile = processor.profile();
     let frames = golden.pcm.len() / profile.frame_samples;
     let stages = profile.stages;
-    ensure!(frames > 0 && golden.codes.len() == frames * stages.index(), "golden example: {frames} frames, {} codes", golden.codes.len());
+    ensure!(
+        frames > 0 && golden.codes.len() == frames * stages.index(),
+        "golden example: {frames} frames, {} codes",
+        golden.codes.len()
+    );
     let mut job = EncodeJob {
         frames,
         stages,
@@ -109,7 +119,11 @@ fn verify(model: &LoadedModel) -> Result<()> {
     let worst = golden_decode(&mut processor, &golden, frames, stages)?;
     println!("decoder      differs by at most {worst:.6} of full scale");
     if share < SAME_CODES {
-        bail!("codes differ from the golden example: {:.2} % agree, at least {} % must", share * 100.0, SAME_CODES * 100.0);
+        bail!(
+            "codes differ from the golden example: {:.2} % agree, at least {} % must",
+            share * 100.0,
+            SAME_CODES * 100.0
+        );
     }
     if worst.is_nan() || worst > TOLERANCE {
         bail!("samples differ from the golden example by {worst}, allowed {TOLERANCE}");
@@ -131,7 +145,12 @@ fn golden_decode(processor: &mut codec::Processor, golden: &Golden, frames: usiz
         }
         decoder.pcm(&mut decoded);
     }
-    ensure!(decoded.len() == golden.decoded.len() && frames > 0, "golden example: {} samples, decoded {}", golden.decoded.len(), decoded.len());
+    ensure!(
+        decoded.len() == golden.decoded.len() && frames > 0,
+        "golden example: {} samples, decoded {}",
+        golden.decoded.len(),
+        decoded.len()
+    );
     for (a, b) in decoded.iter().zip(&golden.decoded) {
         worst = worst.max((a - b.clamp(-1.0, 1.0)).abs());
     }

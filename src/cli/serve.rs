@@ -66,7 +66,9 @@ impl Args {
         config.codes = self.listen_codes.or(config.codes);
         for address in [self.listen_pcm, self.listen_codes, self.listen_pcm_out].into_iter().flatten() {
             if !address.ip().is_loopback() {
-                bail!("{address} is not a loopback address; other addresses need allow_public = true in a --config file");
+                bail!(
+                    "{address} is not a loopback address; other addresses need allow_public = true in a --config file"
+                );
             }
         }
         Ok(config)

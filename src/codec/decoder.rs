@@ -37,14 +37,7 @@ impl Decoder {
             state: vec![0.0; profile.decoder_state],
             pcm: Vec::new(),
         };
-        Self {
-            profile,
-            waiting: VecDeque::new(),
-            expected: None,
-            idle: Some(idle),
-            out: Vec::new(),
-            missing_frames: 0,
-        }
+        Self { profile, waiting: VecDeque::new(), expected: None, idle: Some(idle), out: Vec::new(), missing_frames: 0 }
     }
 
     /// Queues a bundle. One that lies before what was already given is dropped as a late duplicate.
@@ -68,7 +61,8 @@ impl Decoder {
         if bundle.codes.iter().any(|&c| usize::from(c) >= self.profile.entries) {
             return Err(error("a code is beyond the codebook"));
         }
-        let end = bundle.first_frame.checked_add(u64::from(bundle.frames)).ok_or_else(|| error("frame number overflows"))?;
+        let end =
+            bundle.first_frame.checked_add(u64::from(bundle.frames)).ok_or_else(|| error("frame number overflows"))?;
         if self.waiting.len() >= MAX_WAITING {
             return Err(error("more than 64 bundles are waiting"));
         }

@@ -154,10 +154,8 @@ impl Encoder {
 
     /// Moves the next finished bundle into `bundle`, whose buffer is reused; false if there is none.
     pub fn next_bundle_into(&mut self, bundle: &mut Bundle) -> bool {
-        let last = self.finished
-            && self.idle.is_some()
-            && self.open.frames > 0
-            && self.backlog() < self.profile.frame_samples;
+        let last =
+            self.finished && self.idle.is_some() && self.open.frames > 0 && self.backlog() < self.profile.frame_samples;
         if !self.full && !last {
             return false;
         }

@@ -163,7 +163,7 @@ fn codec_format() -> String {
 
 /// Declares a section whose keys have defaults.
 macro_rules! section {
-    ($name:ident { $($key:ident: $type:ty = $default:expr,)* }) => {
+    ($name:ident { $($key:ident: $type:ty = $default:expr),* $(,)? }) => {
         #[derive(Debug, Deserialize)]
         #[serde(default, deny_unknown_fields)]
         struct $name { $($key: $type,)* }
@@ -176,16 +176,16 @@ macro_rules! section {
     };
 }
 
-section!(RawCodes { listen: String = "127.0.0.1:7701".to_owned(), });
+section!(RawCodes { listen: String = "127.0.0.1:7701".to_owned() });
 section!(RawLimits {
     max_connections: usize = 256,
     handshake_s: f64 = 5.0,
     idle_s: f64 = 30.0,
     listener_queue_bundles: usize = 64,
 });
-section!(RawCodec { model: String = String::new(), kbps: f64 = 6.0, frames_per_bundle: u8 = 5, });
-section!(RawEngine { threads: usize = 0, slots: usize = 128, max_batch: usize = 16, gather_us: u64 = 500, });
-section!(RawLog { level: String = "info".to_owned(), target: LogTarget = LogTarget::Auto, });
+section!(RawCodec { model: String = String::new(), kbps: f64 = 6.0, frames_per_bundle: u8 = 5 });
+section!(RawEngine { threads: usize = 0, slots: usize = 128, max_batch: usize = 16, gather_us: u64 = 500 });
+section!(RawLog { level: String = "info".to_owned(), target: LogTarget = LogTarget::Auto });
 
 fn value_error(key: &'static str, got: impl ToString, allowed: impl ToString) -> ConfigError {
     ConfigError::Value { key, got: got.to_string(), allowed: allowed.to_string() }
@@ -210,8 +210,7 @@ impl Config {
     ///
     /// Errors: [`ConfigError`].
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text =
-            std::fs::read_to_string(path).map_err(|source| ConfigError::Io { path: path.to_owned(), source })?;
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Io { path: path.to_owned(), source })?;
         Self::parse(&text)
     }
 
@@ -221,11 +220,7 @@ impl Config {
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let raw: Raw = toml::from_str(text).map_err(|e| ConfigError::Syntax(e.to_string()))?;
         let public = raw.allow_public;
-        let port = |key, listen: &str| RawPort {
-            listen: listen.to_owned(),
-            stream: key,
-            format: codec_format(),
-        };
+        let port = |key, listen: &str| RawPort { listen: listen.to_owned(), stream: key, format: codec_format() };
         let input = raw.pcm_input.unwrap_or_else(|| vec![port("main".to_owned(), "127.0.0.1:7700")]);
         let output = raw.pcm_output.unwrap_or_else(|| vec![port("main".to_owned(), "127.0.0.1:7702")]);
         let ports = |key: &'static str, ports: Vec<RawPort>| {
@@ -248,12 +243,7 @@ impl Config {
                     handshake: seconds("limits.handshake_s", raw.limits.handshake_s)?,
                     idle: seconds("limits.idle_s", raw.limits.idle_s)?,
                 },
-                listener_queue: within(
-                    "limits.listener_queue_bundles",
-                    raw.limits.listener_queue_bundles,
-                    2,
-                    10_000,
-                )?,
+                listener_queue: within("limits.listener_queue_bundles", raw.limits.listener_queue_bundles, 2, 10_000)?,
             },
             codec: Codec {
                 model: (!raw.codec.model.is_empty()).then(|| PathBuf::from(raw.codec.model)),
@@ -326,9 +316,26 @@ mod tests {
     fn the_shipped_file_shows_every_key_with_its_default() {
         assert_eq!(Config::parse(SHIPPED).unwrap(), Config::default());
         for key in [
-            "allow_public", "[[pcm_input]]", "[[pcm_output]]", "listen", "stream", "format", "[codes]", "max_connections",
-            "handshake_s", "idle_s", "listener_queue_bundles", "model", "kbps", "frames_per_bundle", "threads", "slots",
-            "max_batch", "gather_us", "level", "target",
+            "allow_public",
+            "[[pcm_input]]",
+            "[[pcm_output]]",
+            "listen",
+            "stream",
+            "format",
+            "[codes]",
+            "max_connections",
+            "handshake_s",
+            "idle_s",
+            "listener_queue_bundles",
+            "model",
+            "kbps",
+            "frames_per_bundle",
+            "threads",
+            "slots",
+            "max_batch",
+            "gather_us",
+            "level",
+            "target",
         ] {
             assert!(SHIPPED.lines().any(|l| l.starts_with(key)), "{key}");
         }

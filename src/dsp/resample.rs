@@ -9,7 +9,7 @@ use crate::units::SampleRate;
 ///
 /// Holds back at most one block of 10 ms (more for rates with an awkward ratio).
 pub struct Resampler {
-    inner: Option<Inner>,
+    inner: Option<Box<Inner>>,
     samples_in: u64,
     samples_out: u64,
     from: u64,
@@ -37,7 +37,7 @@ impl Resampler {
             let fft = Fft::new(a, b, block(a, b), 1, FixedSync::Both).expect("checked rates and one channel fit");
             let result = vec![0.0; fft.output_frames_max()];
             let skip = fft.output_delay();
-            Inner { block: Vec::with_capacity(fft.input_frames_max()), fft, result, skip }
+            Box::new(Inner { block: Vec::with_capacity(fft.input_frames_max()), fft, result, skip })
         });
         Self { inner, samples_in: 0, samples_out: 0, from: u64::from(from.hz()), to: u64::from(to.hz()) }
     }
@@ -92,7 +92,7 @@ impl Inner {
 fn block(from: usize, to: usize) -> usize {
     let unit = from / gcd(from, to);
     let blocks = (from / 100).div_ceil(unit);
-    if unit * blocks % 2 == 0 { unit * blocks } else { unit * (blocks + 1) }
+    if (unit * blocks).is_multiple_of(2) { unit * blocks } else { unit * (blocks + 1) }
 }
 
 fn gcd(a: usize, b: usize) -> usize {

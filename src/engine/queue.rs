@@ -92,10 +92,11 @@ fn take(entries: &mut Vec<Entry>, most: usize) -> Vec<Entry> {
     entries.sort_by_key(|e| e.deadline);
     let Some(kind) = entries.first().map(Entry::kind) else { return Vec::new() };
     let mut left = most.max(1);
-    entries.extract_if(.., |e| {
-        let chosen = left > 0 && e.kind() == kind;
-        left -= usize::from(chosen);
-        chosen
-    })
-    .collect()
+    entries
+        .extract_if(.., |e| {
+            let chosen = left > 0 && e.kind() == kind;
+            left -= usize::from(chosen);
+            chosen
+        })
+        .collect()
 }

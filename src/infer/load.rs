@@ -72,8 +72,7 @@ fn read(path: &Path) -> Result<Vec<u8>, InferError> {
 /// Errors: [`InferError`].
 pub fn load_model(named: Option<&Path>) -> Result<LoadedModel, InferError> {
     let path = find_model(named)?;
-    let manifest =
-        Manifest::parse(&read(&path.join("manifest.toml"))?).map_err(|e| InferError::manifest(&path, &e))?;
+    let manifest = Manifest::parse(&read(&path.join("manifest.toml"))?).map_err(|e| InferError::manifest(&path, &e))?;
     let part = |name: &str| {
         let content = read(&path.join(name))?;
         manifest.check_file(name, &content).map_err(|e| InferError::manifest(&path, &e))?;

@@ -25,7 +25,9 @@ pub enum InferError {
         looked: String,
     },
     /// The library is there but cannot be used.
-    #[error("ONNX Runtime at {path}: {reason}. Version 1.23 or newer is needed; run `make setup`, or set ORT_DYLIB_PATH")]
+    #[error(
+        "ONNX Runtime at {path}: {reason}. Version 1.23 or newer is needed; run `make setup`, or set ORT_DYLIB_PATH"
+    )]
     Library {
         /// The file.
         path: PathBuf,

@@ -172,10 +172,8 @@ pub(super) struct OrtEncoder {
 impl OrtEncoder {
     pub(super) fn new(environment: &Environment, bytes: &[u8], m: &Manifest) -> Result<Self, String> {
         let (frame, latent, state) = (m.frame_samples, m.latent_dim, m.encoder.state_size);
-        let inputs = vec![
-            Port { name: "pcm", width: frame, frames: true },
-            Port { name: "state", width: state, frames: false },
-        ];
+        let inputs =
+            vec![Port { name: "pcm", width: frame, frames: true }, Port { name: "state", width: state, frames: false }];
         let outputs = vec![
             Port { name: "latent", width: latent, frames: true },
             Port { name: "next_state", width: state, frames: false },
@@ -249,8 +247,7 @@ impl OrtDecoder {
         let graph = Graph::new("decoder", environment, bytes, inputs, outputs)?;
         let mut net = Self { graph, frame, latent, noise, state };
         let (mut s, mut y) = (vec![0.0; state], vec![0.0; frame]);
-        let mut row =
-            [DecodeRow { latents: &vec![0.0; latent], noise: &vec![0.0; noise], state: &mut s, pcm: &mut y }];
+        let mut row = [DecodeRow { latents: &vec![0.0; latent], noise: &vec![0.0; noise], state: &mut s, pcm: &mut y }];
         net.decode(&mut row, 1).map_err(|e| e.to_string())?;
         Ok(net)
     }

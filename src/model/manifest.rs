@@ -132,7 +132,13 @@ impl Manifest {
             }
         };
         range("format", self.format as usize, 1, 1, "1")?;
-        range("sample_rate_hz", self.sample_rate_hz as usize, CODEC_RATE.hz() as usize, CODEC_RATE.hz() as usize, "24000")?;
+        range(
+            "sample_rate_hz",
+            self.sample_rate_hz as usize,
+            CODEC_RATE.hz() as usize,
+            CODEC_RATE.hz() as usize,
+            "24000",
+        )?;
         range("frame_samples", self.frame_samples, 480, 480, "480")?;
         range("delay_samples", self.delay_samples, self.frame_samples, 24_000, "frame_samples to 24000")?;
         range("latent_dim", self.latent_dim, 8, 512, "8 to 512, a multiple of 8")?;
@@ -149,7 +155,11 @@ impl Manifest {
             ("golden.path", &self.golden.path),
         ] {
             if path.is_empty() || path.contains(['/', '\\']) || path.starts_with('.') {
-                return Err(ManifestError::Value { key, got: path.clone(), allowed: "a file name in the model's folder" });
+                return Err(ManifestError::Value {
+                    key,
+                    got: path.clone(),
+                    allowed: "a file name in the model's folder",
+                });
             }
         }
         Ok(())

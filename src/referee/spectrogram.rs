@@ -21,7 +21,7 @@ const TOP_DB: f32 = -20.0;
 /// Errors: of the file.
 pub fn write_spectrograms(path: &Path, panels: &[(String, Vec<f32>)]) -> std::io::Result<()> {
     let columns = panels.iter().map(|(_, pcm)| pcm.len() / HOP).max().unwrap_or(0).max(1);
-    let width = columns.min(MAX_WIDTH).max(320);
+    let width = columns.clamp(320, MAX_WIDTH);
     let height = panels.len() * (PANEL + MARGIN);
     let mut image = Image { width, pixels: vec![24; width * height * 3] };
     for (i, (label, pcm)) in panels.iter().enumerate() {
@@ -71,9 +71,11 @@ impl Image {
     fn panel(&mut self, top: usize, levels: &[Vec<f32>], columns: usize) {
         for x in 0..self.width {
             // A pixel shows the loudest of the columns and bins that fall on it.
-            let (from, to) = (x * columns / self.width, ((x + 1) * columns / self.width).max(x * columns / self.width + 1));
+            let (from, to) =
+                (x * columns / self.width, ((x + 1) * columns / self.width).max(x * columns / self.width + 1));
             for y in 0..PANEL {
-                let (low, high) = (y * WINDOW / 2 / PANEL, ((y + 1) * WINDOW / 2 / PANEL).max(y * WINDOW / 2 / PANEL + 1));
+                let (low, high) =
+                    (y * WINDOW / 2 / PANEL, ((y + 1) * WINDOW / 2 / PANEL).max(y * WINDOW / 2 / PANEL + 1));
                 let loudest = levels
                     .get(from..to.min(levels.len()))
                     .unwrap_or(&[])
@@ -145,7 +147,8 @@ mod tests {
 
     #[test]
     fn a_tone_is_a_bright_line_at_its_place() {
-        let tone: Vec<f32> = (0..24_000).map(|n| (n as f32 * 3_000.0 * std::f32::consts::TAU / 24_000.0).sin()).collect();
+        let tone: Vec<f32> =
+            (0..24_000).map(|n| (n as f32 * 3_000.0 * std::f32::consts::TAU / 24_000.0).sin()).collect();
         let levels = levels(&tone);
         let column = &levels[40];
         assert!((column[128] - 0.0).abs() < 0.5, "3 kHz is bin 128, at {} dB", column[128]);
@@ -156,7 +159,8 @@ mod tests {
     fn the_file_is_a_png_of_the_right_size() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s.png");
-        write_spectrograms(&path, &[("original".to_owned(), vec![0.1; 9_000]), ("3 kbit/s".to_owned(), Vec::new())]).unwrap();
+        write_spectrograms(&path, &[("original".to_owned(), vec![0.1; 9_000]), ("3 kbit/s".to_owned(), Vec::new())])
+            .unwrap();
         let reader = png::Decoder::new(std::io::BufReader::new(File::open(&path).unwrap())).read_info().unwrap();
         assert_eq!((reader.info().width, reader.info().height), (320, 2 * (200 + 16)));
     }

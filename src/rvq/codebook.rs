@@ -71,7 +71,7 @@ impl Codebooks {
         };
         check("number of stages", stages, (1..=16).contains(&stages), "1 to 16")?;
         check("number of entries", entries, (2..=1024).contains(&entries), "2 to 1024")?;
-        check("dimension", dim, (8..=512).contains(&dim) && dim % 8 == 0, "8 to 512, a multiple of 8")?;
+        check("dimension", dim, (8..=512).contains(&dim) && dim.is_multiple_of(8), "8 to 512, a multiple of 8")?;
         let wanted = stages * entries * dim;
         check("number of values", data.len(), data.len() == wanted, &wanted.to_string())?;
         if let Some(index) = data.iter().position(|v| !v.is_finite()) {

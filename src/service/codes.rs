@@ -101,7 +101,9 @@ impl Connection<'_> {
                     return Some(flushed.err().unwrap_or_else(|| Close::new(Reason::ShuttingDown, "shutting down")));
                 }
                 Step::Next(Ok(bundle)) => self.forward(&bundle, socket).await,
-                Step::Next(Err(Ended::Stream)) => Err(Close::new(Reason::StreamEnded, "the publisher ended the stream")),
+                Step::Next(Err(Ended::Stream)) => {
+                    Err(Close::new(Reason::StreamEnded, "the publisher ended the stream"))
+                }
                 Step::Next(Err(Ended::Slow)) => {
                     Err(Close::new(Reason::SlowConsumer, "more bundles waited than the server keeps for a listener"))
                 }

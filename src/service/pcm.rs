@@ -48,7 +48,9 @@ pub(super) fn media_time(profile: &Profile, frames: u8) -> Duration {
 /// Serves one connection that brings samples.
 pub(super) async fn serve_input(shared: Shared, port: Arc<PcmPort>, mut socket: TcpStream) {
     match input(&shared, &port, &mut socket).await {
-        Ok(samples) => info!(stream = %port.stream, seconds = samples as f64 / f64::from(CODEC_RATE.hz()), "input ended"),
+        Ok(samples) => {
+            info!(stream = %port.stream, seconds = samples as f64 / f64::from(CODEC_RATE.hz()), "input ended")
+        }
         Err(e) => {
             Counters::add(&shared.counters.refused);
             warn!(stream = %port.stream, error = %e, "input closed");

@@ -137,9 +137,7 @@ pub(super) fn to_proto(message: &Message) -> proto::Envelope {
             payload: bundle.payload.clone(),
         }),
         Message::Control(c) => Kind::Control(proto::Control { stages: count(c.stages) }),
-        Message::Close(c) => {
-            Kind::Close(proto::Close { reason: proto_reason(c.reason).into(), text: c.text.clone() })
-        }
+        Message::Close(c) => Kind::Close(proto::Close { reason: proto_reason(c.reason).into(), text: c.text.clone() }),
     };
     proto::Envelope { kind: Some(kind) }
 }

@@ -1,0 +1,60 @@
+# undertone: `make run` shows what it does, `make test` checks that it does.
+
+CARGO ?= cargo
+INPUT ?= $(wildcard /usr/share/sounds/alsa/*_*.wav)
+OUT   ?= out
+RATES ?= 1.5,3,6
+
+.PHONY: help setup build run test test-recipe bench install clean
+
+help:
+	@echo "make run [INPUT=file] [RATES=1.5,3,6]  recordings through a daemon and back: out/*.wav, a table, spectrograms"
+	@echo "make test                              formatting, lints, docs, all tests of the Rust code"
+	@echo "make test-recipe                       tests of the training recipe (installs PyTorch outside the checkout)"
+	@echo "make bench                             benchmarks (criterion)"
+	@echo "make setup | build | install | clean"
+
+setup:
+	@bash scripts/setup.sh
+
+build: setup
+	$(CARGO) build --release --locked
+
+# A second make, because alsa-utils may have been installed by setup only now.
+run: build
+	@$(MAKE) --no-print-directory demo
+
+.PHONY: demo
+demo:
+	@target/release/undertone demo $(INPUT) --out $(OUT) --kbps $(RATES)
+
+test: setup
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) clippy --locked --lib --no-default-features -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
+	@bash scripts/core-only.sh
+	$(CARGO) test --locked --no-default-features --lib
+	$(CARGO) test --locked
+
+test-recipe:
+	@bash scripts/test-recipe.sh
+
+bench: setup
+	$(CARGO) bench --locked
+
+PREFIX ?= /usr/local
+install: build
+	install -D -m 755 target/release/undertone $(DESTDIR)$(PREFIX)/bin/undertone
+	install -D -m 644 target/onnxruntime/libonnxruntime.so $(DESTDIR)$(PREFIX)/lib/undertone/libonnxruntime.so
+	install -d $(DESTDIR)$(PREFIX)/share/undertone/models/undertone-24k-v1
+	install -m 644 models/undertone-24k-v1/* $(DESTDIR)$(PREFIX)/share/undertone/models/undertone-24k-v1/
+	[ -e $(DESTDIR)/etc/undertone/undertone.toml ] || \
+		install -D -m 644 packaging/undertone.toml $(DESTDIR)/etc/undertone/undertone.toml
+	install -d $(DESTDIR)/etc/systemd/system
+	sed 's#/usr/bin/undertone#$(PREFIX)/bin/undertone#' packaging/undertone.service \
+		> $(DESTDIR)/etc/systemd/system/undertone.service
+
+clean:
+	$(CARGO) clean
+	rm -rf $(OUT)
