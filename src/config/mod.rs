@@ -243,7 +243,13 @@ impl Config {
                     handshake: seconds("limits.handshake_s", raw.limits.handshake_s)?,
                     idle: seconds("limits.idle_s", raw.limits.idle_s)?,
                 },
-                listener_queue: within("limits.listener_queue_bundles", raw.limits.listener_queue_bundles, 2, 10_000)?,
+                listener_queue: within(
+                    "limits.listener_queue_bundles",
+                    raw.limits.listener_queue_bundles,
+                    // A publisher may be half a second ahead: 25 bundles of one frame.
+                    32,
+                    10_000,
+                )?,
             },
             codec: Codec {
                 model: (!raw.codec.model.is_empty()).then(|| PathBuf::from(raw.codec.model)),

@@ -122,3 +122,34 @@ impl Listener {
         self.queue.try_recv().ok()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::StageCount;
+
+    fn bundle(first_frame: u64) -> PackedBundle {
+        let stages = StageCount::new(4).expect("in range");
+        PackedBundle { first_frame, frames: 1, stages, payload: vec![0; 5] }
+    }
+
+    #[tokio::test]
+    async fn a_slow_listener_gets_what_was_queued_and_the_reason_and_others_do_not_notice() {
+        let (hub, name) = (Arc::new(Hub::default()), StreamName::new("a").unwrap());
+        let (mut slow, mut good) = (hub.listen(&name, 2), hub.listen(&name, 10));
+        let publisher = hub.publish(&name).unwrap();
+        assert!(hub.publish(&name).is_none());
+        (0..4).for_each(|n| publisher.send(bundle(n)));
+        assert_eq!(hub.count(), (1, 1));
+        drop(publisher);
+        for n in 0..2 {
+            assert_eq!(slow.next().await.unwrap().first_frame, n);
+        }
+        assert_eq!(slow.next().await.unwrap_err(), Ended::Slow);
+        for n in 0..4 {
+            assert_eq!(good.next().await.unwrap().first_frame, n);
+        }
+        assert_eq!(good.next().await.unwrap_err(), Ended::Stream);
+        assert_eq!(hub.count(), (0, 0));
+    }
+}

@@ -1,0 +1,125 @@
+//! A daemon with the fake model in this process, and peers that speak raw bytes to it.
+#![allow(dead_code)]
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+use undertone::bitstream::Bundle;
+use undertone::config::Config;
+use undertone::engine::{Engine, EngineOptions};
+use undertone::model::fake;
+use undertone::service::{self, Bound, Client, Summary};
+use undertone::session::{Hello, Message, PackedBundle, Role, StreamName};
+use undertone::units::{ModelId, StageCount};
+use undertone::wire::{Framer, encode};
+
+pub const FAKE_ID: ModelId = ModelId(*b"fakefake");
+
+pub struct Daemon {
+    pub pcm: SocketAddr,
+    pub pcm_out: SocketAddr,
+    pub codes: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    running: JoinHandle<Summary>,
+    _engine: Engine,
+    _config: watch::Sender<Arc<Config>>,
+}
+
+impl Daemon {
+    pub async fn start(limits: &str) -> Self {
+        let text = format!(
+            "{limits}\n[codec]\nkbps = 3\n[codes]\nlisten = \"127.0.0.1:0\"\n\
+             [[pcm_input]]\nlisten = \"127.0.0.1:0\"\nstream = \"main\"\n\
+             [[pcm_output]]\nlisten = \"127.0.0.1:0\"\nstream = \"main\"\n"
+        );
+        let config = Arc::new(Config::parse(&text).unwrap());
+        let options = EngineOptions { threads: 1, slots: 8, max_batch: 4, gather: Duration::ZERO };
+        let engine = Engine::start(&options, || Ok::<_, String>(fake::processor(16, 7))).unwrap();
+        let bound = Bound::open(&config).await.unwrap();
+        let (pcm, pcm_out, codes) = (bound.addresses[0], bound.addresses[1], bound.addresses[2]);
+        let (stop, stopped) = oneshot::channel();
+        let (sender, receiver) = watch::channel(config);
+        let running = tokio::spawn(service::run(bound, engine.handle(), receiver, async {
+            let _ = stopped.await;
+        }));
+        Self { pcm, pcm_out, codes, stop: Some(stop), running, _engine: engine, _config: sender }
+    }
+
+    pub async fn stop(mut self) -> Summary {
+        let _ = self.stop.take().unwrap().send(());
+        tokio::time::timeout(Duration::from_secs(20), self.running).await.expect("the daemon stops").unwrap()
+    }
+
+    pub async fn publisher(&self, stream: &str) -> Client {
+        Client::connect(&self.codes.to_string(), hello(Role::Publish, stream, Some(6))).await.unwrap()
+    }
+
+    pub async fn subscriber(&self, stream: &str, stages: Option<u8>) -> Client {
+        Client::connect(&self.codes.to_string(), hello(Role::Subscribe, stream, stages)).await.unwrap()
+    }
+}
+
+pub fn hello(role: Role, stream: &str, stages: Option<u8>) -> Hello {
+    Hello {
+        version: 1,
+        role,
+        stream: StreamName::new(stream).unwrap(),
+        model_id: FAKE_ID,
+        stages: stages.map(|s| StageCount::new(s).unwrap()),
+        frames_per_bundle: 5,
+        token: String::new(),
+    }
+}
+
+pub fn bundle(number: u64) -> Bundle {
+    let codes = (0..30).map(|i| ((number * 31 + i * 7) % 256) as u16).collect();
+    Bundle::new(number * 5, 5, StageCount::new(6).unwrap(), codes).unwrap()
+}
+
+/// Every bundle until the stream ends.
+pub async fn drain(mut client: Client) -> Vec<PackedBundle> {
+    let mut all = Vec::new();
+    while let Some(b) = within(client.next()).await.unwrap() {
+        all.push(b);
+    }
+    all
+}
+
+/// Nothing in these tests may hang.
+pub async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), future).await.expect("an answer in time")
+}
+
+/// Sends raw bytes and gives everything that came back until the server hung up.
+pub async fn speak(address: SocketAddr, bytes: &[u8]) -> Vec<Message> {
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    let _ = socket.write_all(bytes).await;
+    hear(&mut socket).await
+}
+
+/// Messages until the server hangs up.
+pub async fn hear(socket: &mut TcpStream) -> Vec<Message> {
+    let mut answer = Vec::new();
+    let _ = within(socket.read_to_end(&mut answer)).await;
+    let mut framer = Framer::default();
+    framer.push(&answer);
+    std::iter::from_fn(|| framer.next().unwrap()).collect()
+}
+
+pub fn bytes(message: &Message) -> Vec<u8> {
+    let mut out = Vec::new();
+    encode(message, &mut out);
+    out
+}
+
+/// A quiet tone as s16le.
+pub fn tone(seconds: f64) -> Vec<u8> {
+    (0..(seconds * 24_000.0) as i32)
+        .flat_map(|n| (((f64::from(n) * 0.05).sin() * 6_000.0) as i16).to_le_bytes())
+        .collect()
+}

@@ -1,0 +1,142 @@
+//! The daemon over real TCP, with the fake model.
+#![cfg(feature = "full")]
+
+mod common;
+
+use std::time::Duration;
+
+use common::{Daemon, bundle, drain, hello, tone, within};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use undertone::codec;
+use undertone::dsp::{PcmReader, PcmWriter};
+use undertone::model::fake;
+use undertone::service::{Client, ClientError};
+use undertone::session::{PackedBundle, Reason, Role};
+use undertone::units::{PcmFormat, StageCount};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn codes_arrive_as_published_and_rates_are_lowered_by_dropping_stages() {
+    let daemon = Daemon::start("").await;
+    let (all, few) = (daemon.subscriber("a", None).await, daemon.subscriber("a", Some(2)).await);
+    let mut publisher = daemon.publisher("a").await;
+    for n in 0..8 {
+        publisher.publish(PackedBundle::pack(&bundle(n))).await.unwrap();
+    }
+    within(publisher.finish()).await.unwrap();
+    let (all, few) = (drain(all).await, drain(few).await);
+    assert_eq!(all.len(), 8);
+    let two = StageCount::new(2).unwrap();
+    for (n, (a, f)) in (0..).zip(all.iter().zip(&few)) {
+        assert_eq!(a.unpack().unwrap(), bundle(n));
+        assert_eq!(f.unpack().unwrap(), bundle(n).truncated(two));
+    }
+    assert_eq!(few.len(), 8);
+    assert_eq!(daemon.stop().await.bundles, 8);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn raw_samples_come_back_as_the_codec_alone_would_give_them() {
+    let daemon = Daemon::start("").await;
+    let codes = daemon.subscriber("main", None).await;
+    let mut player = TcpStream::connect(daemon.pcm_out).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let sent = tone(0.73);
+    let mut source = TcpStream::connect(daemon.pcm).await.unwrap();
+    source.write_all(&sent).await.unwrap();
+    source.shutdown().await.unwrap();
+    let mut played = Vec::new();
+    within(player.read_to_end(&mut played)).await.unwrap();
+
+    let mut processor = fake::processor(16, 7);
+    let mut pcm = Vec::new();
+    PcmReader::new(PcmFormat::CODEC).push(&sent, &mut pcm);
+    let wanted = codec::encode_all(&mut processor, &pcm, StageCount::new(6).unwrap(), 5).unwrap();
+    let got: Vec<_> = drain(codes).await.iter().map(|b| b.unpack().unwrap()).collect();
+    assert_eq!(got, wanted);
+    let decoded = codec::decode_all(&mut processor, &wanted).unwrap();
+    let mut bytes = Vec::new();
+    PcmWriter::new(PcmFormat::CODEC).push(&decoded[240..], &mut bytes);
+    assert_eq!(played, bytes);
+    assert!(played.len() >= sent.len());
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn late_joiners_start_at_the_next_bundle() {
+    let daemon = Daemon::start("").await;
+    let early = daemon.subscriber("a", None).await;
+    let mut publisher = daemon.publisher("a").await;
+    for n in 0..3 {
+        publisher.publish(PackedBundle::pack(&bundle(n))).await.unwrap();
+    }
+    let mut first = early;
+    for _ in 0..3 {
+        within(first.next()).await.unwrap().unwrap();
+    }
+    let late = daemon.subscriber("a", None).await;
+    publisher.publish(PackedBundle::pack(&bundle(3))).await.unwrap();
+    within(publisher.finish()).await.unwrap();
+    let got = drain(late).await;
+    assert_eq!(got.len(), 1);
+    assert_eq!(got[0].first_frame, 15);
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_has_one_publisher_and_its_name_is_free_again_after_it() {
+    let daemon = Daemon::start("").await;
+    let publisher = daemon.publisher("a").await;
+    let second = Client::connect(&daemon.codes.to_string(), hello(Role::Publish, "a", Some(6))).await;
+    let Ok(mut second) = second else {
+        let e = second.unwrap_err();
+        assert!(matches!(&e, ClientError::Closed(c) if c.reason == Reason::Busy && c.text.contains('a')), "{e}");
+        within(publisher.finish()).await.unwrap();
+        let again = daemon.publisher("a").await;
+        within(again.finish()).await.unwrap();
+        assert_eq!(daemon.stop().await.refused, 1);
+        return;
+    };
+    let _ = second.next().await;
+    panic!("two publishers of one stream");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shutdown_flushes_encoders_and_loses_no_accepted_sample() {
+    let daemon = Daemon::start("").await;
+    let codes = daemon.subscriber("main", None).await;
+    let mut source = TcpStream::connect(daemon.pcm).await.unwrap();
+    source.write_all(&tone(0.25)).await.unwrap();
+    // Two whole bundles and a half: the half must come out when the daemon stops.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let reading = tokio::spawn(drain(codes));
+    let summary = daemon.stop().await;
+    let frames: u64 = reading.await.unwrap().iter().map(|b| u64::from(b.frames)).sum();
+    assert_eq!(frames, (6_000u64 + 240).div_ceil(480));
+    assert_eq!(summary.bundles, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_cut_in_the_middle_loses_nothing_that_was_sent() {
+    let daemon = Daemon::start("").await;
+    let codes = daemon.subscriber("main", None).await;
+    {
+        let mut source = TcpStream::connect(daemon.pcm).await.unwrap();
+        source.write_all(&tone(0.25)).await.unwrap();
+        source.flush().await.unwrap();
+        // Dropped without a word.
+    }
+    let frames: u64 = drain(codes).await.iter().map(|b| u64::from(b.frames)).sum();
+    assert_eq!(frames, (6_000u64 + 240).div_ceil(480));
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_server_refuses_at_once() {
+    let daemon = Daemon::start("[limits]\nmax_connections = 1").await;
+    let publisher = daemon.publisher("a").await;
+    let second = within(Client::connect(&daemon.codes.to_string(), hello(Role::Subscribe, "a", None))).await;
+    assert!(second.is_err());
+    within(publisher.finish()).await.unwrap();
+    assert_eq!(daemon.stop().await.refused, 1);
+}
