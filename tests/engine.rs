@@ -121,7 +121,9 @@ fn a_slot_has_two_jobs_at_most_and_cancelled_ones_are_not_computed() {
     let (done, cancelled) = reply();
     gone.submit(Job::Encode(job(0)), soon(), done).unwrap();
     drop(gone);
-    (0..4).for_each(|_| drop(go.send(())));
+    for _ in 0..4 {
+        let _ = go.send(());
+    }
     assert!(first.recv_timeout(PATIENCE).unwrap().is_ok());
     assert!(second.recv_timeout(PATIENCE).unwrap().is_ok());
     assert_eq!(cancelled.recv_timeout(PATIENCE).unwrap().unwrap_err(), EngineError::Cancelled);

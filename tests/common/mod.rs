@@ -1,5 +1,5 @@
 //! A daemon with the fake model in this process, and peers that speak raw bytes to it.
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub)]
 
 use std::net::SocketAddr;
 use std::sync::Arc;
