@@ -113,7 +113,7 @@ def load_exported(folder: Path, cfg: config.Config) -> Codec:
             else:
                 value = found[key]
                 value = value.T if value.ndim == 2 else value
-            state[key] = torch.from_numpy(np.ascontiguousarray(value, dtype=np.float32))
+            state[key] = torch.from_numpy(np.array(value, dtype=np.float32, order="C"))
         module.load_state_dict(state)
     books = load_file(folder / "codebooks.safetensors")["codebooks"]
     for stage, book in zip(codec.quantiser.stages, books, strict=True):
