@@ -149,15 +149,14 @@ impl Client {
 
     /// Ends the session and waits until the server has taken everything.
     ///
-    /// Errors: [`ClientError`].
+    /// Errors: [`ClientError`]; a server that shut down or hung up before it said so may have taken less.
     pub async fn finish(mut self) -> Result<(), ClientError> {
         self.send(&Message::Close(Close::new(Reason::Done, ""))).await?;
         loop {
             match self.receive().await {
-                Ok(Message::Close(c)) if matches!(c.reason, Reason::Done | Reason::ShuttingDown) => return Ok(()),
+                Ok(Message::Close(c)) if c.reason == Reason::Done => return Ok(()),
                 Ok(Message::Close(close)) => return Err(ClientError::Closed(close)),
                 Ok(_) => {}
-                Err(ClientError::Cut(_)) => return Ok(()),
                 Err(e) => return Err(e),
             }
         }
