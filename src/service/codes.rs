@@ -10,12 +10,13 @@ use tokio::time::{sleep_until, timeout};
 use tracing::{debug, info, warn};
 
 use super::hub::{Ended, Listener, Publisher};
+use super::outbox::Outbox;
 use super::pacer::Pacer;
 use super::pcm::media_time;
 use super::{Counters, Shared};
 use crate::session::{Close, Control, Event, Hello, Message, PackedBundle, Reason, Role, ServerSession};
 use crate::units::StageCount;
-use crate::wire::{Framer, encode};
+use crate::wire::Framer;
 
 /// Bytes read at a time.
 const CHUNK: usize = 4 << 10;
@@ -39,23 +40,15 @@ struct Connection<'a> {
     session: ServerSession,
     framer: Framer,
     task: Task,
-    /// The last message, and how much of it was sent: what follows a part would be taken for the rest.
-    out: Vec<u8>,
-    sent: usize,
+    out: Outbox,
 }
 
 /// Serves one connection to its end.
 pub(super) async fn serve(shared: Shared, mut socket: TcpStream, peer: SocketAddr) {
     let timeouts = shared.config.borrow().limits.timeouts;
     let session = ServerSession::new(timeouts, Instant::now());
-    let mut connection = Connection {
-        shared: &shared,
-        session,
-        framer: Framer::default(),
-        task: Task::Waiting,
-        out: Vec::new(),
-        sent: 0,
-    };
+    let mut connection =
+        Connection { shared: &shared, session, framer: Framer::default(), task: Task::Waiting, out: Outbox::default() };
     let close = connection.run(&mut socket).await;
     // The stream ends for its listeners before the publisher is told so.
     connection.task = Task::Waiting;
@@ -73,16 +66,15 @@ pub(super) async fn serve(shared: Shared, mut socket: TcpStream, peer: SocketAdd
         Reason::StreamEnded | Reason::Done | Reason::ShuttingDown => info!(%peer, reason = %close, "session ended"),
         _ => warn!(%peer, reason = %close, "session closed"),
     }
-    let unsent = connection.out.split_off(connection.sent);
-    goodbye(socket, unsent, close).await;
+    let out = std::mem::take(&mut connection.out);
+    goodbye(socket, out, close).await;
 }
 
 /// Sends the rest of a message and the last words, and hangs up.
-pub(super) async fn goodbye(mut socket: TcpStream, unsent: Vec<u8>, close: Close) {
-    let mut bytes = unsent;
-    encode(&Message::Close(close), &mut bytes);
+pub(super) async fn goodbye(mut socket: TcpStream, mut out: Outbox, close: Close) {
+    out.put(&Message::Close(close));
     let _ = timeout(GOODBYE, async {
-        socket.write_all(&bytes).await?;
+        out.flush(&mut socket).await?;
         socket.shutdown().await?;
         // Unread bytes would turn our last words into a reset.
         let mut rest = [0; CHUNK];
@@ -235,20 +227,9 @@ impl Connection<'_> {
     }
 
     async fn send(&mut self, message: &Message, socket: &mut TcpStream) -> Result<(), Close> {
-        self.out.clear();
-        self.sent = 0;
-        encode(message, &mut self.out);
+        self.out.put(message);
         let patience = self.shared.config.borrow().limits.timeouts.idle;
-        let write = async {
-            while self.sent < self.out.len() {
-                match socket.write(&self.out[self.sent..]).await? {
-                    0 => return Err(std::io::ErrorKind::WriteZero.into()),
-                    n => self.sent += n,
-                }
-            }
-            Ok::<(), std::io::Error>(())
-        };
-        match timeout(patience, write).await {
+        match timeout(patience, self.out.flush(socket)).await {
             Ok(Ok(())) => {
                 if let Task::Subscribe { sent_at, .. } = &mut self.task {
                     *sent_at = Instant::now();

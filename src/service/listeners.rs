@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use super::hub::Hub;
+use super::outbox::Outbox;
 use super::{Counters, Shared, codes, pcm};
 use crate::config::{Config, PcmPort};
 use crate::engine::EngineHandle;
@@ -219,7 +220,7 @@ async fn accept(
                 let close =
                     Close::new(Reason::Full, format!("all {max} connections (limits.max_connections) are in use"));
                 tracker.spawn(async move {
-                    codes::goodbye(socket, Vec::new(), close).await;
+                    codes::goodbye(socket, Outbox::default(), close).await;
                     drop(word);
                 });
             }
