@@ -8,7 +8,7 @@ use undertone::rvq::{BeamWidth, Codebooks, Searcher, SimdLevel};
 use undertone::units::StageCount;
 
 fn noise(n: usize) -> Vec<f32> {
-    let mut x = 0x1234_5678_9ABC_DEFu64;
+    let mut x = 0x0123_4567_89AB_CDEF_u64;
     std::iter::repeat_with(move || {
         x ^= x << 13;
         x ^= x >> 7;

@@ -268,3 +268,23 @@ fn silence_stays_silent_and_quiet_or_clipped_input_survives() {
     let y = there_and_back("clipped", &clipped, "6");
     assert!(level(&y) > -8.0 && y.iter().all(|v| v.abs() <= 1.0), "clipped came back at {}", level(&y));
 }
+
+#[test]
+fn a_part_of_a_long_recording_is_decoded_from_its_place() {
+    let dir = Folder::new();
+    let wav = dir.wav("in.wav", 24_000, 1, 40.0);
+    let (utn, back, part) = (dir.path("a.utn"), dir.path("out.wav"), dir.path("part.wav"));
+    // 80 bundles of half a second: enough for an index; 30 in the short file: none.
+    for (bundle, start) in [("25", "31.25"), ("50", "31.25"), ("25", "0.5")] {
+        ok(&["encode", &wav, &utn, "--kbps", "2", "--bundle", bundle]);
+        ok(&["decode", &utn, &back]);
+        ok(&["decode", &utn, &part, "--start", start, "--seconds", "2"]);
+        let (all, some) = (samples(&back), samples(&part));
+        let from = (start.parse::<f64>().unwrap() * 24_000.0) as usize;
+        assert_eq!(some.len(), 48_000);
+        let worst = some.iter().zip(&all[from..]).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst < 1e-3, "bundles of {bundle}, from {start} s: off by {worst}");
+    }
+    let e = fails(2, &["decode", &utn, &part, "--start", "-1"]);
+    assert!(e.contains("-1"), "{e}");
+}

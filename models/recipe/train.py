@@ -137,7 +137,7 @@ class Trainer:
         scale = z.float().pow(2).mean().log().pow(2)
         loss = w.mel * mel + w.complex * dist + w.loudness * loud
         loss = loss + self.cfg.quantiser.commitment * commit + self.cfg.quantiser.scale * scale
-        self.meter.add(mel=mel.item(), complex=dist.item(), loud=loud.item(), commit=float(commit), scale=scale.item())
+        self.meter.add(mel=mel.item(), complex=dist.item(), loud=loud.item(), commit=commit.item(), scale=scale.item())
         if self.step >= t.adversarial_after_step:
             self.critic_step(y, target)
             self.critic.requires_grad_(False)

@@ -1,18 +1,18 @@
 //! `undertone decode`: `.utn` -> audio.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
 use super::progress;
-use crate::bitstream::{ContainerReader, Item, Limits, StreamHeader, Tail};
+use crate::bitstream::{ContainerReader, END_INDEXED_LEN, IndexEntry, Item, Limits, SeekIndex, StreamHeader, Tail};
 use crate::capture::AudioOutput;
 use crate::codec::{Decoder, Processor};
 use crate::infer;
 use crate::rvq::BeamWidth;
-use crate::units::PcmFormat;
+use crate::units::{CODEC_RATE, PcmFormat};
 
 /// Bytes read at a time.
 const CHUNK: usize = 16 << 10;
@@ -26,31 +26,74 @@ pub(super) struct Args {
     /// Write bare samples instead: s16le or f32le, rate, channels, as in s16le:48000:2
     #[arg(long, value_name = "FORMAT")]
     raw: Option<PcmFormat>,
+    /// Begin so many seconds into the recording; long files have an index for it
+    #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = parse_seconds)]
+    start: u64,
+    /// Decode so many seconds [default: to the end]
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    seconds: Option<u64>,
     /// Model folder [default: the shipped model]
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
 }
 
+/// Frames decoded before the wanted ones, so that the decoder's memory is what it would have been.
+const WARM_UP_FRAMES: u64 = 50;
+
+/// Seconds as samples at the codec's rate.
+fn parse_seconds(s: &str) -> Result<u64, String> {
+    let seconds: f64 = s.parse().map_err(|_| format!("\"{s}\" is not a number"))?;
+    if (0.0..=1e9).contains(&seconds) {
+        Ok((seconds * f64::from(CODEC_RATE.hz())).round() as u64)
+    } else {
+        Err(format!("{s} seconds out of range, allowed 0 to 1000000000"))
+    }
+}
+
+/// The file's header, and the place in it from which `frame` can be decoded, if it has an index.
+fn find(file: &mut File, frame: u64) -> Option<(StreamHeader, IndexEntry)> {
+    let mut head = Vec::new();
+    file.by_ref().take(64).read_to_end(&mut head).ok()?;
+    let (header, _) = StreamHeader::parse(&head).ok()??;
+    let mut last = [0; END_INDEXED_LEN];
+    file.seek(SeekFrom::End(-(END_INDEXED_LEN as i64))).ok()?;
+    file.read_exact(&mut last).ok()?;
+    let length = SeekIndex::length(&last)?;
+    file.seek(SeekFrom::End(-((END_INDEXED_LEN + length) as i64))).ok()?;
+    let mut record = Vec::new();
+    file.take(length as u64).read_to_end(&mut record).ok()?;
+    let entry = SeekIndex::parse(&record)?.find(frame.saturating_sub(WARM_UP_FRAMES))?;
+    Some((header, entry))
+}
+
 /// Decoded audio on its way out: the codec's delay is cut off in front, the padding behind.
 struct Trim {
     output: AudioOutput,
-    skip: usize,
+    skip: u64,
     written: u64,
     held: Vec<f32>,
     /// Samples kept back so that the padding can be cut off when the end tells the true length.
     hold: usize,
+    /// Samples wanted.
+    most: Option<u64>,
 }
 
 impl Trim {
     fn write(&mut self, pcm: &[f32]) -> Result<()> {
-        let skipped = self.skip.min(pcm.len());
-        self.skip -= skipped;
+        let skipped = usize::try_from(self.skip).unwrap_or(usize::MAX).min(pcm.len());
+        self.skip -= skipped as u64;
         self.held.extend_from_slice(&pcm[skipped..]);
         let ready = self.held.len().saturating_sub(self.hold);
         self.release(ready)
     }
 
+    fn is_full(&self) -> bool {
+        self.most.is_some_and(|most| self.written >= most)
+    }
+
     fn release(&mut self, samples: usize) -> Result<()> {
+        let left = self.most.map_or(u64::MAX, |most| most - self.written);
+        let samples = samples.min(usize::try_from(left).unwrap_or(usize::MAX));
         if samples > 0 {
             self.output.write(&self.held[..samples])?;
             self.held.drain(..samples);
@@ -70,23 +113,34 @@ impl Trim {
 pub(super) fn run(args: &Args) -> Result<()> {
     let name = args.input.display().to_string();
     let pipe = args.input == Path::new("-");
+    let mut processor = infer::load_model(args.model.as_deref())?.processor(BeamWidth::GREEDY)?;
+    let profile = processor.profile();
+    let mut reader = ContainerReader::new(Limits::default());
+    let mut started = false;
+    let mut skip = args.start + profile.overlap_samples() as u64;
     let (mut from, size): (Box<dyn Read>, Option<u64>) = if pipe {
         (Box::new(std::io::stdin().lock()), None)
     } else {
-        let file = File::open(&args.input).with_context(|| name.clone())?;
+        let mut file = File::open(&args.input).with_context(|| name.clone())?;
         let size = file.metadata().ok().map(|m| m.len());
+        let place = if args.start > 0 { find(&mut file, args.start / profile.frame_samples as u64) } else { None };
+        let offset = place.as_ref().map_or(0, |(_, entry)| entry.offset);
+        file.seek(SeekFrom::Start(offset)).with_context(|| name.clone())?;
+        if let Some((header, entry)) = place {
+            check_model(&header, &processor)?;
+            started = true;
+            skip -= entry.first_frame * profile.frame_samples as u64;
+            reader = ContainerReader::resume(Limits::default(), header, entry);
+        }
         (Box::new(file), size)
     };
-    let mut processor = infer::load_model(args.model.as_deref())?.processor(BeamWidth::GREEDY)?;
-    let profile = processor.profile();
     let mut decoder = Decoder::new(profile.clone());
     let output = AudioOutput::create(&args.output, args.raw)?;
     let live = args.output == Path::new("-");
     let hold = if live { 0 } else { profile.frame_samples };
-    let mut trim = Trim { output, skip: profile.overlap_samples(), written: 0, held: Vec::new(), hold };
-    let mut reader = ContainerReader::new(Limits::default());
+    let mut trim = Trim { output, skip, written: 0, held: Vec::new(), hold, most: args.seconds };
     let bar = progress::bar(size, "bytes", [&args.input, &args.output]);
-    let (mut buffer, mut total, mut started, mut broken) = (vec![0; CHUNK], None, false, None);
+    let (mut buffer, mut total, mut broken) = (vec![0; CHUNK], None, None);
     loop {
         let n = from.read(&mut buffer).with_context(|| name.clone())?;
         if n == 0 {
@@ -95,18 +149,22 @@ pub(super) fn run(args: &Args) -> Result<()> {
         reader.push(&buffer[..n]);
         bar.inc(n as u64);
         broken = drain(&mut reader, &mut processor, &mut decoder, &mut trim, &mut started, &mut total).err();
-        if broken.is_some() {
+        if broken.is_some() || trim.is_full() {
             break;
         }
     }
     bar.finish_and_clear();
     // What came before the damage is kept.
-    trim.finish(total)?;
+    let full = trim.is_full();
+    trim.finish(total.map(|t: u64| t.saturating_sub(args.start)))?;
     if let Some(e) = broken {
         return Err(e.context(name));
     }
     if !started {
         bail!("{name}: no undertone stream in it: it ends before the stream header is complete");
+    }
+    if full {
+        return Ok(());
     }
     if let Tail::CutAt { bytes, frames } = reader.finish() {
         eprintln!("undertone: {name}: the stream was cut after {frames} frames (byte {bytes}); decoded up to the cut");

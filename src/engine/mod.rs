@@ -110,13 +110,15 @@ struct Shared {
 }
 
 impl Shared {
-    /// Notes the first reason for the end and wakes everybody.
+    /// Notes the first reason for the end, closes the queues and wakes everybody.
     fn end(&self, reason: EngineError) {
-        self.end.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(reason);
-        self.ended.notify_all();
+        // Held to the end: who learns the reason must find the queues closed.
+        let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
+        end.get_or_insert(reason);
         for queue in &self.queues {
             queue.close();
         }
+        self.ended.notify_all();
     }
 
     fn end_reason(&self) -> Option<EngineError> {

@@ -61,6 +61,12 @@ impl Queue {
         self.changed.notify_all();
     }
 
+    /// Drops what waits, once nobody is left to run it; whoever waits for a job notices.
+    pub(super) fn abandon(&self) {
+        let entries = std::mem::take(&mut self.lock().entries);
+        drop(entries);
+    }
+
     /// The next batch, earliest deadline first; None when the queue is closed and empty.
     ///
     /// A batch smaller than `full` waits up to `gather` for company, but not past its earliest deadline.

@@ -23,16 +23,20 @@ impl DeathGuard {
     pub(super) fn finish(&mut self, result: Result<(), String>) {
         self.finished = true;
         if let Err(reason) = result {
-            self.shared.end(EngineError::Died { thread: self.thread, reason });
+            self.die(reason);
         }
+    }
+
+    fn die(&self, reason: String) {
+        self.shared.end(EngineError::Died { thread: self.thread, reason });
+        self.shared.queues[self.thread].abandon();
     }
 }
 
 impl Drop for DeathGuard {
     fn drop(&mut self) {
         if !self.finished {
-            let reason = "panicked".to_owned();
-            self.shared.end(EngineError::Died { thread: self.thread, reason });
+            self.die("panicked".to_owned());
         }
     }
 }

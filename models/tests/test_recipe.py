@@ -1,0 +1,248 @@
+"""Tests of the recipe: generated signals only, a network small enough for seconds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import soundfile as sf
+import torch
+from safetensors.numpy import load_file
+
+from recipe import config
+from recipe.codec import OVERLAP_DELAY, Codec, load, save
+from recipe.config import FRAME, ConfigError
+from recipe.discriminator import Discriminators, critic_loss, generator_loss
+from recipe.export import decoder_noise, export, load_exported, sha256
+from recipe.graph import count_macs, decoder_graph, encoder_graph
+from recipe.losses import LoudnessLoss, SpectralLoss
+from recipe.network import macs_per_frame
+from recipe.train import Run, Trainer, clip_gradients, train
+
+HERE = Path(__file__).resolve().parent.parent
+SMOKE = config.load(HERE / "configs" / "smoke.toml")
+
+
+def voice(seconds: float, seed: int = 0) -> np.ndarray:
+    n = np.arange(int(seconds * 24_000))
+    tone = sum(np.sin(2 * np.pi * 140 * k * n / 24_000) / k for k in range(1, 12))
+    noise = np.random.default_rng(seed).standard_normal(len(n)) * 0.1
+    return ((tone * (0.6 + 0.4 * np.sin(n / 3_000)) + noise) * 0.1).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory) -> Path:
+    d = tmp_path_factory.mktemp("audio")
+    sf.write(d / "speech_a.wav", voice(8), 24_000)
+    sf.write(d / "music_a.flac", voice(6, 1), 24_000)
+    return d
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+def small_codec() -> Codec:
+    """A codec with k-means codebooks, as after the first steps of training."""
+    torch.manual_seed(3)
+    codec = Codec(SMOKE).eval()
+    with torch.no_grad():
+        z, _ = codec.encoder(torch.from_numpy(voice(4.8))[None])
+    codec.quantiser.start(z[0])
+    return codec
+
+
+def test_one_step_trains_and_resume_goes_on(folder, tmp_path):
+    run = Run(folder, tmp_path / "run", minutes=5, steps=8)
+    trainer = Trainer(SMOKE, run)
+    before = {k: v.clone() for k, v in trainer.codec.state_dict().items()}
+    path = trainer.loop()
+    after, raw = load(path)
+    assert raw["step"] == 8 and bool(after.quantiser.ready)
+    changed = [k for k, v in after.state_dict().items() if not torch.equal(v, before[k])]
+    assert any(k.startswith("encoder") for k in changed) and any(k.startswith("decoder") for k in changed)
+    assert all(np.isfinite(v) for v in trainer.meter.values.values())
+    again = train(SMOKE, replace(run, resume=path, steps=3))
+    assert load(again)[1]["step"] == 11
+
+
+def test_a_frozen_encoder_stays_as_it_is(folder, tmp_path):
+    path = tmp_path / "start.pt"
+    save(path, small_codec())
+    done = train(SMOKE, Run(folder, tmp_path / "run", minutes=5, steps=2, resume=path, frozen_encoder=True))
+    old, new = load(path)[0].state_dict(), load(done)[0].state_dict()
+    assert all(torch.equal(old[k], new[k]) for k in old if k.startswith("encoder"))
+    assert not all(torch.equal(old[k], new[k]) for k in old if k.startswith("decoder"))
+
+
+def test_the_adversarial_phase_runs(folder, tmp_path):
+    cfg = replace(SMOKE, training=replace(SMOKE.training, adversarial_after_step=5))
+    trainer = Trainer(cfg, Run(folder, tmp_path / "run", minutes=5, steps=7))
+    trainer.loop()
+    assert {"critic", "hinge", "matching"} <= trainer.meter.values.keys()
+
+
+@pytest.mark.parametrize("pieces", [[1] * 10, [3, 7], [9, 1]])
+def test_pieces_give_what_the_whole_gives(pieces):
+    codec = small_codec()
+    pcm = torch.from_numpy(voice(0.2))[None]
+    noise = torch.from_numpy(decoder_noise(0, 20, SMOKE.network.noise))[None]
+    with torch.no_grad():
+        z, _ = codec.encoder(pcm)
+        y, _ = codec.decoder(z, noise)
+        at, es, ds, zs, ys = 0, None, None, [], []
+        for n in pieces:
+            part, es = codec.encoder(pcm[:, at * FRAME : (at + n) * FRAME], es)
+            out, ds = codec.decoder(part, noise[:, 2 * at : 2 * (at + n)], ds)
+            zs.append(part)
+            ys.append(out)
+            at += n
+    torch.testing.assert_close(torch.cat(zs, 1), z, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(torch.cat(ys, 1), y, atol=1e-5, rtol=1e-4)
+
+
+def test_analysis_and_synthesis_reconstruct_with_the_declared_delay():
+    codec = small_codec()
+    pcm = torch.from_numpy(voice(0.4))[None]
+    x, _ = codec.encoder.mdct(pcm, None)
+    d = codec.decoder
+    y = x @ d.dct
+    late, early = y[..., :120], y[..., 120:]
+    tail = torch.cat([-late.flip(-1), -late], -1) * d.window.flip(0)
+    head = torch.cat([early, -early.flip(-1)], -1) * d.window
+    out = (head + torch.cat([torch.zeros(1, 1, 240), tail[:, :-1]], 1)).reshape(1, -1)
+    torch.testing.assert_close(out[:, OVERLAP_DELAY:], pcm[:, :-OVERLAP_DELAY], atol=1e-5, rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> tuple[Codec, Path]:
+    codec, out = small_codec(), tmp_path_factory.mktemp("model")
+    export(codec, out, "smoke")
+    return codec, out
+
+
+def sessions(out: Path) -> tuple[ort.InferenceSession, ort.InferenceSession]:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    return tuple(ort.InferenceSession(out / f"{p}.onnx", options) for p in ("encoder", "decoder"))
+
+
+def zero_state(session: ort.InferenceSession, rows: int = 1) -> np.ndarray:
+    return np.zeros((rows, session.get_inputs()[-1].shape[1]), np.float32)
+
+
+def test_onnx_runtime_computes_what_torch_computes(exported):
+    codec, out = exported
+    enc, dec = sessions(out)
+    g = load_file(out / "golden.safetensors")
+    net = SMOKE.network
+    z, _ = enc.run(None, {"pcm": g["pcm"].reshape(1, -1, FRAME), "state": zero_state(enc)})
+    np.testing.assert_allclose(z[0], g["latent"], rtol=1e-3, atol=2e-4)
+    q = codec.quantiser.decode(torch.from_numpy(g["codes"]).long()[None]).numpy()
+    noise = decoder_noise(0, 50, 2 * net.noise)[None]
+    y, _ = dec.run(None, {"latent": q, "noise": noise, "state": zero_state(dec)})
+    np.testing.assert_allclose(y.reshape(-1), g["decoded"], rtol=1e-3, atol=2e-4)
+
+
+def test_a_stream_of_single_frames_and_a_row_of_a_batch_give_the_same(exported):
+    enc, _ = sessions(exported[1])
+    pcm = np.stack([voice(0.4, s).reshape(-1, FRAME) for s in (1, 2, 3)])
+    whole, _ = enc.run(None, {"pcm": pcm, "state": zero_state(enc, 3)})
+    state, parts = zero_state(enc), []
+    for t in range(pcm.shape[1]):
+        z, state = enc.run(None, {"pcm": pcm[1:2, t : t + 1], "state": state})
+        parts.append(z)
+    np.testing.assert_allclose(np.concatenate(parts, 1)[0], whole[1], rtol=1e-4, atol=1e-5)
+
+
+def test_an_exported_model_can_be_trained_on(exported):
+    codec, out = exported
+    back = load_exported(out, SMOKE).eval()
+    pcm = torch.from_numpy(voice(0.4))[None]
+    torch.testing.assert_close(back.round_trip(pcm, 4), codec.round_trip(pcm, 4), atol=1e-5, rtol=1e-3)
+
+
+def test_the_manifest_names_what_is_there(exported):
+    import tomllib
+
+    out = exported[1]
+    m = tomllib.loads((out / "manifest.toml").read_text())
+    for part in ("encoder", "decoder", "codebooks", "golden"):
+        assert m[part]["sha256"] == sha256(out / m[part]["path"])
+    assert m["delay_samples"] == 720 and m["stages"] == SMOKE.network.stages
+
+
+def test_compute_is_counted_from_the_graph_and_under_the_limit():
+    cfg = config.load(HERE / "configs" / "v1.toml")
+    codec, expected = Codec(cfg), macs_per_frame(cfg.network)
+    counted = [count_macs(f(m, cfg.network)[0]) for f, m in ((encoder_graph, codec.encoder), (decoder_graph, codec.decoder))]
+    # The formula leaves out the mean power of the bands.
+    assert abs(sum(counted) - sum(expected.values())) < 0.01 * sum(counted)
+    assert sum(counted) * 50 <= 200e6
+
+
+def test_noise_is_splitmix64():
+    n = decoder_noise(0, 2, 4)
+    assert (float(n[0, 0]) + 1) * 2**23 == 0xE220A8397B1DCDAF >> 40
+    assert (float(n[0, 1]) + 1) * 2**23 == 0x6E789E6AA1B965F4 >> 40
+    np.testing.assert_array_equal(decoder_noise(1, 1, 4)[0], n[1])
+
+
+def test_a_beam_is_no_worse_than_greedy():
+    codec = small_codec()
+    with torch.no_grad():
+        z, _ = codec.encoder(torch.from_numpy(voice(2.4, 9))[None])
+    error = {b: (z - codec.quantiser.decode(codec.quantiser.encode(z, 4, b))).pow(2).mean() for b in (1, 8)}
+    assert error[8] < error[1]
+
+
+def test_clipping_by_value_and_by_norm():
+    def gradient(norm: float, value: float) -> tuple[float, torch.Tensor]:
+        p = torch.nn.Parameter(torch.zeros(2))
+        p.grad = torch.tensor([3.0, 4.0])
+        return clip_gradients([p], norm, value), p.grad
+
+    for (norm, value), wanted in {(0, 0): [3, 4], (1, 0): [0.6, 0.8], (0, 3.5): [3, 3.5], (0, 1): [1, 1]}.items():
+        before, after = gradient(norm, value)
+        assert before == pytest.approx(5)
+        torch.testing.assert_close(after, torch.tensor(wanted, dtype=torch.float32), atol=1e-4, rtol=1e-4)
+
+
+def test_losses_are_zero_for_the_same_and_grow_with_noise():
+    x = torch.from_numpy(voice(0.64))[None]
+    noise = torch.randn_like(x) * 0.01
+    for loss in (lambda y: sum(SpectralLoss()(y, x)), lambda y: LoudnessLoss()(y, x)):
+        values = [float(loss(x + k * noise)) for k in (0, 1, 4)]
+        assert values[0] < 0.1 and values[0] < values[1] < values[2]
+    silent = torch.zeros(1, 15_360, requires_grad=True)
+    (LoudnessLoss()(silent, torch.zeros(1, 15_360)) + sum(SpectralLoss()(silent, torch.zeros(1, 15_360)))).backward()
+    assert torch.isfinite(silent.grad).all()
+
+
+def test_discriminators_learn_from_both_sides():
+    critic = Discriminators()
+    y = torch.from_numpy(voice(0.3))[None].requires_grad_()
+    real, fake = critic(torch.from_numpy(voice(0.3, 5))[None]), critic(y)
+    hinge, matching = generator_loss(real, fake)
+    (hinge + matching).backward()
+    assert torch.isfinite(y.grad).all() and float(y.grad.abs().sum()) > 0
+    assert torch.isfinite(critic_loss(real, fake))
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("[network]\nstagez = 3", "network.stagez"),
+        ("[training]\nbatch = -1", "training.batch = -1"),
+        ("[data]\nmusic_share = 1.5", "music_share = 1.5: allowed 0 to 1"),
+    ],
+)
+def test_bad_configurations_are_named(tmp_path, text, wanted):
+    path = tmp_path / "bad.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=wanted):
+        config.load(path)

@@ -1,0 +1,123 @@
+//! The daemon as a process, with the shipped model: signals, and codes from client to client.
+#![cfg(feature = "full")]
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn undertone() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_undertone"));
+    command.env("UNDERTONE_MODEL", Path::new(env!("CARGO_MANIFEST_DIR")).join("models/undertone-24k-v1"));
+    command.env_remove("JOURNAL_STREAM");
+    command
+}
+
+struct Daemon {
+    child: Child,
+    log: Receiver<String>,
+    codes: String,
+}
+
+impl Daemon {
+    fn start(config: &Path) -> Self {
+        let mut child = undertone().args(["serve", "--config"]).arg(config).stderr(Stdio::piped()).spawn().unwrap();
+        let (tell, log) = channel();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|l| tell.send(l)));
+        let mut daemon = Self { child, log, codes: String::new() };
+        let line = daemon.wait_for("listening ");
+        daemon.codes = line.split_whitespace().find_map(|p| p.strip_prefix("codes=")).unwrap().to_owned();
+        daemon
+    }
+
+    fn wait_for(&self, text: &str) -> String {
+        loop {
+            let line = self.log.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("the daemon never said \"{text}\""));
+            if line.contains(text) {
+                return line;
+            }
+        }
+    }
+
+    fn signal(&self, name: &str) {
+        assert!(Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap().success());
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn config(dir: &Path, more: &str) -> std::path::PathBuf {
+    let path = dir.join("undertone.toml");
+    let text =
+        format!("pcm_input = []\npcm_output = []\n[codes]\nlisten = \"127.0.0.1:0\"\n[engine]\nthreads = 1\n{more}");
+    fs::write(&path, text).unwrap();
+    path
+}
+
+#[test]
+fn a_reload_applies_what_it_can_and_names_the_rest_and_sigterm_ends_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut daemon = Daemon::start(&config(dir.path(), ""));
+    config(dir.path(), "slots = 5\n[codec]\nkbps = 1.5\n[limits]\nmax_connections = 3\n");
+    daemon.signal("-HUP");
+    let line = daemon.wait_for("restart");
+    assert!(line.contains("engine") && line.contains("limits.max_connections") && !line.contains("codec"), "{line}");
+    daemon.wait_for("reloaded");
+    config(dir.path(), "slots = -1\n");
+    daemon.signal("-HUP");
+    daemon.wait_for("stays as it was");
+    daemon.signal("-TERM");
+    daemon.wait_for("stopped");
+    assert!(daemon.child.wait().unwrap().success());
+}
+
+#[test]
+fn codes_sent_by_a_client_are_decoded_by_another_as_a_file_would_be() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let raw: Vec<u8> =
+        (0..36_000).flat_map(|n| (((f64::from(n) * 0.06).sin() * 8_000.0) as i16).to_le_bytes()).collect();
+    fs::write(path("in.raw"), raw).unwrap();
+    let daemon = Daemon::start(&config(dir.path(), ""));
+    let listen = |output: &str| {
+        let mut c = undertone();
+        c.arg("listen").arg(path(output)).args(["--from", &daemon.codes, "--stream", "a"]);
+        c.spawn().unwrap()
+    };
+    let (mut wav, mut utn) = (listen("out.wav"), listen("out.utn"));
+    for _ in 0..2 {
+        daemon.wait_for("session open");
+    }
+    let send = undertone()
+        .arg("send")
+        .arg(path("in.raw"))
+        .args(["--to", &daemon.codes, "--stream", "a", "--kbps", "3", "--raw", "s16le:24000:1"])
+        .status()
+        .unwrap();
+    assert!(send.success() && wav.wait().unwrap().success() && utn.wait().unwrap().success());
+
+    let run = |args: &[&str], files: [&str; 2]| {
+        let mut c = undertone();
+        c.arg(args[0]).args(files.map(path)).args(&args[1..]);
+        assert!(c.status().unwrap().success());
+    };
+    run(&["encode", "--kbps", "3", "--bundle", "5", "--raw", "s16le:24000:1"], ["in.raw", "file.utn"]);
+    run(&["decode"], ["file.utn", "file.wav"]);
+    run(&["decode"], ["out.utn", "again.wav"]);
+    let samples = |name: &str| fs::read(path(name)).unwrap()[44..].to_vec();
+    let (file, live, again) = (samples("file.wav"), samples("out.wav"), samples("again.wav"));
+    // A live stream does not know its length: it keeps the padding of the last frame.
+    assert_eq!(file.len(), 72_000);
+    assert_eq!(live[..file.len()], file);
+    assert_eq!(again, live);
+}
