@@ -2,10 +2,13 @@
 #![cfg(feature = "full")]
 
 mod common;
+#[path = "common/service.rs"]
+mod reloadable;
 
 use std::time::Duration;
 
 use common::{Daemon, bundle, bytes, drain, hear, hello, speak, within};
+use reloadable::Reloadable;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use undertone::bitstream::Bundle;
@@ -151,10 +154,11 @@ async fn one_connection_too_many_is_told_so() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn limits_can_change_while_the_daemon_runs() {
-    let daemon = Daemon::start("[limits]\nmax_connections = 1").await;
-    let publisher = daemon.publisher("a").await;
+    let daemon = Reloadable::start("[limits]\nmax_connections = 1").await;
+    let address = daemon.codes.to_string();
+    let publisher = within(Client::connect(&address, hello(Role::Publish, "a", Some(6)))).await.unwrap();
     daemon.reload("[limits]\nmax_connections = 2");
-    let subscriber = daemon.subscriber("a", None).await;
+    let subscriber = within(Client::connect(&address, hello(Role::Subscribe, "a", None))).await.unwrap();
     within(publisher.finish()).await.unwrap();
     assert_eq!(drain(subscriber).await.len(), 0);
     assert_eq!(daemon.stop().await.refused, 0);

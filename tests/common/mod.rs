@@ -27,12 +27,17 @@ pub struct Daemon {
     stop: Option<oneshot::Sender<()>>,
     running: JoinHandle<Summary>,
     _engine: Engine,
-    config: watch::Sender<Arc<Config>>,
+    _config: watch::Sender<Arc<Config>>,
 }
 
 impl Daemon {
     pub async fn start(limits: &str) -> Self {
-        let config = Arc::new(config(limits));
+        let text = format!(
+            "{limits}\n[codec]\nkbps = 3\n[codes]\nlisten = \"127.0.0.1:0\"\n\
+             [[pcm_input]]\nlisten = \"127.0.0.1:0\"\nstream = \"main\"\n\
+             [[pcm_output]]\nlisten = \"127.0.0.1:0\"\nstream = \"main\"\n"
+        );
+        let config = Arc::new(Config::parse(&text).unwrap());
         let options = EngineOptions { threads: 1, slots: 8, max_batch: 4, gather: Duration::ZERO };
         let engine = Engine::start(&options, || Ok::<_, String>(fake::processor(16, 7))).unwrap();
         let bound = Bound::open(&config).await.unwrap();
@@ -42,12 +47,7 @@ impl Daemon {
         let running = tokio::spawn(service::run(bound, engine.handle(), receiver, async {
             let _ = stopped.await;
         }));
-        Self { pcm, pcm_out, codes, stop: Some(stop), running, _engine: engine, config: sender }
-    }
-
-    /// What SIGHUP does.
-    pub fn reload(&self, limits: &str) {
-        self.config.send_replace(Arc::new(config(limits)));
+        Self { pcm, pcm_out, codes, stop: Some(stop), running, _engine: engine, _config: sender }
     }
 
     pub async fn stop(mut self) -> Summary {
@@ -62,15 +62,6 @@ impl Daemon {
     pub async fn subscriber(&self, stream: &str, stages: Option<u8>) -> Client {
         Client::connect(&self.codes.to_string(), hello(Role::Subscribe, stream, stages)).await.unwrap()
     }
-}
-
-fn config(limits: &str) -> Config {
-    let text = format!(
-        "{limits}\n[codec]\nkbps = 3\n[codes]\nlisten = \"127.0.0.1:0\"\n\
-         [[pcm_input]]\nlisten = \"127.0.0.1:0\"\nstream = \"main\"\n\
-         [[pcm_output]]\nlisten = \"127.0.0.1:0\"\nstream = \"main\"\n"
-    );
-    Config::parse(&text).unwrap()
 }
 
 pub fn hello(role: Role, stream: &str, stages: Option<u8>) -> Hello {
