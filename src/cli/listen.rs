@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::encode::parse_kbps;
 use super::send::parse_stream;
@@ -115,8 +116,12 @@ pub(super) fn run(args: Args) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut client = runtime.block_on(Client::connect(&args.from, hello))?;
     let (mut frames, mut cut) = (0, None);
+    let (mut interrupt, mut terminate) = {
+        let _guard = runtime.enter();
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+    };
     let mut interrupted = std::pin::pin!(async {
-        let _ = tokio::signal::ctrl_c().await;
+        tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
     });
     while frames < frames_wanted {
         let next = runtime.block_on(async {

@@ -1,17 +1,25 @@
 //! `undertone send`: encode here, publish the codes to a daemon.
 
 use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::time::Duration;
 
 use anyhow::Result;
 
 use super::encode::{parse_beam, parse_kbps};
-use crate::capture::AudioInput;
+use crate::capture::{AudioInput, CaptureError};
 use crate::codec::Encoder;
 use crate::infer;
 use crate::rvq::BeamWidth;
 use crate::service::Client;
 use crate::session::{Hello, PROTOCOL_VERSION, PackedBundle, Role, StreamName};
 use crate::units::{PcmFormat, StageCount};
+
+/// Silence of the input after which the server is told that we are still here; its patience is 30 s by default.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
+
+/// Pieces of the input that may wait to be encoded.
+const READ_AHEAD: usize = 2;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -44,8 +52,27 @@ pub(super) fn parse_stream(s: &str) -> Result<StreamName, String> {
     StreamName::new(s).map_err(|e| e.to_string())
 }
 
+/// Reads the input in a thread of its own; the queue ends after the last piece or with an error.
+fn read_ahead(mut input: AudioInput) -> Receiver<Result<Vec<f32>, CaptureError>> {
+    let (sender, receiver) = sync_channel(READ_AHEAD);
+    std::thread::spawn(move || {
+        loop {
+            let mut pcm = Vec::new();
+            let (chunk, more) = match input.read(&mut pcm) {
+                Ok(more) => (Ok(pcm), more),
+                Err(e) => (Err(e), false),
+            };
+            // Nobody listens any more when the program ends early.
+            if sender.send(chunk).is_err() || !more {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
 pub(super) fn run(args: Args) -> Result<()> {
-    let mut input = AudioInput::open(&args.input, args.raw)?;
+    let input = AudioInput::open(&args.input, args.raw)?;
     let mut processor = infer::load_model(args.model.as_deref())?.processor(args.beam)?;
     let profile = processor.profile();
     let mut encoder = Encoder::new(profile.clone(), args.kbps, args.bundle)?;
@@ -59,16 +86,23 @@ pub(super) fn run(args: Args) -> Result<()> {
         frames_per_bundle: args.bundle,
         token: String::new(),
     };
-    // One thread for everything: reading blocks, and the server's back-pressure is meant to reach the reader.
+    // Reading blocks, so it has a thread of its own; the queue is short, and the server's back-pressure reaches it.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut client = runtime.block_on(Client::connect(&args.to, hello))?;
-    let mut pcm = Vec::new();
+    let chunks = read_ahead(input);
     loop {
-        pcm.clear();
-        let more = input.read(&mut pcm)?;
-        encoder.push(&pcm);
-        if !more {
-            encoder.finish();
+        let pcm = match chunks.recv_timeout(SIGN_OF_LIFE) {
+            Ok(chunk) => Some(chunk?),
+            Err(RecvTimeoutError::Timeout) => {
+                runtime.block_on(client.sign_of_life())?;
+                continue;
+            }
+            Err(RecvTimeoutError::Disconnected) => None,
+        };
+        let more = pcm.is_some();
+        match pcm {
+            Some(pcm) => encoder.push(&pcm),
+            None => encoder.finish(),
         }
         while let Some(mut job) = encoder.next_job() {
             processor.run_encode(std::slice::from_mut(&mut job))?;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tracing::{error, info, warn};
 use tracing_subscriber::layer::SubscriberExt;
@@ -65,7 +65,7 @@ impl Args {
         }
         config.codes = self.listen_codes.or(config.codes);
         for address in [self.listen_pcm, self.listen_codes, self.listen_pcm_out].into_iter().flatten() {
-            if !address.ip().is_loopback() {
+            if !address.ip().is_loopback() && !config.allow_public {
                 bail!(
                     "{address} is not a loopback address; other addresses need allow_public = true in a --config file"
                 );
@@ -122,6 +122,9 @@ async fn serve(args: Args, config: Arc<Config>, level: LevelHandle, engine: Engi
     };
     let (inputs, outputs) = (config.pcm_input.len(), config.pcm_output.len());
     let codes = list(inputs + outputs, usize::from(config.codes.is_some()));
+    // Who reads that we listen may send a signal at once: from here on none ends the process by itself.
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let hangup = signal(SignalKind::hangup())?;
     // One line for people and scripts, whatever the log level.
     eprintln!("listening pcm={} codes={codes} pcm_out={}", list(0, inputs), list(inputs, outputs));
     let (sender, receiver) = watch::channel(Arc::clone(&config));
@@ -130,8 +133,7 @@ async fn serve(args: Args, config: Arc<Config>, level: LevelHandle, engine: Engi
     std::thread::Builder::new().name("engine-watch".to_owned()).spawn(move || {
         let _ = tell_death.send(watched.wait_death());
     })?;
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let reloading = tokio::spawn(reload_on_hangup(args, sender, level));
+    let reloading = tokio::spawn(reload_on_hangup(hangup, args, sender, level));
     notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status("serving")]);
     let mut died = None;
     let shutdown = async {
@@ -164,13 +166,13 @@ fn notify(states: &[sd_notify::NotifyState<'_>]) {
     let _ = sd_notify::notify(states);
 }
 
-async fn reload_on_hangup(args: Args, sender: watch::Sender<Arc<Config>>, level: LevelHandle) {
-    let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
+async fn reload_on_hangup(mut hangup: Signal, args: Args, sender: watch::Sender<Arc<Config>>, level: LevelHandle) {
+    // What needs a restart still needs it at the second reload: the measure is what the process started with.
+    let started = Arc::clone(&sender.borrow());
     while hangup.recv().await.is_some() {
-        let old = Arc::clone(&sender.borrow());
         match args.config().and_then(|new| Ok((filter(&new.log.level)?, new))) {
             Ok((filter, new)) => {
-                let fixed = old.needs_restart(&new);
+                let fixed = started.needs_restart(&new);
                 if !fixed.is_empty() {
                     warn!(keys = fixed.join(", "), "these keys take effect only after a restart");
                 }

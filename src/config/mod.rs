@@ -13,6 +13,8 @@ use crate::units::{OutOfRange, PcmFormat, StageCount};
 /// What the daemon runs with.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
+    /// Whether addresses may be other than loopback.
+    pub allow_public: bool,
     /// Where raw samples come in.
     pub pcm_input: Vec<PcmPort>,
     /// Where raw samples go out.
@@ -49,6 +51,8 @@ pub struct Limits {
     pub timeouts: Timeouts,
     /// Bundles that wait for a listener before it is closed as too slow.
     pub listener_queue: usize,
+    /// Bytes that the system may hold for a listener of codes.
+    pub send_buffer: u32,
 }
 
 /// How raw samples are encoded.
@@ -182,6 +186,7 @@ section!(RawLimits {
     handshake_s: f64 = 5.0,
     idle_s: f64 = 30.0,
     listener_queue_bundles: usize = 64,
+    send_buffer_bytes: u32 = 16_384,
 });
 section!(RawCodec { model: String = String::new(), kbps: f64 = 6.0, frames_per_bundle: u8 = 5 });
 section!(RawEngine { threads: usize = 0, slots: usize = 128, max_batch: usize = 16, gather_us: u64 = 500 });
@@ -234,6 +239,7 @@ impl Config {
         let stages = StageCount::from_kbps(raw.codec.kbps)
             .map_err(|e| value_error("codec.kbps", raw.codec.kbps, e.to_string()))?;
         Ok(Self {
+            allow_public: public,
             pcm_input: ports("pcm_input", input)?,
             pcm_output: ports("pcm_output", output)?,
             codes,
@@ -250,6 +256,7 @@ impl Config {
                     32,
                     10_000,
                 )?,
+                send_buffer: within("limits.send_buffer_bytes", raw.limits.send_buffer_bytes, 4_096, 4_194_304)?,
             },
             codec: Codec {
                 model: (!raw.codec.model.is_empty()).then(|| PathBuf::from(raw.codec.model)),
@@ -272,7 +279,7 @@ impl Config {
             ("pcm_input", self.pcm_input != new.pcm_input),
             ("pcm_output", self.pcm_output != new.pcm_output),
             ("codes.listen", self.codes != new.codes),
-            ("limits.max_connections", self.limits.max_connections != new.limits.max_connections),
+            ("limits.send_buffer_bytes", self.limits.send_buffer != new.limits.send_buffer),
             ("codec.model", self.codec.model != new.codec.model),
             ("engine", self.engine != new.engine),
             ("log.target", self.log.target != new.log.target),
@@ -333,6 +340,7 @@ mod tests {
             "handshake_s",
             "idle_s",
             "listener_queue_bundles",
+            "send_buffer_bytes",
             "model",
             "kbps",
             "frames_per_bundle",

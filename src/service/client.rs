@@ -114,7 +114,12 @@ impl Client {
     pub async fn publish(&mut self, bundle: PackedBundle) -> Result<(), ClientError> {
         let message = Message::Bundle { sequence: self.sequence, bundle };
         self.sequence += 1;
-        match self.send(&message).await {
+        self.tell(&message).await
+    }
+
+    /// Sends; if that fails, the server's last words are the error.
+    async fn tell(&mut self, message: &Message) -> Result<(), ClientError> {
+        match self.send(message).await {
             Ok(()) => Ok(()),
             // The server's last words say more than the broken pipe.
             Err(e) => match timeout(Duration::from_secs(1), self.receive()).await {
@@ -122,6 +127,13 @@ impl Client {
                 _ => Err(e),
             },
         }
+    }
+
+    /// Tells the server that we are still here, when there is nothing else to say.
+    ///
+    /// Errors: [`ClientError`], with the server's reason if it closed the session.
+    pub async fn sign_of_life(&mut self) -> Result<(), ClientError> {
+        self.tell(&Message::Control(Control { stages: None })).await
     }
 
     /// The next bundle; None when the stream ended.
@@ -149,15 +161,14 @@ impl Client {
 
     /// Ends the session and waits until the server has taken everything.
     ///
-    /// Errors: [`ClientError`].
+    /// Errors: [`ClientError`]; a server that shut down or hung up before it said so may have taken less.
     pub async fn finish(mut self) -> Result<(), ClientError> {
         self.send(&Message::Close(Close::new(Reason::Done, ""))).await?;
         loop {
             match self.receive().await {
-                Ok(Message::Close(c)) if matches!(c.reason, Reason::Done | Reason::ShuttingDown) => return Ok(()),
+                Ok(Message::Close(c)) if c.reason == Reason::Done => return Ok(()),
                 Ok(Message::Close(close)) => return Err(ClientError::Closed(close)),
                 Ok(_) => {}
-                Err(ClientError::Cut(_)) => return Ok(()),
                 Err(e) => return Err(e),
             }
         }

@@ -10,12 +10,13 @@ use tokio::time::{sleep_until, timeout};
 use tracing::{debug, info, warn};
 
 use super::hub::{Ended, Listener, Publisher};
+use super::outbox::Outbox;
 use super::pacer::Pacer;
 use super::pcm::media_time;
 use super::{Counters, Shared};
-use crate::session::{Close, Event, Hello, Message, PackedBundle, Reason, Role, ServerSession};
+use crate::session::{Close, Control, Event, Hello, Message, PackedBundle, Reason, Role, ServerSession};
 use crate::units::StageCount;
-use crate::wire::{Framer, encode};
+use crate::wire::Framer;
 
 /// Bytes read at a time.
 const CHUNK: usize = 4 << 10;
@@ -23,11 +24,15 @@ const CHUNK: usize = 4 << 10;
 /// How long the last words may take.
 const GOODBYE: Duration = Duration::from_secs(1);
 
+/// A subscriber that nothing was sent to gets a sign of life this many times in the idle time, so that either end
+/// notices when the other has vanished.
+const SIGNS_OF_LIFE: u32 = 2;
+
 /// What a session does once it is open.
 enum Task {
     Waiting,
-    Publish(Publisher, Pacer),
-    Subscribe { listener: Listener, stages: StageCount, sequence: u64 },
+    Publish { publisher: Publisher, pacer: Pacer, taken: u64 },
+    Subscribe { listener: Listener, stages: StageCount, sequence: u64, sent_at: Instant },
 }
 
 struct Connection<'a> {
@@ -35,7 +40,7 @@ struct Connection<'a> {
     session: ServerSession,
     framer: Framer,
     task: Task,
-    out: Vec<u8>,
+    out: Outbox,
 }
 
 /// Serves one connection to its end.
@@ -43,7 +48,7 @@ pub(super) async fn serve(shared: Shared, mut socket: TcpStream, peer: SocketAdd
     let timeouts = shared.config.borrow().limits.timeouts;
     let session = ServerSession::new(timeouts, Instant::now());
     let mut connection =
-        Connection { shared: &shared, session, framer: Framer::default(), task: Task::Waiting, out: Vec::new() };
+        Connection { shared: &shared, session, framer: Framer::default(), task: Task::Waiting, out: Outbox::default() };
     let close = connection.run(&mut socket).await;
     // The stream ends for its listeners before the publisher is told so.
     connection.task = Task::Waiting;
@@ -61,10 +66,15 @@ pub(super) async fn serve(shared: Shared, mut socket: TcpStream, peer: SocketAdd
         Reason::StreamEnded | Reason::Done | Reason::ShuttingDown => info!(%peer, reason = %close, "session ended"),
         _ => warn!(%peer, reason = %close, "session closed"),
     }
-    let mut bytes = Vec::new();
-    encode(&Message::Close(close), &mut bytes);
+    let out = std::mem::take(&mut connection.out);
+    goodbye(socket, out, close).await;
+}
+
+/// Sends the rest of a message and the last words, and hangs up.
+pub(super) async fn goodbye(mut socket: TcpStream, mut out: Outbox, close: Close) {
+    out.put(&Message::Close(close));
     let _ = timeout(GOODBYE, async {
-        socket.write_all(&bytes).await?;
+        out.flush(&mut socket).await?;
         socket.shutdown().await?;
         // Unread bytes would turn our last words into a reset.
         let mut rest = [0; CHUNK];
@@ -80,7 +90,7 @@ impl Connection<'_> {
         let mut bytes = vec![0; CHUNK];
         let shared = self.shared;
         loop {
-            let deadline = self.session.deadline().unwrap_or_else(|| Instant::now() + Duration::from_secs(3_600));
+            let deadline = self.wake();
             let listener = match &mut self.task {
                 Task::Subscribe { listener, .. } => Some(listener),
                 _ => None,
@@ -98,7 +108,7 @@ impl Connection<'_> {
             let result = match step {
                 Step::Stop => {
                     let flushed = self.flush_queue(socket).await;
-                    return Some(flushed.err().unwrap_or_else(|| Close::new(Reason::ShuttingDown, "shutting down")));
+                    return Some(flushed.err().unwrap_or_else(|| self.shutting_down()));
                 }
                 Step::Next(Ok(bundle)) => self.forward(&bundle, socket).await,
                 Step::Next(Err(Ended::Stream)) => {
@@ -112,13 +122,30 @@ impl Connection<'_> {
                     self.framer.push(&bytes[..n]);
                     self.messages(socket).await
                 }
-                Step::Deadline => self.session.expired(Instant::now()).map_or(Ok(()), Err),
+                Step::Deadline => match self.session.expired(Instant::now()) {
+                    Some(close) => Err(close),
+                    None => self.sign_of_life(socket).await,
+                },
             };
-            match result {
-                Ok(()) => {}
-                Err(close) if close.reason == Reason::Done => return Some(close),
-                Err(close) => return Some(close),
+            if let Err(close) = result {
+                return Some(close);
             }
+        }
+    }
+
+    /// When to look at the clock again.
+    fn wake(&self) -> Instant {
+        let idle = self.shared.config.borrow().limits.timeouts.idle;
+        match &self.task {
+            Task::Subscribe { sent_at, .. } => *sent_at + idle / SIGNS_OF_LIFE,
+            _ => self.session.deadline().unwrap_or_else(|| Instant::now() + idle),
+        }
+    }
+
+    async fn sign_of_life(&mut self, socket: &mut TcpStream) -> Result<(), Close> {
+        match self.task {
+            Task::Subscribe { .. } => self.send(&Message::Control(Control { stages: None }), socket).await,
+            _ => Ok(()),
         }
     }
 
@@ -129,7 +156,7 @@ impl Connection<'_> {
             let profile = self.shared.engine.profile();
             match self.session.handle(message, &profile, Instant::now())? {
                 Event::Opened(hello, ack) => self.open(&hello, &ack, socket).await?,
-                Event::Bundle(bundle) => self.publish(bundle).await,
+                Event::Bundle(bundle) => self.publish(bundle).await?,
                 Event::Stages(wanted) => {
                     if let Task::Subscribe { stages, .. } = &mut self.task {
                         *stages = wanted;
@@ -147,24 +174,39 @@ impl Connection<'_> {
             Role::Publish => {
                 let publisher = self.shared.hub.publish(name);
                 let busy = || Close::new(Reason::Busy, format!("somebody else publishes stream {name}"));
-                Task::Publish(publisher.ok_or_else(busy)?, Pacer::default())
+                Task::Publish { publisher: publisher.ok_or_else(busy)?, pacer: Pacer::default(), taken: 0 }
             }
             Role::Subscribe => {
                 let queue = self.shared.config.borrow().limits.listener_queue;
                 let stages = hello.stages.unwrap_or(StageCount::MAX);
-                Task::Subscribe { listener: self.shared.hub.listen(name, queue), stages, sequence: 0 }
+                let listener = self.shared.hub.listen(name, queue);
+                Task::Subscribe { listener, stages, sequence: 0, sent_at: Instant::now() }
             }
         };
         info!(stream = %name, role = ?hello.role, "session open");
         self.send(ack, socket).await
     }
 
-    async fn publish(&mut self, bundle: PackedBundle) {
-        if let Task::Publish(publisher, pacer) = &mut self.task {
-            pacer.wait(media_time(&self.shared.engine.profile(), bundle.frames)).await;
-            publisher.send(bundle);
-            Counters::add(&self.shared.counters.bundles);
-        }
+    /// Passes a bundle on when its time has come. A shutdown does not wait for a publisher that is far ahead.
+    async fn publish(&mut self, bundle: PackedBundle) -> Result<(), Close> {
+        let Task::Publish { publisher, pacer, taken } = &mut self.task else { return Ok(()) };
+        let media = media_time(&self.shared.engine.profile(), bundle.frames);
+        let stopped = tokio::select! {
+            () = self.shared.stop_input.cancelled() => true,
+            () = pacer.wait(media) => false,
+        };
+        publisher.send(bundle);
+        *taken += 1;
+        Counters::add(&self.shared.counters.bundles);
+        if stopped { Err(self.shutting_down()) } else { Ok(()) }
+    }
+
+    fn shutting_down(&self) -> Close {
+        let text = match &self.task {
+            Task::Publish { taken, .. } => format!("the server is shutting down; {taken} bundles were passed on"),
+            _ => "the server is shutting down".to_owned(),
+        };
+        Close::new(Reason::ShuttingDown, text)
     }
 
     /// Sends a bundle to a subscriber, with no more stages than it wants.
@@ -185,11 +227,15 @@ impl Connection<'_> {
     }
 
     async fn send(&mut self, message: &Message, socket: &mut TcpStream) -> Result<(), Close> {
-        self.out.clear();
-        encode(message, &mut self.out);
+        self.out.put(message);
         let patience = self.shared.config.borrow().limits.timeouts.idle;
-        match timeout(patience, socket.write_all(&self.out)).await {
-            Ok(Ok(())) => Ok(()),
+        match timeout(patience, self.out.flush(socket)).await {
+            Ok(Ok(())) => {
+                if let Task::Subscribe { sent_at, .. } = &mut self.task {
+                    *sent_at = Instant::now();
+                }
+                Ok(())
+            }
             Ok(Err(_)) => Err(Close::new(Reason::Done, "the peer hung up")),
             Err(_) => Err(Close::new(Reason::SlowConsumer, format!("a write took more than {patience:?}"))),
         }

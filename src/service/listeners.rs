@@ -3,22 +3,30 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use super::hub::Hub;
+use super::outbox::Outbox;
 use super::{Counters, Shared, codes, pcm};
 use crate::config::{Config, PcmPort};
 use crate::engine::EngineHandle;
+use crate::session::{Close, Reason};
 
 /// How long a shutdown may take before what is left is dropped.
 const DRAIN: Duration = Duration::from_secs(5);
+
+/// Connections at once that are told why they are refused; beyond these they are dropped without a word.
+const REFUSALS: usize = 16;
+
+/// Connections that the system completes before they are accepted.
+const BACKLOG: u32 = 1024;
 
 /// Why the daemon could not run.
 #[derive(Debug, thiserror::Error)]
@@ -78,11 +86,52 @@ impl Bound {
         let mut bound = Self { ports: Vec::new(), addresses: Vec::new() };
         for (address, kind) in input.chain(output).chain(codes) {
             let bind = |source| ServiceError::Bind { address, source };
-            let listener = TcpListener::bind(address).await.map_err(bind)?;
+            let buffer = match &kind {
+                Kind::Codes => config.limits.send_buffer,
+                Kind::Input(port) | Kind::Output(port) => config.limits.send_buffer.max(one_second(port)),
+            };
+            let listener = listen(address, buffer).map_err(bind)?;
             bound.addresses.push(listener.local_addr().map_err(bind)?);
             bound.ports.push((listener, kind));
         }
         Ok(bound)
+    }
+}
+
+/// Bytes of a second of samples.
+fn one_second(port: &PcmPort) -> u32 {
+    u32::try_from(port.format.bytes_per_sample()).unwrap_or(u32::MAX).saturating_mul(port.format.rate.hz())
+}
+
+/// A port whose connections hold at most about `buffer` bytes that their peers do not read. By itself Linux would let
+/// megabytes pile up: an hour of codes for a listener that stopped reading long ago.
+fn listen(address: SocketAddr, buffer: u32) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.set_send_buffer_size(buffer)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Connections in use.
+#[derive(Default)]
+struct Room {
+    used: AtomicUsize,
+}
+
+/// A place for one connection; dropping it frees the place.
+struct Permit(Arc<Room>);
+
+impl Room {
+    fn enter(self: &Arc<Self>, max: usize) -> Option<Permit> {
+        let more = |used| (used < max).then_some(used + 1);
+        self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok().map(|_| Permit(Arc::clone(self)))
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.used.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -101,13 +150,13 @@ pub async fn run(
         counters: Arc::new(Counters::default()),
         config,
     };
-    let room = Arc::new(Semaphore::new(shared.config.borrow().limits.max_connections));
+    let (room, refusals) = (Arc::new(Room::default()), Arc::new(Semaphore::new(REFUSALS)));
     let (inputs, outputs) = (TaskTracker::new(), TaskTracker::new());
     let accepting = TaskTracker::new();
     for (listener, kind) in bound.ports {
-        let (shared, room) = (shared.clone(), Arc::clone(&room));
+        let (shared, room, refusals) = (shared.clone(), Arc::clone(&room), Arc::clone(&refusals));
         let tracker = if matches!(kind, Kind::Output(_)) { outputs.clone() } else { inputs.clone() };
-        accepting.spawn(accept(listener, kind, shared, room, tracker));
+        accepting.spawn(accept(listener, kind, shared, room, refusals, tracker));
     }
     shutdown.await;
     let (streams, listeners) = shared.hub.count();
@@ -139,7 +188,14 @@ pub async fn run(
     }
 }
 
-async fn accept(listener: TcpListener, kind: Kind, shared: Shared, room: Arc<Semaphore>, tracker: TaskTracker) {
+async fn accept(
+    listener: TcpListener,
+    kind: Kind,
+    shared: Shared,
+    room: Arc<Room>,
+    refusals: Arc<Semaphore>,
+    tracker: TaskTracker,
+) {
     loop {
         let accepted = tokio::select! {
             () = shared.stop_input.cancelled() => return,
@@ -155,9 +211,19 @@ async fn accept(listener: TcpListener, kind: Kind, shared: Shared, room: Arc<Sem
             }
         };
         Counters::add(&shared.counters.connections);
-        let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
+        let max = shared.config.borrow().limits.max_connections;
+        let Some(permit) = room.enter(max) else {
             Counters::add(&shared.counters.refused);
-            warn!(%peer, "all connections of limits.max_connections are in use");
+            warn!(%peer, max, "all connections of limits.max_connections are in use");
+            // Samples have no words; a peer that speaks the protocol is told.
+            if let (Kind::Codes, Ok(word)) = (&kind, Arc::clone(&refusals).try_acquire_owned()) {
+                let close =
+                    Close::new(Reason::Full, format!("all {max} connections (limits.max_connections) are in use"));
+                tracker.spawn(async move {
+                    codes::goodbye(socket, Outbox::default(), close).await;
+                    drop(word);
+                });
+            }
             continue;
         };
         let _ = socket.set_nodelay(true);

@@ -4,6 +4,7 @@ mod client;
 mod codes;
 mod hub;
 mod listeners;
+mod outbox;
 mod pacer;
 mod pcm;
 

@@ -55,9 +55,9 @@ pub struct Hello {
     pub stream: StreamName,
     /// Model of the codes.
     pub model_id: ModelId,
-    /// Publisher: stages of its bundles. Subscriber: most stages it wants; None is all there are.
+    /// Publisher: most stages of its bundles. Subscriber: most stages it wants; None is all there are.
     pub stages: Option<StageCount>,
-    /// Publisher: frames in its bundles.
+    /// Publisher: most frames in its bundles.
     pub frames_per_bundle: u8,
     /// Bearer token; empty if there is none.
     pub token: String,

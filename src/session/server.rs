@@ -33,7 +33,12 @@ pub enum Event {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Waiting,
-    Open(Role),
+    /// With what the Hello promised.
+    Open {
+        role: Role,
+        stages: StageCount,
+        frames_per_bundle: u8,
+    },
     Closed,
 }
 
@@ -57,8 +62,8 @@ impl ServerSession {
     pub fn deadline(&self) -> Option<Instant> {
         match self.state {
             State::Waiting => Some(self.heard + self.timeouts.handshake),
-            State::Open(Role::Publish) => Some(self.heard + self.timeouts.idle),
-            State::Open(Role::Subscribe) | State::Closed => None,
+            State::Open { role: Role::Publish, .. } => Some(self.heard + self.timeouts.idle),
+            State::Open { role: Role::Subscribe, .. } | State::Closed => None,
         }
     }
 
@@ -91,12 +96,22 @@ impl ServerSession {
             (_, Message::Close(_)) => Ok(Event::Done),
             (State::Waiting, Message::Hello(hello)) => self.open(hello, profile),
             (State::Waiting, _) => protocol("the first message must be Hello"),
-            (State::Open(_), Message::Hello(_)) => protocol("a second Hello"),
-            (State::Open(_), Message::HelloAck { .. }) => protocol("HelloAck is the server's word"),
-            (State::Open(Role::Publish), Message::Bundle { bundle, .. }) => self.bundle(bundle, profile),
-            (State::Open(Role::Subscribe), Message::Bundle { .. }) => protocol("a subscriber must not send bundles"),
-            (State::Open(Role::Subscribe), Message::Control(c)) => Ok(c.stages.map_or(Event::Alive, Event::Stages)),
-            (State::Open(Role::Publish), Message::Control(_)) => Ok(Event::Alive),
+            (State::Open { .. }, Message::Hello(_)) => protocol("a second Hello"),
+            (State::Open { .. }, Message::HelloAck { .. }) => protocol("HelloAck is the server's word"),
+            (State::Open { role: Role::Publish, stages, frames_per_bundle }, Message::Bundle { bundle, .. }) => {
+                if bundle.stages > stages {
+                    return protocol(&format!("{} stages, the Hello said {stages}", bundle.stages));
+                }
+                if bundle.frames > frames_per_bundle {
+                    return protocol(&format!("{} frames, the Hello said {frames_per_bundle}", bundle.frames));
+                }
+                self.bundle(bundle, profile)
+            }
+            (State::Open { .. }, Message::Bundle { .. }) => protocol("a subscriber must not send bundles"),
+            (State::Open { role: Role::Subscribe, .. }, Message::Control(c)) => {
+                Ok(c.stages.map_or(Event::Alive, Event::Stages))
+            }
+            (State::Open { .. }, Message::Control(_)) => Ok(Event::Alive),
         }
     }
 
@@ -114,17 +129,14 @@ impl ServerSession {
             let text = format!("{stages} stages, the model has {}", profile.stages);
             return Err(Close::new(Reason::Protocol, text));
         }
-        self.state = State::Open(hello.role);
         let stages = stages.min(profile.stages);
+        self.state = State::Open { role: hello.role, stages, frames_per_bundle: hello.frames_per_bundle };
         let ack = Message::HelloAck { version: PROTOCOL_VERSION, model_id: profile.model_id, stages };
         Ok(Event::Opened(hello, ack))
     }
 
     fn bundle(&mut self, bundle: PackedBundle, profile: &Profile) -> Result<Event, Close> {
         let protocol = |text: String| Err(Close::new(Reason::Protocol, text));
-        if bundle.stages > profile.stages {
-            return protocol(format!("{} stages, the model has {}", bundle.stages, profile.stages));
-        }
         if bundle.first_frame < self.next_frame {
             let (got, next) = (bundle.first_frame, self.next_frame);
             return protocol(format!("bundle at frame {got}, but frames up to {next} were sent"));
