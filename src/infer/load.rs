@@ -15,8 +15,8 @@ const SHIPPED: &str = "undertone-24k-v1";
 /// Largest file that is taken for a part of a model.
 const MAX_FILE_BYTES: u64 = 256 << 20;
 
-/// Beam of the codebook search unless asked otherwise: docs/performance.md has what each width gives and costs.
-const DEFAULT_BEAM: u8 = 4;
+/// Beam of the codebook search in the daemon: half of what beam 4 gives for a third of its cost (benches/README.md).
+const DEFAULT_BEAM: u8 = 2;
 
 /// A model whose files were read and whose hashes were checked.
 #[derive(Debug)]
