@@ -34,6 +34,18 @@ def parser() -> argparse.ArgumentParser:
     e.add_argument("checkpoint", type=Path)
     e.add_argument("out", type=Path)
     e.add_argument("--name", default="undertone-24k-v1")
+    k = sub.add_parser("tokens", help="train a token model on the codes of a model folder")
+    k.add_argument("model", type=Path, help="folder of the codec's model")
+    k.add_argument("--out", type=Path, required=True, help="checkpoint to write")
+    k.add_argument("--size", choices=("target", "draft"), default="target")
+    k.add_argument("--data", type=Path, default=HERE.parent.parent / "shared" / "audio" / "train")
+    k.add_argument("--audio", type=Path, default=HERE.parent.parent / "shared" / "audio" / "eval")
+    k.add_argument("--minutes", type=float, default=60.0)
+    k.add_argument("--hours", type=float, default=6.0, help="hours of augmented audio to encode first")
+    k.add_argument("--rate", type=float, default=2e-3)
+    k.add_argument("--device", default="cpu")
+    k.add_argument("--threads", type=int, default=1)
+    k.add_argument("--resume", type=Path)
     return p
 
 
@@ -58,6 +70,16 @@ def main() -> int:
         from .export import export
 
         print("model id", export(load(a.checkpoint)[0], a.out, a.name))
+    elif a.command == "tokens":
+        from .config import load as load_config
+        from .export import load_exported, sha256
+        from .tokens.model import DRAFT, TARGET
+        from .tokens.train import train as train_tokens
+
+        codec = load_exported(a.model, load_config(HERE / "configs" / "v1.toml")).eval()
+        shape = TARGET if a.size == "target" else DRAFT
+        how = {"minutes": a.minutes, "hours": a.hours, "device": a.device, "resume": a.resume, "rate": a.rate}
+        print(train_tokens(codec, sha256(a.model / "manifest.toml")[:16], shape, a.data, a.audio, a.out, **how))
     return 0
 
 
