@@ -30,9 +30,12 @@
 pub mod bitstream;
 pub mod codec;
 pub mod dsp;
+pub mod entropy;
 pub mod model;
 pub mod rvq;
+pub mod sampling;
 pub mod session;
+pub mod token;
 pub mod units;
 
 // Layer 2: adapters.

@@ -46,6 +46,10 @@ def parser() -> argparse.ArgumentParser:
     k.add_argument("--device", default="cpu")
     k.add_argument("--threads", type=int, default=1)
     k.add_argument("--resume", type=Path)
+    x = sub.add_parser("export-tokens", help="write a token model as undertone loads it")
+    x.add_argument("checkpoint", type=Path)
+    x.add_argument("model", type=Path, help="folder of the codec's model")
+    x.add_argument("--name", default="tokens.safetensors", help="file to write in that folder")
     return p
 
 
@@ -80,6 +84,20 @@ def main() -> int:
         shape = TARGET if a.size == "target" else DRAFT
         how = {"minutes": a.minutes, "hours": a.hours, "device": a.device, "resume": a.resume, "rate": a.rate}
         print(train_tokens(codec, sha256(a.model / "manifest.toml")[:16], shape, a.data, a.audio, a.out, **how))
+    elif a.command == "export-tokens":
+        from .config import load as load_config
+        from .export import load_exported, sha256, test_signal
+        from .tokens.data import codes_of
+        from .tokens.export import export as export_tokens
+        from .tokens.export import integer_loss
+        from .tokens.train import read
+
+        codec = load_exported(a.model, load_config(HERE / "configs" / "v1.toml")).eval()
+        model = read(a.checkpoint, codec)
+        codes = codes_of(codec, test_signal(40)[None], 8, 1)[0]
+        print("bits a code, integers and floats: %.4f %.4f" % integer_loss(model, codec, codes))
+        made = export_tokens(model, codec, sha256(a.model / "manifest.toml")[:16], codes, a.model / a.name)
+        print("token model id", made)
     return 0
 
 

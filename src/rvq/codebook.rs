@@ -122,6 +122,11 @@ impl Codebooks {
         self.dim
     }
 
+    /// All entries, `[stages][entries][dim]`.
+    pub fn values(&self) -> &[f32] {
+        &self.rows
+    }
+
     /// Entry `[dim]` of a stage; both must be in range.
     pub(super) fn entry(&self, stage: usize, code: usize) -> &[f32] {
         let at = (stage * self.entries + code) * self.dim;

@@ -36,9 +36,14 @@ impl SimdLevel {
         levels
     }
 
-    /// The best level this machine has.
+    /// The best level this machine has, or the lower one that the environment variable `UNDERTONE_SIMD` names
+    /// (`scalar`, `avx2`, `avx512`); results are the same with all of them.
     pub fn detect() -> Self {
-        Self::available().last().copied().unwrap_or(Self::Scalar)
+        let levels = Self::available();
+        let wanted = std::env::var("UNDERTONE_SIMD").ok().and_then(|name| {
+            levels.iter().copied().find(|l| format!("{l:?}").eq_ignore_ascii_case(name.trim()))
+        });
+        wanted.or(levels.last().copied()).unwrap_or(Self::Scalar)
     }
 }
 
