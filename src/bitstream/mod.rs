@@ -1,6 +1,7 @@
 //! Bits on the wire and in files; normative text: docs/bitstream.md.
 
 mod bundle;
+mod coded;
 mod crc;
 mod header;
 mod index;
@@ -9,6 +10,7 @@ mod varint;
 mod writer;
 
 pub use bundle::Bundle;
+pub use coded::CodedBundle;
 pub use header::{ContextRule, PayloadMode, StreamHeader};
 pub use index::{END_INDEXED_LEN, IndexEntry, SeekIndex};
 pub use reader::{ContainerReader, Item, Limits, Tail};
@@ -35,6 +37,8 @@ mod tag {
     pub(super) const END: u8 = 0x03;
     pub(super) const INDEX: u8 = 0x04;
     pub(super) const END_INDEXED: u8 = 0x05;
+    pub(super) const CODED: u8 = 0x06;
+    pub(super) const CODED_AT: u8 = 0x07;
 }
 
 /// Why bytes are not a stream of ours.

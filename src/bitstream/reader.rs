@@ -3,11 +3,11 @@
 use super::crc::crc16;
 use super::header::MAX_HEADER;
 use super::index::MAX_INDEX;
-use super::{BitstreamError, Bundle, MAX_FRAMES, MAX_PAYLOAD, PayloadMode, StreamHeader, tag, varint};
+use super::{BitstreamError, Bundle, CodedBundle, MAX_FRAMES, MAX_PAYLOAD, PayloadMode, StreamHeader, tag, varint};
 use crate::units::{OutOfRange, StageCount};
 
-/// Longest record but the index: tag, frames, stages, frame number, payload, check sum.
-const MAX_RECORD: usize = 3 + 10 + MAX_PAYLOAD + 2;
+/// Longest record but the index: tag, flags, frames, stages, frame number, length, payload, check sum.
+const MAX_RECORD: usize = 4 + 10 + 2 + MAX_PAYLOAD + 2;
 
 /// What a reader puts up with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -23,6 +23,8 @@ pub enum Item {
     Header(StreamHeader),
     /// Frames of codes.
     Bundle(Bundle),
+    /// Frames of codes that a token model has to decode.
+    Coded(CodedBundle),
     /// The stream was ended on purpose.
     End {
         /// True length of the audio in samples, if known.
@@ -119,18 +121,18 @@ impl ContainerReader {
                     debug_assert!(self.buffered() < MAX_HEADER);
                     return Ok(None);
                 };
-                if header.payload_mode == PayloadMode::Coded {
-                    return Err(BitstreamError::Unsupported { offset: 20, what: "a coded payload" });
-                }
                 self.take(length);
                 self.header = Some(header.clone());
                 return Ok(Some(Item::Header(header)));
             };
             let (frames, stages) = (header.frames_per_bundle, header.stages);
+            let coded = header.payload_mode == PayloadMode::Coded;
             let record = &self.buffer[self.at..];
             let item = match record[0] {
                 tag::BUNDLE => self.bundle(1, self.next_frame, frames, stages)?,
                 tag::BUNDLE_AT => self.bundle_at()?,
+                tag::CODED if coded => self.coded(frames, stages)?,
+                tag::CODED_AT if coded => self.coded_at()?,
                 tag::END => self.end()?,
                 tag::END_INDEXED => self.end_indexed()?,
                 tag::INDEX => match self.index()? {
@@ -160,13 +162,40 @@ impl ContainerReader {
         self.offset += bytes as u64;
     }
 
-    fn error(&self, at: usize, what: &'static str, got: impl ToString, allowed: &'static str) -> BitstreamError {
-        let source = OutOfRange { what, got: got.to_string(), allowed };
+    pub(super) fn record(&self) -> &[u8] {
+        &self.buffer[self.at..]
+    }
+
+    pub(super) fn next_frame(&self) -> u64 {
+        self.next_frame
+    }
+
+    pub(super) fn field(&self, at: usize, source: OutOfRange) -> BitstreamError {
         BitstreamError::Field { offset: self.offset + at as u64, source }
     }
 
+    /// A bundle's record of `length` bytes is done; the next one starts at frame `end`.
+    pub(super) fn passed(&mut self, length: usize, end: u64) {
+        self.next_frame = end;
+        self.take(length);
+    }
+
+    /// A damaged bundle: an error, or passed over if that is what the limits say.
+    pub(super) fn damage(&mut self, e: BitstreamError, length: usize, end: u64) -> Found {
+        if !self.limits.skip_damaged {
+            return Err(e);
+        }
+        self.damaged += 1;
+        self.passed(length, end);
+        Ok(Some(Step::Skipped))
+    }
+
+    pub(super) fn error(&self, at: usize, what: &'static str, got: impl ToString, allowed: &'static str) -> BitstreamError {
+        self.field(at, OutOfRange { what, got: got.to_string(), allowed })
+    }
+
     /// The body of a record of `length` bytes with its check sum; None if it is not complete.
-    fn body(&self, length: usize) -> Option<(&[u8], Result<(), BitstreamError>)> {
+    pub(super) fn body(&self, length: usize) -> Option<(&[u8], Result<(), BitstreamError>)> {
         let record = self.buffer.get(self.at..self.at + length)?;
         let (body, sum) = record.split_at(length - 2);
         let (got, computed) = (u16::from_le_bytes([sum[0], sum[1]]), crc16(body));
@@ -174,14 +203,13 @@ impl ContainerReader {
         Some((body, if got == computed { Ok(()) } else { Err(error) }))
     }
 
-    fn bundle_at(&mut self) -> Result<Option<Step>, BitstreamError> {
+    fn bundle_at(&mut self) -> Found {
         let record = &self.buffer[self.at..];
         let (Some(&frames), Some(&stages)) = (record.get(1), record.get(2)) else { return Ok(None) };
         if !(1..=MAX_FRAMES).contains(&frames) {
             return Err(self.error(1, "frames of a bundle", frames, "1 to 50"));
         }
-        let stages =
-            StageCount::new(stages).map_err(|source| BitstreamError::Field { offset: self.offset + 2, source })?;
+        let stages = StageCount::new(stages).map_err(|e| self.field(2, e))?;
         match varint::get(&record[3..]) {
             varint::Found::Value(first, n) => {
                 if first < self.next_frame || first.checked_add(u64::from(frames)).is_none() {
@@ -200,27 +228,21 @@ impl ContainerReader {
         first: u64,
         frames: u8,
         stages: StageCount,
-    ) -> Result<Option<Step>, BitstreamError> {
+    ) -> Found {
         let length = head + Bundle::payload_len(frames, stages) + 2;
         let Some((body, sum)) = self.body(length) else { return Ok(None) };
         let made = sum.and_then(|()| Bundle::unpack(first, frames, stages, &body[head..]));
+        let end = first.saturating_add(u64::from(frames));
         match made {
             Ok(bundle) => {
-                self.next_frame = first.saturating_add(u64::from(frames));
-                self.take(length);
+                self.passed(length, end);
                 Ok(Some(Step::Item(Item::Bundle(bundle))))
             }
-            Err(_) if self.limits.skip_damaged => {
-                self.next_frame = first.saturating_add(u64::from(frames));
-                self.damaged += 1;
-                self.take(length);
-                Ok(Some(Step::Skipped))
-            }
-            Err(e) => Err(e),
+            Err(e) => self.damage(e, length, end),
         }
     }
 
-    fn end(&mut self) -> Result<Option<Step>, BitstreamError> {
+    fn end(&mut self) -> Found {
         match varint::get(&self.buffer[self.at + 1..]) {
             varint::Found::Value(total, n) => {
                 let length = 1 + n + 2;
@@ -233,7 +255,7 @@ impl ContainerReader {
         }
     }
 
-    fn end_indexed(&mut self) -> Result<Option<Step>, BitstreamError> {
+    fn end_indexed(&mut self) -> Found {
         let length = super::index::END_INDEXED_LEN;
         let Some((body, sum)) = self.body(length) else { return Ok(None) };
         sum?;
@@ -259,8 +281,11 @@ impl ContainerReader {
     }
 }
 
+/// A record, None while it is not complete.
+pub(super) type Found = Result<Option<Step>, BitstreamError>;
+
 /// What became of a record.
-enum Step {
+pub(super) enum Step {
     Item(Item),
     Skipped,
 }

@@ -2,7 +2,8 @@
 
 use super::crc::crc16;
 use super::index::{IndexEntry, SeekIndex};
-use super::{BitstreamError, Bundle, StreamHeader, tag, varint};
+use super::{BitstreamError, Bundle, PayloadMode, StreamHeader, tag, varint};
+use crate::units::StageCount;
 
 /// Bundles from which on a file gets an index.
 const INDEX_FROM: u64 = 64;
@@ -17,6 +18,7 @@ pub struct ContainerWriter {
     next_frame: u64,
     written: u64,
     bundles: u64,
+    indexed_at: Option<u64>,
     index: SeekIndex,
 }
 
@@ -26,28 +28,20 @@ impl ContainerWriter {
         let before = out.len();
         header.write(out);
         let written = (out.len() - before) as u64;
-        Self { header, next_frame: 0, written, bundles: 0, index: SeekIndex::default() }
+        Self { header, next_frame: 0, written, bundles: 0, indexed_at: None, index: SeekIndex::default() }
     }
 
     /// Appends a bundle to `out`.
     ///
     /// Errors: [`BitstreamError::Bundle`] if it starts before the end of the last one or its parts do not fit.
     pub fn write(&mut self, bundle: &Bundle, out: &mut Vec<u8>) -> Result<(), BitstreamError> {
-        let error = |reason| BitstreamError::Bundle { first_frame: bundle.first_frame, reason };
-        if bundle.first_frame < self.next_frame {
-            return Err(error(format!("starts before frame {}, where the last one ended", self.next_frame)));
-        }
         let fits = bundle.codes.len() == usize::from(bundle.frames) * bundle.stages.index();
-        let end = bundle.first_frame.checked_add(u64::from(bundle.frames)).filter(|_| fits && bundle.frames > 0);
-        let end = end.ok_or_else(|| error("frames, stages and codes do not fit together".to_owned()))?;
-        if self.bundles.is_multiple_of(INDEX_STEP) {
-            self.index.entries.push(IndexEntry { first_frame: bundle.first_frame, offset: self.written });
+        let end = self.check(bundle.first_frame, bundle.frames, fits)?;
+        if self.header.payload_mode == PayloadMode::Packed && self.wants_index() {
+            self.index_entry(IndexEntry { first_frame: bundle.first_frame, offset: self.written });
         }
         let start = out.len();
-        let regular = bundle.first_frame == self.next_frame
-            && bundle.frames == self.header.frames_per_bundle
-            && bundle.stages == self.header.stages;
-        if regular {
+        if self.is_regular(bundle.first_frame, bundle.frames, bundle.stages) {
             out.push(tag::BUNDLE);
         } else {
             out.extend_from_slice(&[tag::BUNDLE_AT, bundle.frames, bundle.stages.value()]);
@@ -55,10 +49,43 @@ impl ContainerWriter {
         }
         bundle.pack_into(out);
         seal(start, out);
-        self.written += (out.len() - start) as u64;
+        self.wrote((out.len() - start) as u64, end);
+        Ok(())
+    }
+
+    /// The frame after a bundle that may come next.
+    pub(super) fn check(&self, first_frame: u64, frames: u8, fits: bool) -> Result<u64, BitstreamError> {
+        let error = |reason| BitstreamError::Bundle { first_frame, reason };
+        if first_frame < self.next_frame {
+            return Err(error(format!("starts before frame {}, where the last one ended", self.next_frame)));
+        }
+        let end = first_frame.checked_add(u64::from(frames)).filter(|_| fits && frames > 0);
+        end.ok_or_else(|| error("frames, stages and codes do not fit together".to_owned()))
+    }
+
+    pub(super) fn is_regular(&self, first_frame: u64, frames: u8, stages: StageCount) -> bool {
+        first_frame == self.next_frame && frames == self.header.frames_per_bundle && stages == self.header.stages
+    }
+
+    /// True when enough bundles were written since the last entry of the index.
+    pub(super) fn wants_index(&self) -> bool {
+        self.indexed_at.is_none_or(|at| self.bundles - at >= INDEX_STEP)
+    }
+
+    pub(super) fn index_entry(&mut self, entry: IndexEntry) {
+        self.indexed_at = Some(self.bundles);
+        self.index.entries.push(entry);
+    }
+
+    /// Bytes written so far.
+    pub(super) fn written(&self) -> u64 {
+        self.written
+    }
+
+    pub(super) fn wrote(&mut self, bytes: u64, end: u64) {
+        self.written += bytes;
         self.next_frame = end;
         self.bundles += 1;
-        Ok(())
     }
 
     /// Ends the container; `total_samples` is the true length of the audio at the codec's rate, if known.

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use super::progress;
-use crate::bitstream::{ContainerReader, END_INDEXED_LEN, IndexEntry, Item, Limits, SeekIndex, StreamHeader, Tail};
+use crate::bitstream::{END_INDEXED_LEN, IndexEntry, Item, Limits, SeekIndex, StreamHeader, Tail};
 use crate::capture::AudioOutput;
 use crate::codec::{Decoder, Processor};
+use crate::entropy::StreamReader;
 use crate::infer;
 use crate::rvq::BeamWidth;
 use crate::units::{CODEC_RATE, PcmFormat};
@@ -113,9 +114,11 @@ impl Trim {
 pub(super) fn run(args: &Args) -> Result<()> {
     let name = args.input.display().to_string();
     let pipe = args.input == Path::new("-");
-    let mut processor = infer::load_model(args.model.as_deref())?.processor(BeamWidth::GREEDY)?;
+    let model = infer::load_model(args.model.as_deref())?;
+    let mut processor = model.processor(BeamWidth::GREEDY)?;
     let profile = processor.profile();
-    let mut reader = ContainerReader::new(Limits::default());
+    let tokens = model.tokens()?;
+    let mut reader = StreamReader::new(Limits::default(), tokens.clone());
     let mut started = false;
     let mut skip = args.start + profile.overlap_samples() as u64;
     let (mut from, size): (Box<dyn Read>, Option<u64>) = if pipe {
@@ -130,7 +133,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
             check_model(&header, &processor)?;
             started = true;
             skip -= entry.first_frame * profile.frame_samples as u64;
-            reader = ContainerReader::resume(Limits::default(), header, entry);
+            reader = StreamReader::resume(Limits::default(), header, entry, tokens)?;
         }
         (Box::new(file), size)
     };
@@ -173,7 +176,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
 }
 
 fn drain(
-    reader: &mut ContainerReader,
+    reader: &mut StreamReader,
     processor: &mut Processor,
     decoder: &mut Decoder,
     trim: &mut Trim,
@@ -196,6 +199,8 @@ fn drain(
                 decoder.pcm(&mut pcm);
                 trim.write(&pcm)?;
             }
+            // The reader has decoded these.
+            Item::Coded(_) => {}
             Item::End { total_samples } => *total = total_samples,
         }
     }

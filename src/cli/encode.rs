@@ -3,19 +3,23 @@
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
 use super::progress;
-use crate::bitstream::{ContainerWriter, StreamHeader};
+use crate::bitstream::StreamHeader;
 use crate::capture::AudioInput;
 use crate::codec::{Encoder, Processor};
-use crate::infer;
+use crate::entropy::StreamWriter;
+use crate::infer::{self, LoadedModel};
 use crate::rvq::BeamWidth;
+use crate::token::TokenModel;
 use crate::units::{PcmFormat, StageCount};
 
-/// Frames of a bundle in a file, and on a pipe where somebody waits.
+/// Frames of a bundle in a file, in a coded one, and on a pipe where somebody waits.
 const FILE_BUNDLE: u8 = 25;
+const CODED_BUNDLE: u8 = 50;
 const LIVE_BUNDLE: u8 = 5;
 
 #[derive(Debug, clap::Args)]
@@ -30,9 +34,12 @@ pub(super) struct Args {
     /// The input is bare samples: s16le or f32le, rate, channels, as in s16le:24000:1
     #[arg(long, value_name = "FORMAT")]
     raw: Option<PcmFormat>,
-    /// Frames of 20 ms that travel together, 1 to 50 [default: 25 for files, 5 for pipes]
+    /// Frames of 20 ms that travel together, 1 to 50 [default: 25 for files, 50 for coded ones, 5 for pipes]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=50))]
     bundle: Option<u8>,
+    /// Code the indices with the token model: fewer bits, the same sound
+    #[arg(long)]
+    coded: bool,
     /// Width of the codebook search, 1 (fastest) to 16 (best)
     #[arg(long, default_value = "4", value_parser = parse_beam)]
     beam: BeamWidth,
@@ -49,6 +56,12 @@ pub(super) fn parse_kbps(s: &str) -> Result<StageCount, String> {
 pub(super) fn parse_beam(s: &str) -> Result<BeamWidth, String> {
     let width: u8 = s.parse().map_err(|_| format!("beam {s} out of range, allowed 1 to 16"))?;
     BeamWidth::new(width).map_err(|e| e.to_string())
+}
+
+/// The token model, which must be there.
+pub(super) fn tokens(model: &LoadedModel) -> Result<Arc<TokenModel>> {
+    let path = model.path.display();
+    model.tokens()?.with_context(|| format!("model {path} has no token model (tokens.safetensors)"))
 }
 
 /// Writes bundles to a file or pipe as they are finished.
@@ -86,13 +99,15 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let model = infer::load_model(args.model.as_deref())?;
     let mut processor = model.processor(args.beam)?;
     let live = [&args.input, &args.output].iter().any(|p| *p == Path::new("-"));
-    let bundle = args.bundle.unwrap_or(if live { LIVE_BUNDLE } else { FILE_BUNDLE });
+    let file = if args.coded { CODED_BUNDLE } else { FILE_BUNDLE };
+    let bundle = args.bundle.unwrap_or(if live { LIVE_BUNDLE } else { file });
+    let tokens = if args.coded { Some(tokens(&model)?) } else { None };
     let profile = processor.profile();
     let mut encoder = Encoder::new(profile.clone(), args.kbps, bundle)?;
     // Whole bundles at a time: the first bundle can leave no earlier than its last frame anyway.
     encoder.set_job_frames(usize::from(bundle));
     let mut out = Out::create(&args.output)?;
-    let mut writer = ContainerWriter::new(StreamHeader::packed(&profile, args.kbps, bundle), &mut out.bytes);
+    let mut writer = StreamWriter::new(StreamHeader::packed(&profile, args.kbps, bundle), tokens, &mut out.bytes);
     let bar = progress::bar(input.total_samples(), "samples", [&args.input, &args.output]);
     let mut pcm = Vec::new();
     loop {
@@ -114,7 +129,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn drain(encoder: &mut Encoder, processor: &mut Processor, writer: &mut ContainerWriter, out: &mut Out) -> Result<()> {
+fn drain(encoder: &mut Encoder, processor: &mut Processor, writer: &mut StreamWriter, out: &mut Out) -> Result<()> {
     while let Some(mut job) = encoder.next_job() {
         processor.run_encode(std::slice::from_mut(&mut job))?;
         encoder.accept(job);

@@ -5,6 +5,9 @@
 //! build on all before it, back to the last one marked as a restart.
 
 mod range;
+mod stream;
+
+pub use stream::{StreamError, StreamReader, StreamWriter};
 
 use std::sync::Arc;
 

@@ -8,6 +8,7 @@ use super::{InferError, library};
 use crate::codec::{Processor, Profile};
 use crate::model::Manifest;
 use crate::rvq::{BeamWidth, Codebooks, Searcher, SimdLevel};
+use crate::token::TokenModel;
 
 /// Name of the folder of the shipped model.
 const SHIPPED: &str = "undertone-24k-v1";
@@ -90,7 +91,34 @@ pub fn load_model(named: Option<&Path>) -> Result<LoadedModel, InferError> {
     Ok(LoadedModel { path, manifest, profile, codebooks: Arc::new(codebooks), encoder, decoder })
 }
 
+/// Name of a model's token model, and of the smaller one that drafts for it.
+const TOKENS: &str = "tokens.safetensors";
+const DRAFT: &str = "draft.safetensors";
+
 impl LoadedModel {
+    /// The token model that belongs to these codes; None if the folder has none.
+    ///
+    /// Errors: [`InferError`] for one that cannot be used.
+    pub fn tokens(&self) -> Result<Option<Arc<TokenModel>>, InferError> {
+        self.token_file(TOKENS)
+    }
+
+    /// The draft model for speculative sampling; None if the folder has none.
+    ///
+    /// Errors: [`InferError`] for one that cannot be used.
+    pub fn draft(&self) -> Result<Option<Arc<TokenModel>>, InferError> {
+        self.token_file(DRAFT)
+    }
+
+    fn token_file(&self, name: &str) -> Result<Option<Arc<TokenModel>>, InferError> {
+        let path = self.path.join(name);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let made = TokenModel::parse(&read(&path)?, self.profile.model_id, &self.codebooks);
+        Ok(Some(made.map_err(|e| InferError::Model { path, reason: e.to_string() })?))
+    }
+
     /// Networks for one thread, warmed up, with the given beam of the codebook search.
     ///
     /// Errors: [`InferError`] when the runtime is missing or the graphs are not what the manifest says.
