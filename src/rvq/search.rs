@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::simd::{self, Candidates};
+use super::simd;
+use crate::sampling::beam::Candidates;
 use super::{Codebooks, RvqError, SimdLevel};
 use crate::units::{MAX_STAGES, OutOfRange, StageCount};
 

@@ -4,6 +4,7 @@
 //! results are the same bit for bit; the scalar one is the specification.
 
 use super::codebook::StageView;
+use crate::sampling::beam::{Candidate, Candidates};
 
 /// Entries side by side in memory: eight AVX2 registers of sums.
 pub(super) const BLOCK: usize = 64;
@@ -44,47 +45,6 @@ impl SimdLevel {
             levels.iter().copied().find(|l| format!("{l:?}").eq_ignore_ascii_case(name.trim()))
         });
         wanted.or(levels.last().copied()).unwrap_or(Self::Scalar)
-    }
-}
-
-/// A survivor of a stage.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Candidate {
-    pub(super) error: f32,
-    pub(super) parent: u16,
-    pub(super) entry: u16,
-}
-
-/// The best candidates so far, best first; of equals the first found stays ahead.
-#[derive(Debug)]
-pub(super) struct Candidates {
-    best: Vec<Candidate>,
-    width: usize,
-}
-
-impl Candidates {
-    pub(super) fn new(width: usize) -> Self {
-        Self { best: Vec::with_capacity(width + 1), width }
-    }
-
-    pub(super) fn clear(&mut self) {
-        self.best.clear();
-    }
-
-    pub(super) fn found(&self) -> &[Candidate] {
-        &self.best
-    }
-
-    /// Errors from here on are of no interest.
-    #[inline(always)]
-    fn limit(&self) -> f32 {
-        if self.best.len() < self.width { f32::INFINITY } else { self.best[self.width - 1].error }
-    }
-
-    fn offer(&mut self, c: Candidate) {
-        let at = self.best.partition_point(|b| b.error <= c.error);
-        self.best.insert(at, c);
-        self.best.truncate(self.width);
     }
 }
 
@@ -134,7 +94,7 @@ fn scan_here(stage: StageView<'_>, residuals: &[f32], errors: &[f32], out: &mut 
                 *s = error + (n - 2.0 * *s);
                 least = if *s < least { *s } else { least };
             }
-            if least < out.limit() || (out.best.is_empty() && index == 0) {
+            if least < out.limit() || (out.is_empty() && index == 0) {
                 offer_block(&sums, index, parent, out);
             }
         }
@@ -146,8 +106,8 @@ fn scan_here(stage: StageView<'_>, residuals: &[f32], errors: &[f32], out: &mut 
 fn offer_block(errors: &[f32; BLOCK], block: usize, parent: usize, out: &mut Candidates) {
     for (i, &error) in errors.iter().enumerate() {
         // A NaN (from overflow far outside any signal) must not leave a stage without a candidate.
-        if error < out.limit() || out.best.is_empty() {
-            out.offer(Candidate { error, parent: parent as u16, entry: (block * BLOCK + i) as u16 });
+        if error < out.limit() || out.is_empty() {
+            out.offer(Candidate { cost: error, parent: parent as u16, entry: (block * BLOCK + i) as u16 });
         }
     }
 }
