@@ -1,5 +1,6 @@
 //! `undertone decode`: `.utn` -> audio.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -7,13 +8,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use super::progress;
-use crate::bitstream::{END_INDEXED_LEN, IndexEntry, Item, Limits, SeekIndex, StreamHeader, Tail};
+use crate::bitstream::{Bundle, END_INDEXED_LEN, IndexEntry, Item, Limits, SeekIndex, StreamHeader, Tail};
 use crate::capture::AudioOutput;
-use crate::codec::{Decoder, Processor};
+use crate::codec::{Concealer, Decoder, LossModel, LossTrace, Processor};
 use crate::entropy::StreamReader;
 use crate::infer;
 use crate::rvq::BeamWidth;
-use crate::units::{CODEC_RATE, PcmFormat};
+use crate::units::{CODEC_RATE, PcmFormat, StageCount};
 
 /// Bytes read at a time.
 const CHUNK: usize = 16 << 10;
@@ -33,9 +34,88 @@ pub(super) struct Args {
     /// Decode so many seconds [default: to the end]
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
     seconds: Option<u64>,
+    /// Lose bundles on the way, to hear what happens: uniform:RATE or gilbert:RATE:BURST, as in gilbert:0.1:3
+    #[arg(long, value_name = "MODEL")]
+    loss: Option<LossModel>,
+    /// Seed of the losses
+    #[arg(long, value_name = "N", default_value = "1", requires = "loss")]
+    loss_seed: u64,
+    /// With --loss: every bundle repeats the first STAGES stages of the FRAMES frames before it
+    #[arg(long, value_name = "STAGES:FRAMES", value_parser = parse_redundancy, requires = "loss")]
+    redundancy: Option<Redundancy>,
+    /// What to play for missing frames
+    #[arg(long, value_enum, default_value = "tokens")]
+    conceal: Conceal,
     /// Model folder [default: the shipped model]
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
+}
+
+/// What is played for missing frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Conceal {
+    /// A continuation by the token model, then comfort noise
+    Tokens,
+    /// The last frame again, then comfort noise
+    Repeat,
+    /// Nothing
+    Silence,
+}
+
+/// Coarse copies that bundles carry of frames before them.
+#[derive(Debug, Clone, Copy)]
+struct Redundancy {
+    stages: StageCount,
+    frames: usize,
+}
+
+fn parse_redundancy(s: &str) -> Result<Redundancy, String> {
+    let wrong = || format!("redundancy {s} out of range, allowed 1:1 to 16:50 (stages:frames)");
+    let (stages, frames) = s.split_once(':').ok_or_else(wrong)?;
+    let stages = stages.parse().ok().and_then(|n| StageCount::new(n).ok()).ok_or_else(wrong)?;
+    let frames = frames.parse().ok().filter(|n| (1..=50).contains(n)).ok_or_else(wrong)?;
+    Ok(Redundancy { stages, frames })
+}
+
+/// A network that loses bundles.
+struct Lossy {
+    trace: LossTrace,
+    redundancy: Option<Redundancy>,
+    /// The last frames that were sent.
+    sent: VecDeque<(u64, Vec<u16>)>,
+    lost: u64,
+    bundles: u64,
+}
+
+impl Lossy {
+    /// What arrives of a bundle: nothing, or it and before it the copies it carries.
+    fn send(&mut self, bundle: Bundle) -> Vec<Bundle> {
+        self.bundles += 1;
+        let arrives = !self.trace.next().unwrap_or(false);
+        let mut arrived = Vec::new();
+        if arrives {
+            arrived.extend(self.redundancy.and_then(|r| self.copies(r)));
+        } else {
+            self.lost += 1;
+        }
+        if let Some(r) = self.redundancy {
+            for (frame, codes) in (bundle.first_frame..).zip(bundle.codes.chunks_exact(bundle.stages.index())) {
+                self.sent.push_back((frame, codes[..codes.len().min(r.stages.index())].to_vec()));
+            }
+            while self.sent.len() > r.frames {
+                self.sent.pop_front();
+            }
+        }
+        arrived.extend(arrives.then_some(bundle));
+        arrived
+    }
+
+    fn copies(&self, r: Redundancy) -> Option<Bundle> {
+        let (first, codes) = self.sent.front()?;
+        let stages = StageCount::new(codes.len() as u8).ok()?.min(r.stages);
+        let all: Vec<u16> = self.sent.iter().flat_map(|(_, c)| c.iter().copied()).collect();
+        Bundle::new(*first, self.sent.len() as u8, stages, all).ok()
+    }
 }
 
 /// Frames decoded before the wanted ones, so that the decoder's memory is what it would have been.
@@ -133,11 +213,22 @@ pub(super) fn run(args: &Args) -> Result<()> {
             check_model(&header, &processor)?;
             started = true;
             skip -= entry.first_frame * profile.frame_samples as u64;
-            reader = StreamReader::resume(Limits::default(), header, entry, tokens)?;
+            reader = StreamReader::resume(Limits::default(), header, entry, tokens.clone())?;
         }
         (Box::new(file), size)
     };
-    let mut decoder = Decoder::new(profile.clone());
+    let mut decoder = match args.conceal {
+        Conceal::Tokens => Decoder::concealing(profile.clone(), Concealer::new(tokens.clone())),
+        Conceal::Repeat => Decoder::concealing(profile.clone(), Concealer::new(None)),
+        Conceal::Silence => Decoder::new(profile.clone()),
+    };
+    let mut lossy = args.loss.map(|model| Lossy {
+        trace: model.trace(args.loss_seed),
+        redundancy: args.redundancy,
+        sent: VecDeque::new(),
+        lost: 0,
+        bundles: 0,
+    });
     let output = AudioOutput::create(&args.output, args.raw)?;
     let live = args.output == Path::new("-");
     let hold = if live { 0 } else { profile.frame_samples };
@@ -151,12 +242,15 @@ pub(super) fn run(args: &Args) -> Result<()> {
         }
         reader.push(&buffer[..n]);
         bar.inc(n as u64);
-        broken = drain(&mut reader, &mut processor, &mut decoder, &mut trim, &mut started, &mut total).err();
+        broken = drain(&mut reader, &mut processor, (&mut decoder, &mut lossy), &mut trim, &mut started, &mut total).err();
         if broken.is_some() || trim.is_full() {
             break;
         }
     }
     bar.finish_and_clear();
+    if let Some(l) = &lossy {
+        eprintln!("undertone: {} of {} bundles lost, {} frames missing", l.lost, l.bundles, decoder.missing_frames());
+    }
     // What came before the damage is kept.
     let full = trim.is_full();
     trim.finish(total.map(|t: u64| t.saturating_sub(args.start)))?;
@@ -178,7 +272,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
 fn drain(
     reader: &mut StreamReader,
     processor: &mut Processor,
-    decoder: &mut Decoder,
+    (decoder, lossy): (&mut Decoder, &mut Option<Lossy>),
     trim: &mut Trim,
     started: &mut bool,
     total: &mut Option<u64>,
@@ -190,7 +284,11 @@ fn drain(
                 *started = true;
             }
             Item::Bundle(bundle) => {
-                decoder.push(bundle)?;
+                let arrived = match lossy {
+                    Some(lossy) => lossy.send(bundle),
+                    None => vec![bundle],
+                };
+                arrived.into_iter().try_for_each(|b| decoder.push(b))?;
                 while let Some(mut job) = decoder.next_job() {
                     processor.run_decode(std::slice::from_mut(&mut job))?;
                     decoder.accept(job);

@@ -3,11 +3,13 @@
 mod decode;
 mod demo;
 mod encode;
+mod generate;
 mod listen;
 mod model;
 mod progress;
 mod send;
 mod serve;
+mod tokens;
 
 use std::process::ExitCode;
 
@@ -43,6 +45,8 @@ enum Command {
     Listen(listen::Args),
     /// Send recordings through a daemon and back, and measure it
     Demo(demo::Args),
+    /// Continue a recording with the token model
+    Generate(generate::Args),
     /// Look at a codec model or check it
     Model(model::Args),
 }
@@ -63,6 +67,7 @@ pub fn main() -> ExitCode {
         Command::Send(args) => send::run(args),
         Command::Listen(args) => listen::run(args),
         Command::Demo(args) => demo::run(&args),
+        Command::Generate(args) => generate::run(&args),
         Command::Model(args) => model::run(&args),
     };
     match result {

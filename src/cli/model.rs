@@ -22,6 +22,8 @@ enum Command {
     Info(Folder),
     /// Check every file's hash and run the golden example
     Verify(Folder),
+    /// Print what the token model knows: bits by stage, perplexity, what context is worth, neighbours of an entry
+    Tokens(super::tokens::Args),
 }
 
 #[derive(Debug, clap::Args)]
@@ -40,6 +42,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     match &args.command {
         Command::Info(folder) => info(&infer::load_model(folder.model.as_deref())?),
         Command::Verify(folder) => verify(&infer::load_model(folder.model.as_deref())?),
+        Command::Tokens(args) => super::tokens::run(args),
     }
 }
 
@@ -61,6 +64,12 @@ fn info(model: &LoadedModel) -> Result<()> {
     println!("rate         0.5 to {} kbit/s in steps of 0.5", p.stages.kbps());
     println!("encoder      {:.1} MMAC/s, state of {} values", mmacs(m.encoder.macs_per_frame), m.encoder.state_size);
     println!("decoder      {:.1} MMAC/s, state of {} values", mmacs(m.decoder.macs_per_frame), m.decoder.state_size);
+    for (what, tokens) in [("tokens", model.tokens()?), ("draft", model.draft()?)] {
+        if let Some(t) = tokens {
+            let id = t.id().map(|b| format!("{b:02x}")).concat();
+            println!("{what:<12} token model {id}, {:.2} million parameters", t.parameters() as f64 / 1e6);
+        }
+    }
     for (path, hash) in m.files() {
         println!("sha256       {hash}  {path}");
     }

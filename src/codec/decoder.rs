@@ -3,29 +3,41 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::{CodecError, DecodeJob, MAX_FRAMES_PER_BUNDLE, Profile};
+use super::{CodecError, Concealer, DecodeJob, MAX_FRAMES_PER_BUNDLE, Profile};
 use crate::bitstream::Bundle;
 use crate::model::decoder_noise;
 
-/// Longest gap between bundles that is filled with silence; after a longer one the stream simply goes on.
+/// Longest gap between bundles that is filled; after a longer one the stream simply goes on.
 pub const MAX_GAP_FRAMES: u64 = 250;
 
-/// Bundles that may wait in a decoder.
+/// Bundles and losses that may wait in a decoder.
 const MAX_WAITING: usize = 64;
+
+/// What a decoder has to do next.
+#[derive(Debug)]
+enum Waiting {
+    Bundle(Bundle),
+    /// Frames that did not come.
+    Lost { first_frame: u64, frames: u64 },
+}
 
 /// One stream's decoder. It starts at the first bundle it is given, whatever its number.
 #[derive(Debug)]
 pub struct Decoder {
     profile: Arc<Profile>,
-    waiting: VecDeque<Bundle>,
+    waiting: VecDeque<Waiting>,
     expected: Option<u64>,
     idle: Option<DecodeJob>,
     out: Vec<f32>,
     missing_frames: u64,
+    /// None: what is missing is silence.
+    concealer: Option<Concealer>,
+    /// The job that is out holds guesses.
+    guessing: bool,
 }
 
 impl Decoder {
-    /// A decoder in the state before the first sample.
+    /// A decoder in the state before the first sample; it fills gaps with silence.
     pub fn new(profile: Arc<Profile>) -> Self {
         let idle = DecodeJob {
             frames: 0,
@@ -37,15 +49,31 @@ impl Decoder {
             state: vec![0.0; profile.decoder_state],
             pcm: Vec::new(),
         };
-        Self { profile, waiting: VecDeque::new(), expected: None, idle: Some(idle), out: Vec::new(), missing_frames: 0 }
+        Self {
+            profile,
+            waiting: VecDeque::new(),
+            expected: None,
+            idle: Some(idle),
+            out: Vec::new(),
+            missing_frames: 0,
+            concealer: None,
+            guessing: false,
+        }
     }
 
-    /// Queues a bundle. One that lies before what was already given is dropped as a late duplicate.
+    /// A decoder that conceals what is missing.
+    pub fn concealing(profile: Arc<Profile>, concealer: Concealer) -> Self {
+        Self { concealer: Some(concealer), ..Self::new(profile) }
+    }
+
+    /// Queues a bundle. Frames that were already given, or given up, are left out of it: a late duplicate is dropped, and
+    /// of redundant copies only the missing frames are taken.
     ///
     /// Errors: [`CodecError`] for more stages than the model has, a code beyond its codebooks, parts that do not
     /// fit together, or more than 64 bundles waiting.
-    pub fn push(&mut self, bundle: Bundle) -> Result<(), CodecError> {
-        let error = |reason| CodecError::Bundle { first_frame: bundle.first_frame, reason };
+    pub fn push(&mut self, mut bundle: Bundle) -> Result<(), CodecError> {
+        let first_frame = bundle.first_frame;
+        let error = |reason| CodecError::Bundle { first_frame, reason };
         if bundle.stages > self.profile.stages {
             return Err(CodecError::Stages {
                 got: bundle.stages.value(),
@@ -61,20 +89,41 @@ impl Decoder {
         if bundle.codes.iter().any(|&c| usize::from(c) >= self.profile.entries) {
             return Err(error("a code is beyond the codebook"));
         }
-        let end =
-            bundle.first_frame.checked_add(u64::from(bundle.frames)).ok_or_else(|| error("frame number overflows"))?;
-        if self.waiting.len() >= MAX_WAITING {
+        let end = first_frame.checked_add(u64::from(bundle.frames)).ok_or_else(|| error("frame number overflows"))?;
+        if self.waiting.len() + 1 >= MAX_WAITING {
             return Err(error("more than 64 bundles are waiting"));
         }
         if let Some(expected) = self.expected {
-            if bundle.first_frame < expected {
+            if end <= expected {
                 return Ok(());
             }
-            self.missing_frames += bundle.first_frame - expected;
+            if first_frame < expected {
+                let late = (expected - first_frame) as usize;
+                bundle.codes.drain(..late * bundle.stages.index());
+                bundle.frames -= late as u8;
+                bundle.first_frame = expected;
+            } else if first_frame > expected {
+                self.missing_frames += first_frame - expected;
+                self.waiting.push_back(Waiting::Lost { first_frame: expected, frames: first_frame - expected });
+            }
         }
         self.expected = Some(end);
-        self.waiting.push_back(bundle);
+        self.waiting.push_back(Waiting::Bundle(bundle));
         Ok(())
+    }
+
+    /// Gives up on the next `frames` frames (at most 250): they are concealed now, and dropped should they still come.
+    /// Nothing happens before the first bundle, or while 64 bundles wait.
+    pub fn lose(&mut self, frames: u64) {
+        let frames = frames.min(MAX_GAP_FRAMES);
+        if let Some(expected) = self.expected
+            && frames > 0
+            && self.waiting.len() + 1 < MAX_WAITING
+        {
+            self.missing_frames += frames;
+            self.waiting.push_back(Waiting::Lost { first_frame: expected, frames });
+            self.expected = Some(expected.saturating_add(frames));
+        }
     }
 
     /// Frames that no bundle brought.
@@ -82,38 +131,88 @@ impl Decoder {
         self.missing_frames
     }
 
-    /// The next piece of work; None if no bundle waits or a job is out.
+    /// The next piece of work; None if nothing waits or a job is out.
     pub fn next_job(&mut self) -> Option<DecodeJob> {
-        if self.waiting.is_empty() {
+        self.idle.as_ref()?;
+        loop {
+            match self.waiting.pop_front()? {
+                Waiting::Bundle(bundle) => {
+                    if let Some(concealer) = &mut self.concealer {
+                        concealer.heard(&bundle);
+                    }
+                    let mut job = self.idle.take()?;
+                    job.frames = usize::from(bundle.frames);
+                    job.stages = bundle.stages;
+                    job.first_frame = bundle.first_frame;
+                    job.codes.clear();
+                    job.codes.extend_from_slice(&bundle.codes);
+                    self.guessing = false;
+                    return Some(self.with_noise(job));
+                }
+                Waiting::Lost { first_frame, frames } => {
+                    if let Some(job) = self.lost(first_frame, frames) {
+                        return Some(job);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Fills missing frames; gives a job if some of them are guessed.
+    fn lost(&mut self, first_frame: u64, frames: u64) -> Option<DecodeJob> {
+        if frames > MAX_GAP_FRAMES {
+            self.forget();
+            return None;
+        }
+        let Some(concealer) = &mut self.concealer else {
+            self.out.resize(self.out.len() + frames as usize * self.profile.frame_samples, 0.0);
+            self.forget();
+            return None;
+        };
+        let sampled = concealer.sampled(frames as usize);
+        if sampled == 0 {
+            concealer.comfort(frames as usize, self.profile.frame_samples, &mut self.out);
+            self.forget();
             return None;
         }
         let mut job = self.idle.take()?;
-        let bundle = self.waiting.pop_front()?;
-        let done = job.first_frame + job.frames as u64;
-        if job.frames > 0 && bundle.first_frame > done {
-            let gap = bundle.first_frame - done;
-            if gap <= MAX_GAP_FRAMES {
-                self.out.resize(self.out.len() + gap as usize * self.profile.frame_samples, 0.0);
-            }
-            // The state belongs to frames that were not followed by these.
+        job.frames = sampled;
+        job.first_frame = first_frame;
+        job.stages = concealer.guess(first_frame, sampled, &mut job.codes);
+        self.guessing = true;
+        let rest = frames - sampled as u64;
+        if rest > 0 {
+            self.waiting.push_front(Waiting::Lost { first_frame: first_frame + sampled as u64, frames: rest });
+        }
+        Some(self.with_noise(job))
+    }
+
+    /// The network's state belongs to frames that were not followed by what comes next.
+    fn forget(&mut self) {
+        if let Some(job) = &mut self.idle {
             job.state.fill(0.0);
         }
-        job.frames = usize::from(bundle.frames);
-        job.stages = bundle.stages;
-        job.first_frame = bundle.first_frame;
-        job.codes.clear();
-        job.codes.extend_from_slice(&bundle.codes);
+    }
+
+    fn with_noise(&self, mut job: DecodeJob) -> DecodeJob {
         job.noise.resize(job.frames * self.profile.noise_dim, 0.0);
         if self.profile.noise_dim > 0 {
-            for (frame, noise) in (bundle.first_frame..).zip(job.noise.chunks_exact_mut(self.profile.noise_dim)) {
+            for (frame, noise) in (job.first_frame..).zip(job.noise.chunks_exact_mut(self.profile.noise_dim)) {
                 decoder_noise(frame, noise);
             }
         }
-        Some(job)
+        job
     }
 
     /// Takes a finished job back.
-    pub fn accept(&mut self, job: DecodeJob) {
+    pub fn accept(&mut self, mut job: DecodeJob) {
+        if let Some(concealer) = &mut self.concealer {
+            if self.guessing {
+                concealer.fade(&mut job.pcm, self.profile.frame_samples);
+            } else {
+                concealer.listen(&job.pcm, self.profile.frame_samples);
+            }
+        }
         self.out.extend_from_slice(&job.pcm);
         self.idle = Some(job);
     }

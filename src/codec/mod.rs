@@ -4,15 +4,19 @@
 //! when somebody has run it: [`Processor`] on the spot (command line), or an engine thread that batches the jobs of
 //! many streams. The same jobs give the same bytes either way.
 
+mod conceal;
 mod decoder;
 mod encoder;
 mod job;
+mod loss;
 mod processor;
 mod profile;
 
+pub use conceal::{Concealer, SAMPLED_FRAMES};
 pub use decoder::{Decoder, MAX_GAP_FRAMES};
 pub use encoder::Encoder;
 pub use job::{DecodeJob, EncodeJob};
+pub use loss::{LossModel, LossTrace};
 pub use processor::{ProcessError, Processor};
 pub use profile::{MAX_FRAMES_PER_BUNDLE, Profile};
 

@@ -8,6 +8,7 @@
 mod context;
 mod math;
 mod simd;
+mod source;
 mod weights;
 
 pub use context::{Context, Mark};

@@ -241,6 +241,25 @@ impl TokenModel {
         linear(&self.inp) + self.count.len() + self.start.len() + layers.sum::<usize>() + depth.sum::<usize>()
     }
 
+    /// The `most` entries of a stage whose output embeddings point most nearly where that of `entry` does, with the cosine,
+    /// nearest first. Empty beyond the last stage or entry.
+    pub fn neighbours(&self, stage: usize, entry: u16, most: usize) -> Vec<(u16, f32)> {
+        let rank = self.shape.rank;
+        let Some(table) = self.depth.get(stage).map(|d| &d.table) else { return Vec::new() };
+        // Rows are scaled one by one, which a cosine does not see.
+        let row = |e: usize| table.weight.get(e * rank..(e + 1) * rank);
+        let Some(own) = row(usize::from(entry)) else { return Vec::new() };
+        let dot = |a: &[i16], b: &[i16]| a.iter().zip(b).map(|(&x, &y)| f32::from(x) * f32::from(y)).sum::<f32>();
+        let mut all: Vec<(u16, f32)> = (0u16..)
+            .zip(table.weight.chunks_exact(rank))
+            .filter(|(e, _)| *e != entry)
+            .map(|(e, r)| (e, dot(own, r) / (dot(own, own) * dot(r, r)).sqrt().max(1.0)))
+            .collect();
+        all.sort_by(|a, b| b.1.total_cmp(&a.1));
+        all.truncate(most);
+        all
+    }
+
     /// Runs the golden example.
     ///
     /// Errors: [`TokenError::Golden`] if this machine computes anything else than the recipe did.

@@ -1,0 +1,96 @@
+//! `undertone model tokens`: what the token model knows.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Result, ensure};
+
+use super::encode::{parse_kbps, tokens};
+use crate::capture::AudioInput;
+use crate::codec::encode_all;
+use crate::infer;
+use crate::rvq::{BeamWidth, SimdLevel};
+use crate::token::{Context, Frequencies, TokenModel};
+use crate::units::StageCount;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Recordings to measure on (WAV, FLAC, Ogg Vorbis, MP3)
+    #[arg(required = true)]
+    inputs: Vec<PathBuf>,
+    /// Rate in kbit/s, 0.5 to 8 in steps of 0.5
+    #[arg(long, default_value = "6", value_parser = parse_kbps)]
+    kbps: StageCount,
+    /// Print the nearest neighbours of this entry of every stage
+    #[arg(long, value_name = "ENTRY", value_parser = clap::value_parser!(u16).range(0..1024))]
+    neighbours: Option<u16>,
+    /// Model folder [default: the shipped model]
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+}
+
+/// Frames after which the context is thrown away, to see what it is worth.
+const SPANS: [usize; 8] = [1, 2, 5, 10, 25, 50, 128, usize::MAX];
+
+/// Bits of all codes by stage, if the context restarts every `span` frames.
+fn bits(model: &Arc<TokenModel>, recordings: &[Vec<u16>], stages: StageCount, span: usize) -> Vec<f64> {
+    let mut sums = vec![0.0; stages.index()];
+    let mut frequencies = Frequencies::uniform(model.shape().entries);
+    for codes in recordings {
+        let mut context = Context::new(Arc::clone(model), stages, SimdLevel::detect());
+        for (i, frame) in codes.chunks_exact(stages.index()).enumerate() {
+            if i % span == 0 {
+                context.restart();
+            }
+            for (sum, &code) in sums.iter_mut().zip(frame) {
+                context.frequencies(&mut frequencies);
+                *sum += frequencies.bits(code);
+                context.push(code);
+            }
+        }
+    }
+    sums
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
+    let loaded = infer::load_model(args.model.as_deref())?;
+    let model = tokens(&loaded)?;
+    let s = model.shape();
+    println!("token model  {}", model.id().map(|b| format!("{b:02x}")).concat());
+    println!("parameters   {:.2} million, 8 bit", model.parameters() as f64 / 1e6);
+    println!("transformer  {} layers x {} values, {} heads, window {} frames", s.layers, s.width, s.heads, s.window);
+    let mut processor = loaded.processor(BeamWidth::new(4).unwrap_or(BeamWidth::GREEDY))?;
+    let mut recordings = Vec::new();
+    for path in &args.inputs {
+        let mut input = AudioInput::open(path, None)?;
+        let mut pcm = Vec::new();
+        while input.read(&mut pcm)? {}
+        let bundles = encode_all(&mut processor, &pcm, args.kbps, 1)?;
+        recordings.push(bundles.into_iter().flat_map(|b| b.codes).collect::<Vec<u16>>());
+    }
+    let frames = recordings.iter().map(|r| r.len() / args.kbps.index()).sum::<usize>();
+    ensure!(frames > 0, "the recordings hold no frame of 20 ms");
+    let whole = bits(&model, &recordings, args.kbps, usize::MAX);
+    println!("\n{frames} frames of {} recordings at {} kbit/s", recordings.len(), args.kbps.kbps());
+    println!("stage   bits of 10   perplexity of {}", s.entries);
+    for (stage, sum) in whole.iter().enumerate() {
+        let mean = sum / frames as f64;
+        println!("{:>5}   {mean:>10.2}   {:>10.0}", stage + 1, mean.exp2());
+    }
+    let packed = (frames * args.kbps.index() * 10) as f64;
+    println!("\ncontext in frames   bits a code   saved");
+    for span in SPANS {
+        let sum: f64 = bits(&model, &recordings, args.kbps, span).iter().sum();
+        let name = if span == usize::MAX { "all".to_owned() } else { span.to_string() };
+        println!("{name:>17}   {:>11.3}   {:>4.1} %", 10.0 * sum / packed, 100.0 * (1.0 - sum / packed));
+    }
+    if let Some(entry) = args.neighbours {
+        println!("\nstage   nearest to entry {entry} by cosine of the output embedding");
+        for stage in 0..args.kbps.index() {
+            let near: Vec<String> =
+                model.neighbours(stage, entry, 5).into_iter().map(|(e, c)| format!("{e} ({c:.2})")).collect();
+            println!("{:>5}   {}", stage + 1, near.join("  "));
+        }
+    }
+    Ok(())
+}
