@@ -5,14 +5,14 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Daemon, bundle, drain, hello, tone, within};
+use common::{Daemon, bundle, drain, hello, tokens, tone, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use undertone::codec;
 use undertone::dsp::{PcmReader, PcmWriter};
 use undertone::model::fake;
 use undertone::service::{Client, ClientError};
-use undertone::session::{PackedBundle, Reason, Role};
+use undertone::session::{Message, PackedBundle, Reason, Role};
 use undertone::units::{PcmFormat, StageCount};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -139,4 +139,63 @@ async fn a_full_server_refuses_at_once() {
     assert!(second.is_err());
     within(publisher.finish()).await.unwrap();
     assert_eq!(daemon.stop().await.refused, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn coded_sessions_carry_the_same_codes_and_others_fall_back_to_packed() {
+    let daemon = Daemon::start("[limits]\ncoded_sessions = 2").await;
+    let address = daemon.codes.to_string();
+    let connect = |role, tokens| Client::connect_coded(&address, hello(role, "main", Some(6)), Some(tokens));
+    let mut publisher = connect(Role::Publish, tokens()).await.unwrap();
+    let mut coded = connect(Role::Subscribe, tokens()).await.unwrap();
+    let mut plain = daemon.subscriber("main", Some(2)).await;
+    // Another model of the same size, and one session too many.
+    let other = undertone::token::fake::model(&undertone::model::fake::codebooks(16, 7), 2);
+    let mut differs = connect(Role::Subscribe, other).await.unwrap();
+    let mut late = connect(Role::Subscribe, tokens()).await.unwrap();
+    let agreed = [&publisher, &coded, &plain, &differs, &late].map(Client::is_coded);
+    assert_eq!(agreed, [true, true, false, false, false]);
+    for i in 0..8 {
+        publisher.publish(PackedBundle::pack(&bundle(i))).await.unwrap();
+    }
+    publisher.finish().await.unwrap();
+    for i in 0..8 {
+        let sent = PackedBundle::pack(&bundle(i));
+        for client in [&mut coded, &mut differs, &mut late] {
+            assert_eq!(client.next().await.unwrap().as_ref(), Some(&sent));
+        }
+        assert_eq!(plain.next().await.unwrap().unwrap(), sent.limited(StageCount::new(2).unwrap()).unwrap());
+    }
+    assert!(coded.next().await.unwrap().is_none());
+    let summary = daemon.stop().await;
+    assert_eq!((summary.fallbacks, summary.hostile), (2, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_coded_bundle_that_makes_no_sense_closes_only_its_own_session() {
+    let daemon = Daemon::start("").await;
+    let (mut honest, mut liar) = (daemon.publisher("good").await, daemon.publisher("bad").await);
+    let mut listener = daemon.subscriber("good", None).await;
+    // `bad` never agreed on a token model.
+    let stages = StageCount::new(6).unwrap();
+    let coded = undertone::bitstream::CodedBundle {
+        first_frame: 0,
+        frames: 5,
+        stages,
+        restart: true,
+        packed: false,
+        payload: vec![1; 20],
+    };
+    liar.send_raw(&Message::Coded { sequence: 0, bundle: coded }).await.unwrap();
+    let closed = loop {
+        match liar.next().await {
+            Ok(Some(_)) => {}
+            other => break other.unwrap_err().to_string(),
+        }
+    };
+    assert!(closed.contains("no token model was agreed on"), "{closed}");
+    honest.publish(PackedBundle::pack(&bundle(0))).await.unwrap();
+    assert!(listener.next().await.unwrap().is_some());
+    drop(honest);
+    daemon.stop().await;
 }

@@ -18,8 +18,7 @@ fn folder() -> std::path::PathBuf {
 fn parts() -> (Vec<u8>, ModelId, Codebooks) {
     let read = |name: &str| std::fs::read(folder().join(name)).unwrap();
     let m = Manifest::parse(&read("manifest.toml")).unwrap();
-    let books =
-        Codebooks::from_safetensors(&read(&m.codebooks.path), m.stages, m.entries, m.latent_dim).unwrap();
+    let books = Codebooks::from_safetensors(&read(&m.codebooks.path), m.stages, m.entries, m.latent_dim).unwrap();
     (read("tokens.safetensors"), m.id, books)
 }
 
@@ -40,8 +39,7 @@ fn real_codes(n: StageCount, frames: usize) -> Vec<u16> {
     let bytes = std::fs::read(folder().join("golden.safetensors")).unwrap();
     let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let data = tensors.tensor("codes").unwrap().data().to_vec();
-    let all: Vec<u16> =
-        data.chunks_exact(4).map(|b| i32::from_le_bytes([b[0], b[1], b[2], b[3]]) as u16).collect();
+    let all: Vec<u16> = data.chunks_exact(4).map(|b| i32::from_le_bytes([b[0], b[1], b[2], b[3]]) as u16).collect();
     all.chunks_exact(16).take(frames).flat_map(|f| &f[..n.index()]).copied().collect()
 }
 

@@ -57,13 +57,18 @@ impl ContainerReader {
     /// A record of the regular shape: tag, length, payload.
     pub(super) fn coded(&mut self, frames: u8, stages: StageCount) -> Found {
         let first = self.next_frame();
-        self.coded_payload(1, CodedBundle { first_frame: first, frames, stages, restart: false, packed: false, payload: Vec::new() })
+        self.coded_payload(
+            1,
+            CodedBundle { first_frame: first, frames, stages, restart: false, packed: false, payload: Vec::new() },
+        )
     }
 
     /// A record that says everything itself: tag, flags, frames, stages, first frame, length, payload.
     pub(super) fn coded_at(&mut self) -> Found {
         let record = self.record();
-        let Some(&[flags, frames, stages]) = record.get(1..4).and_then(|r| r.first_chunk::<3>()) else { return Ok(None) };
+        let Some(&[flags, frames, stages]) = record.get(1..4).and_then(|r| r.first_chunk::<3>()) else {
+            return Ok(None);
+        };
         if flags & !(RESTART | PACKED) != 0 {
             return Err(self.error(1, "flags of a coded bundle", flags, "0 to 3"));
         }

@@ -18,7 +18,8 @@ const fn table() -> [u16; 256] {
     t
 }
 
-pub(super) fn crc16(bytes: &[u8]) -> u16 {
+/// The check sum of bytes.
+pub fn crc16(bytes: &[u8]) -> u16 {
     bytes.iter().fold(0xFFFF, |crc, &b| (crc << 8) ^ TABLE[usize::from((crc >> 8) as u8 ^ b)])
 }
 

@@ -11,6 +11,7 @@ mod writer;
 
 pub use bundle::Bundle;
 pub use coded::CodedBundle;
+pub use crc::crc16;
 pub use header::{ContextRule, PayloadMode, StreamHeader};
 pub use index::{END_INDEXED_LEN, IndexEntry, SeekIndex};
 pub use reader::{ContainerReader, Item, Limits, Tail};

@@ -190,7 +190,13 @@ impl ContainerReader {
         Ok(Some(Step::Skipped))
     }
 
-    pub(super) fn error(&self, at: usize, what: &'static str, got: impl ToString, allowed: &'static str) -> BitstreamError {
+    pub(super) fn error(
+        &self,
+        at: usize,
+        what: &'static str,
+        got: impl ToString,
+        allowed: &'static str,
+    ) -> BitstreamError {
         self.field(at, OutOfRange { what, got: got.to_string(), allowed })
     }
 
@@ -222,13 +228,7 @@ impl ContainerReader {
         }
     }
 
-    fn bundle(
-        &mut self,
-        head: usize,
-        first: u64,
-        frames: u8,
-        stages: StageCount,
-    ) -> Found {
+    fn bundle(&mut self, head: usize, first: u64, frames: u8, stages: StageCount) -> Found {
         let length = head + Bundle::payload_len(frames, stages) + 2;
         let Some((body, sum)) = self.body(length) else { return Ok(None) };
         let made = sum.and_then(|()| Bundle::unpack(first, frames, stages, &body[head..]));

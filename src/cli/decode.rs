@@ -242,7 +242,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
         }
         reader.push(&buffer[..n]);
         bar.inc(n as u64);
-        broken = drain(&mut reader, &mut processor, (&mut decoder, &mut lossy), &mut trim, &mut started, &mut total).err();
+        broken =
+            drain(&mut reader, &mut processor, (&mut decoder, &mut lossy), &mut trim, &mut started, &mut total).err();
         if broken.is_some() || trim.is_full() {
             break;
         }

@@ -67,7 +67,11 @@ pub(super) struct Args {
 
 fn parse_seconds(s: &str) -> Result<f64, String> {
     let seconds: f64 = s.parse().map_err(|_| format!("\"{s}\" is not a number"))?;
-    if (0.02..=600.0).contains(&seconds) { Ok(seconds) } else { Err(format!("{s} seconds out of range, allowed 0.02 to 600")) }
+    if (0.02..=600.0).contains(&seconds) {
+        Ok(seconds)
+    } else {
+        Err(format!("{s} seconds out of range, allowed 0.02 to 600"))
+    }
 }
 
 fn parse_repetition(s: &str) -> Result<(f32, usize), String> {
@@ -105,7 +109,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let model = infer::load_model(args.model.as_deref())?;
     let target = tokens(&model)?;
     let draft = match args.speculative {
-        Some(_) => Some(model.draft()?.with_context(|| format!("model {} has no draft.safetensors", model.path.display()))?),
+        Some(_) => {
+            Some(model.draft()?.with_context(|| format!("model {} has no draft.safetensors", model.path.display()))?)
+        }
         None => None,
     };
     let mut input = AudioInput::open(&args.prompt, args.raw)?;
@@ -116,17 +122,28 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let mut prompt = encode_all(&mut processor, &pcm, args.kbps, 1)?;
     // The last frame holds the end of the prompt and the silence after it, which would be continued.
     prompt.truncate(pcm.len() / profile.frame_samples);
-    ensure!(!prompt.is_empty(), "{}: {} samples, at least one frame of 480 is needed", args.prompt.display(), pcm.len());
+    ensure!(
+        !prompt.is_empty(),
+        "{}: {} samples, at least one frame of 480 is needed",
+        args.prompt.display(),
+        pcm.len()
+    );
     let frames = (args.seconds * f64::from(CODEC_RATE.hz()) / profile.frame_samples as f64).round() as usize;
     let started = Instant::now();
     let codes = generate(args, params, (&target, draft.as_ref()), &prompt, frames);
     let took = started.elapsed().as_secs_f64();
     let rate = codes.len() as f64 / took;
-    eprintln!("undertone: {} codes in {took:.2} s: {rate:.0} a second, {:.1} x real time", codes.len(), args.seconds / took);
+    eprintln!(
+        "undertone: {} codes in {took:.2} s: {rate:.0} a second, {:.1} x real time",
+        codes.len(),
+        args.seconds / took
+    );
     let mut decoder = Decoder::new(profile.clone());
     let mut out = Vec::new();
     let next = prompt.len() as u64;
-    let continued = (next..).zip(codes.chunks_exact(args.kbps.index())).map(|(frame, c)| Bundle::new(frame, 1, args.kbps, c.to_vec()));
+    let continued = (next..)
+        .zip(codes.chunks_exact(args.kbps.index()))
+        .map(|(frame, c)| Bundle::new(frame, 1, args.kbps, c.to_vec()));
     for bundle in prompt.into_iter().map(Ok).chain(continued) {
         decoder.push(bundle?)?;
         while let Some(mut job) = decoder.next_job() {

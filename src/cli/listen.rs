@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::encode::parse_kbps;
+use super::encode::{parse_kbps, tokens};
 use super::send::parse_stream;
 use crate::bitstream::{Bundle, ContainerWriter, StreamHeader};
 use crate::capture::AudioOutput;
-use crate::codec::{Decoder, Processor, Profile};
+use crate::codec::{Concealer, Decoder, Processor, Profile};
 use crate::infer;
 use crate::rvq::BeamWidth;
 use crate::service::{Client, ClientError};
@@ -31,6 +31,9 @@ pub(super) struct Args {
     /// Most kbit/s wanted; the daemon drops stages to get there [default: all there are]
     #[arg(long, value_parser = parse_kbps)]
     kbps: Option<StageCount>,
+    /// Ask for codes that are coded with the token model: fewer bits, the same sound
+    #[arg(long)]
+    coded: bool,
     /// Write bare samples instead: s16le or f32le, rate, channels, as in s16le:48000:2
     #[arg(long, value_name = "FORMAT")]
     raw: Option<PcmFormat>,
@@ -98,7 +101,7 @@ pub(super) fn run(args: Args) -> Result<()> {
     } else {
         Sink::Audio {
             processor: Box::new(model.processor(BeamWidth::GREEDY)?),
-            decoder: Box::new(Decoder::new(profile.clone())),
+            decoder: Box::new(Decoder::concealing(profile.clone(), Concealer::new(model.tokens()?))),
             output: AudioOutput::create(Path::new(&args.output), args.raw)?,
             skip: profile.overlap_samples(),
         }
@@ -111,10 +114,15 @@ pub(super) fn run(args: Args) -> Result<()> {
         stages: args.kbps,
         frames_per_bundle: 0,
         token: String::new(),
+        coding: None,
     };
     let frames_wanted = args.seconds.map_or(u64::MAX, |s| (s * 50.0).ceil() as u64);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut client = runtime.block_on(Client::connect(&args.from, hello))?;
+    let wanted = if args.coded { Some(tokens(&model)?) } else { None };
+    let mut client = runtime.block_on(Client::connect_coded(&args.from, hello, wanted))?;
+    if args.coded && !client.is_coded() {
+        eprintln!("undertone: {} does not code with this token model; the codes travel packed", args.from);
+    }
     let (mut frames, mut cut) = (0, None);
     let (mut interrupt, mut terminate) = {
         let _guard = runtime.enter();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::encode::{parse_beam, parse_kbps};
+use super::encode::{parse_beam, parse_kbps, tokens};
 use crate::capture::{AudioInput, CaptureError};
 use crate::codec::Encoder;
 use crate::infer;
@@ -40,6 +40,9 @@ pub(super) struct Args {
     /// Frames of 20 ms that travel together, 1 to 50
     #[arg(long, value_name = "N", default_value = "5", value_parser = clap::value_parser!(u8).range(1..=50))]
     bundle: u8,
+    /// Code the indices with the token model, if the daemon has the same: fewer bits, the same sound
+    #[arg(long)]
+    coded: bool,
     /// Width of the codebook search, 1 (fastest) to 16 (best)
     #[arg(long, default_value = "4", value_parser = parse_beam)]
     beam: BeamWidth,
@@ -73,7 +76,9 @@ fn read_ahead(mut input: AudioInput) -> Receiver<Result<Vec<f32>, CaptureError>>
 
 pub(super) fn run(args: Args) -> Result<()> {
     let input = AudioInput::open(&args.input, args.raw)?;
-    let mut processor = infer::load_model(args.model.as_deref())?.processor(args.beam)?;
+    let model = infer::load_model(args.model.as_deref())?;
+    let mut processor = model.processor(args.beam)?;
+    let tokens = if args.coded { Some(tokens(&model)?) } else { None };
     let profile = processor.profile();
     let mut encoder = Encoder::new(profile.clone(), args.kbps, args.bundle)?;
     encoder.set_job_frames(usize::from(args.bundle));
@@ -85,10 +90,14 @@ pub(super) fn run(args: Args) -> Result<()> {
         stages: Some(args.kbps),
         frames_per_bundle: args.bundle,
         token: String::new(),
+        coding: None,
     };
     // Reading blocks, so it has a thread of its own; the queue is short, and the server's back-pressure reaches it.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut client = runtime.block_on(Client::connect(&args.to, hello))?;
+    let mut client = runtime.block_on(Client::connect_coded(&args.to, hello, tokens))?;
+    if args.coded && !client.is_coded() {
+        eprintln!("undertone: {} does not code with this token model; the codes travel packed", args.to);
+    }
     let chunks = read_ahead(input);
     loop {
         let pcm = match chunks.recv_timeout(SIGN_OF_LIFE) {

@@ -16,7 +16,9 @@ use super::encode::parse_kbps;
 use crate::config::{Config, Log, LogTarget};
 use crate::engine::{Engine, EngineError, EngineHandle};
 use crate::infer;
+
 use crate::service::{self, Bound};
+use crate::token::TokenModel;
 use crate::units::StageCount;
 
 /// Threads that only move bytes; the engine has its own.
@@ -101,21 +103,27 @@ fn start_log(log: &Log) -> Result<LevelHandle> {
 pub(super) fn run(args: Args) -> Result<()> {
     let config = Arc::new(args.config()?);
     let level = start_log(&config.log)?;
-    let factory = infer::load_processor_factory(config.codec.model.as_deref())?;
+    let (tokens, factory) = infer::load_processor_factory(config.codec.model.as_deref())?;
     let engine = Engine::start(&config.engine.options(), factory)?;
     let profile = engine.handle().profile();
     info!(model = %profile.name, id = %profile.model_id, slots = config.engine.slots, "engine ready");
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(IO_THREADS).enable_all().build().context("tokio")?;
     let handle = engine.handle();
-    let result = runtime.block_on(serve(args, config, level, handle));
+    let result = runtime.block_on(serve(args, config, level, handle, tokens));
     // Connections that did not end in time must not keep the engine waiting.
     runtime.shutdown_background();
     drop(engine);
     result
 }
 
-async fn serve(args: Args, config: Arc<Config>, level: LevelHandle, engine: EngineHandle) -> Result<()> {
+async fn serve(
+    args: Args,
+    config: Arc<Config>,
+    level: LevelHandle,
+    engine: EngineHandle,
+    tokens: Option<Arc<TokenModel>>,
+) -> Result<()> {
     let bound = Bound::open(&config).await?;
     let list = |from: usize, n: usize| {
         bound.addresses[from..from + n].iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
@@ -149,7 +157,7 @@ async fn serve(args: Args, config: Arc<Config>, level: LevelHandle, engine: Engi
             std::process::exit(1);
         });
     };
-    let summary = service::run(bound, engine, receiver, shutdown).await;
+    let summary = service::run(bound, engine, tokens, receiver, shutdown).await;
     reloading.abort();
     info!(?summary, "stopped");
     match died {

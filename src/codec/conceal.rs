@@ -168,7 +168,8 @@ impl Concealer {
 
     /// The next sample of noise with this level and neighbour correlation (a first-order autoregression).
     fn noise(&mut self, floor: Floor) -> f32 {
-        self.noise_state = self.noise_state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.noise_state =
+            self.noise_state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let white = ((self.noise_state >> 40) as f32 / 8_388_608.0 - 1.0) * 3f32.sqrt();
         let c = floor.correlation;
         self.noise_last = c * self.noise_last + (1.0 - c * c).sqrt() * white;

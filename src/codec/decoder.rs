@@ -18,7 +18,10 @@ const MAX_WAITING: usize = 64;
 enum Waiting {
     Bundle(Bundle),
     /// Frames that did not come.
-    Lost { first_frame: u64, frames: u64 },
+    Lost {
+        first_frame: u64,
+        frames: u64,
+    },
 }
 
 /// One stream's decoder. It starts at the first bundle it is given, whatever its number.

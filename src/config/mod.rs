@@ -53,6 +53,8 @@ pub struct Limits {
     pub listener_queue: usize,
     /// Bytes that the system may hold for a listener of codes.
     pub send_buffer: u32,
+    /// Sessions at once whose bundles are range-coded.
+    pub coded_sessions: usize,
 }
 
 /// How raw samples are encoded.
@@ -187,6 +189,7 @@ section!(RawLimits {
     idle_s: f64 = 30.0,
     listener_queue_bundles: usize = 64,
     send_buffer_bytes: u32 = 16_384,
+    coded_sessions: usize = 64,
 });
 section!(RawCodec { model: String = String::new(), kbps: f64 = 6.0, frames_per_bundle: u8 = 5 });
 section!(RawEngine { threads: usize = 0, slots: usize = 128, max_batch: usize = 16, gather_us: u64 = 500 });
@@ -257,6 +260,7 @@ impl Config {
                     10_000,
                 )?,
                 send_buffer: within("limits.send_buffer_bytes", raw.limits.send_buffer_bytes, 4_096, 4_194_304)?,
+                coded_sessions: within("limits.coded_sessions", raw.limits.coded_sessions, 0, 100_000)?,
             },
             codec: Codec {
                 model: (!raw.codec.model.is_empty()).then(|| PathBuf::from(raw.codec.model)),
@@ -280,6 +284,7 @@ impl Config {
             ("pcm_output", self.pcm_output != new.pcm_output),
             ("codes.listen", self.codes != new.codes),
             ("limits.send_buffer_bytes", self.limits.send_buffer != new.limits.send_buffer),
+            ("limits.coded_sessions", self.limits.coded_sessions != new.limits.coded_sessions),
             ("codec.model", self.codec.model != new.codec.model),
             ("engine", self.engine != new.engine),
             ("log.target", self.log.target != new.log.target),

@@ -125,8 +125,7 @@ impl Encoder {
     pub fn encode(&mut self, bundle: &Bundle, restart: bool, out: &mut Vec<u8>) -> Result<Coded, EntropyError> {
         let walk = &mut self.walk;
         walk.check(bundle.first_frame, bundle.stages)?;
-        let restart =
-            restart || walk.rule == ContextRule::Bundle || walk.expected != Some(bundle.first_frame);
+        let restart = restart || walk.rule == ContextRule::Bundle || walk.expected != Some(bundle.first_frame);
         walk.begin(bundle.stages, restart);
         self.ranges.clear();
         for &code in &bundle.codes {

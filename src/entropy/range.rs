@@ -3,7 +3,8 @@
 use std::borrow::Borrow;
 use std::num::NonZeroU32;
 
-use constriction::backends::Cursor;
+use constriction::Queue;
+use constriction::backends::{BoundedReadWords, Cursor};
 use constriction::stream::model::{DecoderModel, EncoderModel, EntropyModel};
 use constriction::stream::queue::{DefaultRangeDecoder, DefaultRangeEncoder};
 use constriction::stream::{Decode, Encode};
@@ -30,7 +31,11 @@ impl DecoderModel<PRECISION> for Known {
     /// True inside the range; outside, what the decoder does next does not matter any more.
     fn quantile_function(&self, point: u32) -> (bool, u32, NonZeroU32) {
         let inside = point.wrapping_sub(self.0) < self.1;
-        if inside { (true, self.0, NonZeroU32::new(self.1).unwrap_or(NonZeroU32::MIN)) } else { (false, point, NonZeroU32::MIN) }
+        if inside {
+            (true, self.0, NonZeroU32::new(self.1).unwrap_or(NonZeroU32::MIN))
+        } else {
+            (false, point, NonZeroU32::MIN)
+        }
     }
 }
 
@@ -68,9 +73,11 @@ impl Reader {
         self.decoder.decode_symbol(Any(frequencies)).ok()
     }
 
-    /// False if words are left that played no part.
-    pub(super) fn is_exhausted(&self) -> bool {
-        self.decoder.maybe_exhausted()
+    /// False if words are left that played no part. constriction's own check also asks for a point near the lower end, which
+    /// the shortest payload does not have.
+    pub(super) fn is_exhausted(self) -> bool {
+        let (words, _, _) = self.decoder.into_raw_parts();
+        BoundedReadWords::<u32, Queue>::is_exhausted(&words)
     }
 }
 

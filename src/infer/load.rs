@@ -139,12 +139,15 @@ impl LoadedModel {
     }
 }
 
-/// Reads the model once and gives what makes a processor for each thread.
+/// What makes a processor for a thread.
+type Factory = Box<dyn Fn() -> Result<Processor, InferError> + Send + Sync>;
+
+/// Reads the model once; gives its token model, if it has one, and what makes a processor for each thread.
 ///
 /// Errors: [`InferError`].
-pub fn load_processor_factory(
-    named: Option<&Path>,
-) -> Result<impl Fn() -> Result<Processor, InferError> + Send + Sync + 'static, InferError> {
+pub fn load_processor_factory(named: Option<&Path>) -> Result<(Option<Arc<TokenModel>>, Factory), InferError> {
     let model = load_model(named)?;
-    Ok(move || model.processor(BeamWidth::new(DEFAULT_BEAM).unwrap_or(BeamWidth::GREEDY)))
+    let tokens = model.tokens()?;
+    let factory = move || model.processor(BeamWidth::new(DEFAULT_BEAM).unwrap_or(BeamWidth::GREEDY));
+    Ok((tokens, Box::new(factory)))
 }

@@ -83,8 +83,8 @@ pub fn profile(stages: u8) -> Profile {
     }
 }
 
-/// A fake model with pseudo-random codebooks whose entries shrink from stage to stage.
-pub fn processor(stages: u8, seed: u64) -> Processor {
+/// Pseudo-random codebooks whose entries shrink from stage to stage.
+pub fn codebooks(stages: u8, seed: u64) -> Codebooks {
     let profile = profile(stages);
     let mut x = seed;
     let mut data = vec![0.0f32; profile.stages.index() * ENTRIES * DIM];
@@ -94,9 +94,13 @@ pub fn processor(stages: u8, seed: u64) -> Processor {
             *value = ((x >> 40) as f32 / 8_388_608.0 - 1.0) * 0.5 * 0.8f32.powi(stage as i32);
         }
     }
-    let codebooks = Arc::new(
-        Codebooks::new(data, profile.stages.index(), ENTRIES, DIM).expect("the fake codebooks are well-formed"),
-    );
+    Codebooks::new(data, profile.stages.index(), ENTRIES, DIM).expect("the fake codebooks are well-formed")
+}
+
+/// A fake model with such codebooks.
+pub fn processor(stages: u8, seed: u64) -> Processor {
+    let profile = profile(stages);
+    let codebooks = Arc::new(codebooks(stages, seed));
     let searcher = Searcher::new(Arc::clone(&codebooks), BeamWidth::GREEDY, SimdLevel::detect());
     Processor::new(Arc::new(profile), Box::new(FakeEncoder), Box::new(FakeDecoder), codebooks, searcher)
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::simd;
-use crate::sampling::beam::Candidates;
 use super::{Codebooks, RvqError, SimdLevel};
+use crate::sampling::beam::Candidates;
 use crate::units::{MAX_STAGES, OutOfRange, StageCount};
 
 /// Partial sums kept from stage to stage, 1 to 16; 1 is the greedy search.

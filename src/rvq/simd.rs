@@ -41,9 +41,9 @@ impl SimdLevel {
     /// (`scalar`, `avx2`, `avx512`); results are the same with all of them.
     pub fn detect() -> Self {
         let levels = Self::available();
-        let wanted = std::env::var("UNDERTONE_SIMD").ok().and_then(|name| {
-            levels.iter().copied().find(|l| format!("{l:?}").eq_ignore_ascii_case(name.trim()))
-        });
+        let wanted = std::env::var("UNDERTONE_SIMD")
+            .ok()
+            .and_then(|name| levels.iter().copied().find(|l| format!("{l:?}").eq_ignore_ascii_case(name.trim())));
         wanted.or(levels.last().copied()).unwrap_or(Self::Scalar)
     }
 }

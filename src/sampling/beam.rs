@@ -75,13 +75,17 @@ pub fn search<S: TokenSource + Clone>(start: &S, width: usize, steps: usize) -> 
                 }
             }
         }
-        beam = list.found().iter().map(|c| {
-            let (source, sequence, _) = &beam[usize::from(c.parent)];
-            let (mut source, mut sequence) = (source.clone(), sequence.clone());
-            source.push(c.entry);
-            sequence.push(c.entry);
-            (source, sequence, c.cost)
-        }).collect();
+        beam = list
+            .found()
+            .iter()
+            .map(|c| {
+                let (source, sequence, _) = &beam[usize::from(c.parent)];
+                let (mut source, mut sequence) = (source.clone(), sequence.clone());
+                source.push(c.entry);
+                sequence.push(c.entry);
+                (source, sequence, c.cost)
+            })
+            .collect();
     }
     beam.into_iter().next().map_or((Vec::new(), 0.0), |(_, sequence, cost)| (sequence, cost))
 }

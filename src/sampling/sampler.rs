@@ -232,7 +232,9 @@ mod tests {
 
     #[test]
     fn odd_logits_still_give_a_choice() {
-        for logits in [&[f32::NAN; 3][..], &[f32::NEG_INFINITY; 3], &[f32::INFINITY, 1.0, f32::NAN], &[1e30, -1e30, 0.0]] {
+        for logits in
+            [&[f32::NAN; 3][..], &[f32::NEG_INFINITY; 3], &[f32::INFINITY, 1.0, f32::NAN], &[1e30, -1e30, 0.0]]
+        {
             let p = probabilities(Params::default(), logits);
             assert!((p.iter().sum::<f32>() - 1.0).abs() < 1e-5 && p.iter().all(|v| v.is_finite()), "{logits:?} {p:?}");
         }

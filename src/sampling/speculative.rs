@@ -144,7 +144,9 @@ mod tests {
             let last = |back: usize| n.checked_sub(back).map_or(0, |i| u32::from(self.sequence[i]));
             let (a, b) = (last(1), last(2));
             out.clear();
-            out.extend((0..6u32).map(|i| ((a * 7 + b * 3 + i * 5) % 11) as f32 * 0.3 + self.blur * ((i * 3) % 4) as f32));
+            out.extend(
+                (0..6u32).map(|i| ((a * 7 + b * 3 + i * 5) % 11) as f32 * 0.3 + self.blur * ((i * 3) % 4) as f32),
+            );
         }
 
         fn push(&mut self, token: u16) {
@@ -206,9 +208,13 @@ mod tests {
     fn tokens_have_the_targets_distribution() {
         let hot = Params::default();
         let narrow = Params::default().temperature(0.8).unwrap().top_k(4).unwrap();
-        for (ahead, blur, adaptive, params) in
-            [(0, 1.0, false, hot), (2, 0.0, false, hot), (2, 0.4, false, hot), (4, 2.0, true, hot), (2, 1.0, false, narrow)]
-        {
+        for (ahead, blur, adaptive, params) in [
+            (0, 1.0, false, hot),
+            (2, 0.0, false, hot),
+            (2, 0.4, false, hot),
+            (4, 2.0, true, hot),
+            (2, 1.0, false, narrow),
+        ] {
             let (counts, stats) = triples(ahead, blur, adaptive, params, 5);
             let expected = exact(params);
             let total: f64 = counts.iter().sum();

@@ -1,12 +1,16 @@
 //! The other end: publishing to a daemon and subscribing from one.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::session::{Close, Control, Hello, Message, PackedBundle, Reason};
+use crate::session::{
+    Close, CodingError, Control, Hello, Message, PackedBundle, Reason, SessionDecoder, SessionEncoder, TokenTag,
+};
+use crate::token::TokenModel;
 use crate::units::StageCount;
 use crate::wire::{Framer, WireError, encode};
 
@@ -27,6 +31,9 @@ pub enum ClientError {
     /// The server said what we do not understand.
     #[error(transparent)]
     Wire(#[from] WireError),
+    /// A coded bundle that cannot be taken.
+    #[error(transparent)]
+    Coding(#[from] CodingError),
     /// The server closed the session.
     #[error("the server closed the session: {0}")]
     Closed(Close),
@@ -52,6 +59,14 @@ pub struct Client {
     bytes: Vec<u8>,
     sequence: u64,
     received: u64,
+    coder: Option<Coder>,
+}
+
+/// Both directions of a coded session.
+#[derive(Debug)]
+struct Coder {
+    out: SessionEncoder,
+    back: SessionDecoder,
 }
 
 impl Client {
@@ -59,6 +74,18 @@ impl Client {
     ///
     /// Errors: [`ClientError`], with the server's reason if it refused.
     pub async fn connect(address: &str, hello: Hello) -> Result<Self, ClientError> {
+        Self::connect_coded(address, hello, None).await
+    }
+
+    /// The same; bundles are coded with `tokens` if the server agrees, else packed: see [`Client::is_coded`].
+    ///
+    /// Errors: [`ClientError`], with the server's reason if it refused.
+    pub async fn connect_coded(
+        address: &str,
+        mut hello: Hello,
+        tokens: Option<Arc<TokenModel>>,
+    ) -> Result<Self, ClientError> {
+        hello.coding = tokens.as_ref().map(TokenTag::of);
         let io = |source| ClientError::Io { address: address.to_owned(), source };
         let silent = |_| ClientError::Silent { address: address.to_owned(), patience: ANSWER };
         let socket = timeout(ANSWER, TcpStream::connect(address)).await.map_err(silent)?.map_err(io)?;
@@ -70,10 +97,16 @@ impl Client {
             bytes: vec![0; 4 << 10],
             sequence: 0,
             received: 0,
+            coder: None,
         };
         client.send(&Message::Hello(hello)).await?;
         match timeout(ANSWER, client.receive()).await.map_err(silent)?? {
-            Message::HelloAck { .. } => Ok(client),
+            Message::HelloAck { coding, .. } => {
+                let agreed = tokens.filter(|t| coding == Some(t.id()));
+                client.coder =
+                    agreed.map(|t| Coder { out: SessionEncoder::new(Arc::clone(&t)), back: SessionDecoder::new(t) });
+                Ok(client)
+            }
             Message::Close(close) => Err(ClientError::Closed(close)),
             _ => Err(WireError::Missing("HelloAck").into()),
         }
@@ -103,16 +136,32 @@ impl Client {
         }
     }
 
+    /// Whether the server agreed to coded bundles.
+    pub fn is_coded(&self) -> bool {
+        self.coder.is_some()
+    }
+
     /// Bytes of messages received so far, length prefixes included.
     pub fn bytes_received(&self) -> u64 {
         self.received
+    }
+
+    /// Sends any message as it is, right or wrong; for tests of servers.
+    ///
+    /// Errors: [`ClientError::Io`].
+    pub async fn send_raw(&mut self, message: &Message) -> Result<(), ClientError> {
+        self.send(message).await
     }
 
     /// Publishes a bundle. Waits while the server holds us to real time.
     ///
     /// Errors: [`ClientError`], with the server's reason if it closed the session.
     pub async fn publish(&mut self, bundle: PackedBundle) -> Result<(), ClientError> {
-        let message = Message::Bundle { sequence: self.sequence, bundle };
+        let sequence = self.sequence;
+        let message = match &mut self.coder {
+            Some(coder) => Message::Coded { sequence, bundle: coder.out.encode(&bundle)? },
+            None => Message::Bundle { sequence, bundle },
+        };
         self.sequence += 1;
         self.tell(&message).await
     }
@@ -143,6 +192,10 @@ impl Client {
         loop {
             match self.receive().await? {
                 Message::Bundle { bundle, .. } => return Ok(Some(bundle)),
+                Message::Coded { bundle, .. } => {
+                    let coder = self.coder.as_mut().ok_or(WireError::Missing("a token model that was agreed on"))?;
+                    return Ok(Some(coder.back.decode(&bundle)?));
+                }
                 Message::Close(c) if matches!(c.reason, Reason::StreamEnded | Reason::ShuttingDown | Reason::Done) => {
                     return Ok(None);
                 }

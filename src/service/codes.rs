@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::spawn_blocking;
 use tokio::time::{sleep_until, timeout};
 use tracing::{debug, info, warn};
 
@@ -14,7 +16,9 @@ use super::outbox::Outbox;
 use super::pacer::Pacer;
 use super::pcm::media_time;
 use super::{Counters, Shared};
-use crate::session::{Close, Control, Event, Hello, Message, PackedBundle, Reason, Role, ServerSession};
+use crate::session::{
+    Close, Control, Event, Hello, Message, PackedBundle, Reason, Role, ServerSession, SessionDecoder, SessionEncoder,
+};
 use crate::units::StageCount;
 use crate::wire::Framer;
 
@@ -41,14 +45,28 @@ struct Connection<'a> {
     framer: Framer,
     task: Task,
     out: Outbox,
+    coder: Coder,
+}
+
+/// Whether this session is coded; a coder is away while it works in a thread of its own.
+enum Coder {
+    Packed,
+    Publisher(Option<Box<SessionDecoder>>, #[allow(dead_code)] OwnedSemaphorePermit),
+    Subscriber(Option<Box<SessionEncoder>>, #[allow(dead_code)] OwnedSemaphorePermit),
 }
 
 /// Serves one connection to its end.
 pub(super) async fn serve(shared: Shared, mut socket: TcpStream, peer: SocketAddr) {
     let timeouts = shared.config.borrow().limits.timeouts;
-    let session = ServerSession::new(timeouts, Instant::now());
-    let mut connection =
-        Connection { shared: &shared, session, framer: Framer::default(), task: Task::Waiting, out: Outbox::default() };
+    let session = ServerSession::new(timeouts, shared.coding.as_ref().map(|c| c.tag), Instant::now());
+    let mut connection = Connection {
+        shared: &shared,
+        session,
+        framer: Framer::default(),
+        task: Task::Waiting,
+        out: Outbox::default(),
+        coder: Coder::Packed,
+    };
     let close = connection.run(&mut socket).await;
     // The stream ends for its listeners before the publisher is told so.
     connection.task = Task::Waiting;
@@ -153,9 +171,13 @@ impl Connection<'_> {
         loop {
             let next = self.framer.next().map_err(|e| Close::new(Reason::Protocol, e.to_string()))?;
             let Some(message) = next else { return Ok(()) };
+            let message = self.decoded(message).await?;
             let profile = self.shared.engine.profile();
             match self.session.handle(message, &profile, Instant::now())? {
-                Event::Opened(hello, ack) => self.open(&hello, &ack, socket).await?,
+                Event::Opened(hello, ack) => {
+                    let ack = self.agree(&hello, ack);
+                    self.open(&hello, &ack, socket).await?;
+                }
                 Event::Bundle(bundle) => self.publish(bundle).await?,
                 Event::Stages(wanted) => {
                     if let Task::Subscribe { stages, .. } = &mut self.task {
@@ -166,6 +188,51 @@ impl Connection<'_> {
                 Event::Done => return Err(Close::new(Reason::Done, "as asked")),
             }
         }
+    }
+
+    /// Settles whether the session is coded: the peers' models must agree, and there must be room.
+    fn agree(&mut self, hello: &Hello, mut ack: Message) -> Message {
+        let (Some(wanted), Message::HelloAck { coding, .. }) = (hello.coding, &mut ack) else { return ack };
+        let hex = |id: [u8; 8]| id.map(|b| format!("{b:02x}")).concat();
+        let here = self.shared.coding.as_ref();
+        if coding.is_none() {
+            let ours = here.map_or_else(|| "none".to_owned(), |c| hex(c.tag.id));
+            info!(wanted = hex(wanted.id), ours, "token models differ: bundles are packed");
+        } else if let Some((c, permit)) = here.and_then(|c| Some((c, Arc::clone(&c.room).try_acquire_owned().ok()?))) {
+            let model = Arc::clone(&c.model);
+            self.coder = match hello.role {
+                Role::Publish => Coder::Publisher(Some(Box::new(SessionDecoder::new(model))), permit),
+                Role::Subscribe => Coder::Subscriber(Some(Box::new(SessionEncoder::new(model))), permit),
+            };
+            return ack;
+        } else {
+            warn!("all of limits.coded_sessions are in use: bundles are packed");
+            *coding = None;
+        }
+        Counters::add(&self.shared.counters.fallbacks);
+        ack
+    }
+
+    /// A coded bundle becomes a packed one, off the threads that serve connections.
+    async fn decoded(&mut self, message: Message) -> Result<Message, Close> {
+        let Message::Coded { sequence, bundle } = message else { return Ok(message) };
+        let Coder::Publisher(coder, _) = &mut self.coder else { return Ok(Message::Coded { sequence, bundle }) };
+        let Some(mut decoder) = coder.take() else { return Err(stopped()) };
+        let work = spawn_blocking(move || (decoder.decode(&bundle), decoder));
+        let (result, decoder) = work.await.map_err(|_| stopped())?;
+        *coder = Some(decoder);
+        let bundle = result.map_err(|e| Close::new(Reason::Protocol, e.to_string()))?;
+        Ok(Message::Bundle { sequence, bundle })
+    }
+
+    async fn coded(&mut self, sequence: u64, bundle: PackedBundle) -> Result<Message, Close> {
+        let Coder::Subscriber(coder, _) = &mut self.coder else { return Ok(Message::Bundle { sequence, bundle }) };
+        let Some(mut encoder) = coder.take() else { return Err(stopped()) };
+        let work = spawn_blocking(move || (encoder.encode(&bundle), encoder));
+        let (result, encoder) = work.await.map_err(|_| stopped())?;
+        *coder = Some(encoder);
+        let bundle = result.map_err(|e| Close::new(Reason::Protocol, e.to_string()))?;
+        Ok(Message::Coded { sequence, bundle })
     }
 
     async fn open(&mut self, hello: &Hello, ack: &Message, socket: &mut TcpStream) -> Result<(), Close> {
@@ -213,8 +280,9 @@ impl Connection<'_> {
     async fn forward(&mut self, bundle: &Arc<PackedBundle>, socket: &mut TcpStream) -> Result<(), Close> {
         let Task::Subscribe { stages, sequence, .. } = &mut self.task else { return Ok(()) };
         let bundle = bundle.limited(*stages).map_err(|e| Close::new(Reason::Protocol, e.to_string()))?;
-        let message = Message::Bundle { sequence: *sequence, bundle };
+        let number = *sequence;
         *sequence += 1;
+        let message = self.coded(number, bundle).await?;
         self.send(&message, socket).await
     }
 
@@ -240,6 +308,11 @@ impl Connection<'_> {
             Err(_) => Err(Close::new(Reason::SlowConsumer, format!("a write took more than {patience:?}"))),
         }
     }
+}
+
+/// A coder was lost, which happens only when the process ends.
+fn stopped() -> Close {
+    Close::new(Reason::ShuttingDown, "the server is shutting down")
 }
 
 /// What woke a connection up.

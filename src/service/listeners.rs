@@ -14,10 +14,11 @@ use tracing::{info, warn};
 
 use super::hub::Hub;
 use super::outbox::Outbox;
-use super::{Counters, Shared, codes, pcm};
+use super::{Coding, Counters, Shared, codes, pcm};
 use crate::config::{Config, PcmPort};
 use crate::engine::EngineHandle;
 use crate::session::{Close, Reason};
+use crate::token::TokenModel;
 
 /// How long a shutdown may take before what is left is dropped.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -54,6 +55,8 @@ pub struct Summary {
     pub slow: u64,
     /// Bundles published.
     pub bundles: u64,
+    /// Sessions that asked for coded bundles and got packed ones.
+    pub fallbacks: u64,
 }
 
 enum Kind {
@@ -135,10 +138,11 @@ impl Drop for Permit {
     }
 }
 
-/// Serves until `shutdown`, then stops input, flushes encoders, drains listeners, and gives up after 5 s.
+/// Serves until `shutdown`; with `tokens`, sessions that have the same token model are coded. Then stops input, flushes encoders, drains listeners, and gives up after 5 s.
 pub async fn run(
     bound: Bound,
     engine: EngineHandle,
+    tokens: Option<Arc<TokenModel>>,
     config: watch::Receiver<Arc<Config>>,
     shutdown: impl Future<Output = ()>,
 ) -> Summary {
@@ -148,6 +152,7 @@ pub async fn run(
         stop_input: CancellationToken::new(),
         stop_output: CancellationToken::new(),
         counters: Arc::new(Counters::default()),
+        coding: tokens.map(|t| Coding::new(t, config.borrow().limits.coded_sessions)),
         config,
     };
     let (room, refusals) = (Arc::new(Room::default()), Arc::new(Semaphore::new(REFUSALS)));
@@ -185,6 +190,7 @@ pub async fn run(
         hostile: counters.hostile.load(Ordering::Relaxed),
         slow: counters.slow.load(Ordering::Relaxed),
         bundles: counters.bundles.load(Ordering::Relaxed),
+        fallbacks: counters.fallbacks.load(Ordering::Relaxed),
     }
 }
 

@@ -14,11 +14,13 @@ pub use listeners::{Bound, ServiceError, Summary, run};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::engine::{EngineError, EngineHandle, Job, Slot};
+use crate::session::TokenTag;
+use crate::token::TokenModel;
 use hub::Hub;
 
 /// What connections share.
@@ -32,6 +34,21 @@ pub(crate) struct Shared {
     /// Cancelled when the input has been flushed: listeners get what is queued and are closed.
     stop_output: CancellationToken,
     counters: Arc<Counters>,
+    coding: Option<Coding>,
+}
+
+/// What coded sessions need: the token model, its tag, and room.
+#[derive(Clone)]
+struct Coding {
+    model: Arc<TokenModel>,
+    tag: TokenTag,
+    room: Arc<Semaphore>,
+}
+
+impl Coding {
+    fn new(model: Arc<TokenModel>, sessions: usize) -> Self {
+        Self { tag: TokenTag::of(&model), model, room: Arc::new(Semaphore::new(sessions)) }
+    }
 }
 
 /// What happened since the start.
@@ -42,6 +59,7 @@ pub(crate) struct Counters {
     hostile: AtomicU64,
     slow: AtomicU64,
     bundles: AtomicU64,
+    fallbacks: AtomicU64,
 }
 
 impl Counters {

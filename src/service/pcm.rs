@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use super::hub::{Ended, Publisher};
 use super::pacer::Pacer;
 use super::{Counters, Shared, process};
-use crate::codec::{Decoder, Encoder, Profile};
+use crate::codec::{Concealer, Decoder, Encoder, Profile};
 use crate::config::PcmPort;
 use crate::dsp::{PcmReader, PcmWriter};
 use crate::engine::{EngineError, Job, Slot};
@@ -144,7 +144,10 @@ async fn output(shared: &Shared, port: &PcmPort, socket: &mut TcpStream) -> Resu
     let mut sink = Sink {
         shared,
         slot,
-        decoder: Decoder::new(Arc::clone(&profile)),
+        decoder: Decoder::concealing(
+            Arc::clone(&profile),
+            Concealer::new(shared.coding.as_ref().map(|c| Arc::clone(&c.model))),
+        ),
         writer: PcmWriter::new(port.format),
         skip: profile.overlap_samples(),
         pcm: Vec::new(),

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::bitstream::{BitstreamError, Bundle};
+use super::TokenTag;
+use crate::bitstream::{BitstreamError, Bundle, CodedBundle};
 use crate::units::{ModelId, OutOfRange, StageCount};
 
 /// Name of a stream, 1 to 64 characters of `A-Z a-z 0-9 . _ -`.
@@ -61,6 +62,8 @@ pub struct Hello {
     pub frames_per_bundle: u8,
     /// Bearer token; empty if there is none.
     pub token: String,
+    /// Token model of coded bundles; None asks for packed ones.
+    pub coding: Option<TokenTag>,
 }
 
 /// A bundle whose indices are still packed, as relays pass it on.
@@ -162,6 +165,8 @@ pub enum Message {
         model_id: ModelId,
         /// Most stages.
         stages: StageCount,
+        /// Token model with which bundles are coded from here on; None: they are packed.
+        coding: Option<[u8; 8]>,
     },
     /// Frames of codes.
     Bundle {
@@ -169,6 +174,13 @@ pub enum Message {
         sequence: u64,
         /// The frames.
         bundle: PackedBundle,
+    },
+    /// Frames of codes, range-coded; the payload ends with the check sum of the codes.
+    Coded {
+        /// Number of the bundle in its connection.
+        sequence: u64,
+        /// The frames.
+        bundle: CodedBundle,
     },
     /// A wish within a running session.
     Control(Control),

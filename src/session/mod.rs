@@ -1,8 +1,10 @@
 //! The server's side of a session as a state machine: messages and time come in, events and answers come out.
 
+mod coding;
 mod message;
 mod server;
 
+pub use coding::{CodingError, SessionDecoder, SessionEncoder, TokenTag};
 pub use message::{Close, Control, Hello, Message, PackedBundle, Reason, Role, StreamName};
 pub use server::{Event, ServerSession, Timeouts};
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Close, Hello, Message, PROTOCOL_VERSION, PackedBundle, Reason, Role};
+use super::{Close, Hello, Message, PROTOCOL_VERSION, PackedBundle, Reason, Role, TokenTag};
 use crate::codec::Profile;
 use crate::units::StageCount;
 
@@ -46,6 +46,8 @@ enum State {
 #[derive(Debug)]
 pub struct ServerSession {
     timeouts: Timeouts,
+    /// Token model that this server offers.
+    coding: Option<TokenTag>,
     state: State,
     /// When the peer was last heard, or the connection made.
     heard: Instant,
@@ -54,8 +56,8 @@ pub struct ServerSession {
 
 impl ServerSession {
     /// A connection that was made at `now`.
-    pub fn new(timeouts: Timeouts, now: Instant) -> Self {
-        Self { timeouts, state: State::Waiting, heard: now, next_frame: 0 }
+    pub fn new(timeouts: Timeouts, coding: Option<TokenTag>, now: Instant) -> Self {
+        Self { timeouts, coding, state: State::Waiting, heard: now, next_frame: 0 }
     }
 
     /// When [`ServerSession::expired`] will be true unless a message comes; None if silence is fine.
@@ -107,6 +109,7 @@ impl ServerSession {
                 }
                 self.bundle(bundle, profile)
             }
+            (State::Open { .. }, Message::Coded { .. }) => protocol("a coded bundle, but no token model was agreed on"),
             (State::Open { .. }, Message::Bundle { .. }) => protocol("a subscriber must not send bundles"),
             (State::Open { role: Role::Subscribe, .. }, Message::Control(c)) => {
                 Ok(c.stages.map_or(Event::Alive, Event::Stages))
@@ -131,7 +134,9 @@ impl ServerSession {
         }
         let stages = stages.min(profile.stages);
         self.state = State::Open { role: hello.role, stages, frames_per_bundle: hello.frames_per_bundle };
-        let ack = Message::HelloAck { version: PROTOCOL_VERSION, model_id: profile.model_id, stages };
+        // Both must have the model and compute the same with it; otherwise bundles are packed, which always works.
+        let coding = hello.coding.filter(|wanted| Some(*wanted) == self.coding).map(|tag| tag.id);
+        let ack = Message::HelloAck { version: PROTOCOL_VERSION, model_id: profile.model_id, stages, coding };
         Ok(Event::Opened(hello, ack))
     }
 
@@ -172,6 +177,7 @@ mod tests {
             stages: None,
             frames_per_bundle: 5,
             token: String::new(),
+            coding: None,
         }
     }
 
@@ -183,7 +189,7 @@ mod tests {
 
     fn open(role: Role) -> (ServerSession, Instant, Profile) {
         let (now, profile) = (Instant::now(), fake::profile(16));
-        let mut s = ServerSession::new(TIMEOUTS, now);
+        let mut s = ServerSession::new(TIMEOUTS, None, now);
         assert!(matches!(s.handle(Message::Hello(hello(role)), &profile, now), Ok(Event::Opened(..))));
         (s, now, profile)
     }
@@ -191,7 +197,7 @@ mod tests {
     #[test]
     fn a_wrong_model_is_refused_with_both_names() {
         let (now, profile) = (Instant::now(), fake::profile(16));
-        let mut s = ServerSession::new(TIMEOUTS, now);
+        let mut s = ServerSession::new(TIMEOUTS, None, now);
         let wrong = Hello { model_id: ModelId([1; 8]), ..hello(Role::Publish) };
         let close = s.handle(Message::Hello(wrong), &profile, now).unwrap_err();
         assert_eq!(close.reason, Reason::Model);
@@ -201,7 +207,7 @@ mod tests {
     #[test]
     fn silence_ends_a_handshake_and_a_publisher_but_not_a_subscriber() {
         let (now, day) = (Instant::now(), Duration::from_secs(86_400));
-        let s = ServerSession::new(TIMEOUTS, now);
+        let s = ServerSession::new(TIMEOUTS, None, now);
         assert_eq!(s.expired(now + Duration::from_millis(4_999)), None);
         assert_eq!(s.expired(now + TIMEOUTS.handshake).unwrap().reason, Reason::Timeout);
         let (mut s, now, profile) = open(Role::Publish);
@@ -216,7 +222,7 @@ mod tests {
     fn only_what_a_role_may_say_is_accepted() {
         let reason = |r: Result<Event, Close>| r.unwrap_err().reason;
         let (now, profile) = (Instant::now(), fake::profile(16));
-        let mut fresh = ServerSession::new(TIMEOUTS, now);
+        let mut fresh = ServerSession::new(TIMEOUTS, None, now);
         assert_eq!(reason(fresh.handle(bundle(0, 1), &profile, now)), Reason::Protocol);
         let (mut s, now, profile) = open(Role::Subscribe);
         assert_eq!(reason(s.handle(bundle(0, 1), &profile, now)), Reason::Protocol);

@@ -92,6 +92,11 @@ impl Frequencies {
         }));
     }
 
+    /// Cumulative frequencies, `[entries + 1]`, from 0 to [`TOTAL`].
+    pub fn bounds(&self) -> &[u32] {
+        &self.cumulative
+    }
+
     /// Number of entries.
     pub fn entries(&self) -> usize {
         self.cumulative.len() - 1

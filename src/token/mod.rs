@@ -6,6 +6,7 @@
 //! section 7 of docs/bitstream.md; `models/recipe/tokens/integer.py` is the same in Python.
 
 mod context;
+pub mod fake;
 mod math;
 mod simd;
 mod source;

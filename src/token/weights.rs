@@ -99,8 +99,7 @@ impl Reader<'_> {
 
     fn i32s(&self, name: &str, shape: &[usize], most: i32) -> Result<Vec<i32>, TokenError> {
         let data = self.get(name, Dtype::I32, shape)?;
-        let values: Vec<i32> =
-            data.chunks_exact(4).map(|b| i32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let values: Vec<i32> = data.chunks_exact(4).map(|b| i32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
         match values.iter().find(|&&v| v.checked_abs().is_none_or(|a| a > most)) {
             Some(v) => Err(TokenError::Tensor {
                 name: name.to_owned(),
@@ -199,19 +198,14 @@ impl TokenModel {
             return Err(TokenError::Tensor { name: "exp2".to_owned(), reason: "not 2^20 to 2^21".to_owned() });
         }
         let golden = golden(&r, &shape)?;
-        let per_head = (s.width / s.heads) as f64;
         let model = Arc::new(Self {
             id,
-            tables: Tables {
-                gelu: gelu.chunks_exact(2).map(|b| i16::from_le_bytes([b[0], b[1]])).collect(),
-                exp2,
-            },
+            tables: Tables { gelu: gelu.chunks_exact(2).map(|b| i16::from_le_bytes([b[0], b[1]])).collect(), exp2 },
             inp: r.linear("inp", 3 * s.latent, s.width)?,
             count: r.i32s("count", &[s.stages, s.width], 1 << 24)?,
             start: r.i32s("start", &[s.width], 1 << 24)?,
             slopes: r.i32s("slopes", &[s.heads], 1 << 20)?,
-            // Square root and product are exact enough here for every machine to round alike: IEEE 754.
-            score: (std::f64::consts::LOG2_E / per_head.sqrt() * 65536.0).round() as i64,
+            score: score(s),
             layers: (0..s.layers).map(layer).collect::<Result<_, _>>()?,
             depth: (0..s.stages).map(depth).collect::<Result<_, _>>()?,
             books,
@@ -221,6 +215,49 @@ impl TokenModel {
         });
         model.verify(SimdLevel::detect())?;
         Ok(model)
+    }
+
+    /// A model from its parts, without a golden example; `linear` makes the input layer.
+    pub(super) fn from_parts(
+        id: [u8; 8],
+        shape: TokenShape,
+        tables: Tables,
+        layers: Vec<Layer>,
+        depth: Vec<Depth>,
+        books: Vec<i32>,
+        mut linear: impl FnMut(usize, usize) -> Linear,
+    ) -> Arc<Self> {
+        let inp = linear(3 * shape.latent, shape.width);
+        Arc::new(Self {
+            id,
+            tables,
+            inp,
+            count: vec![0; shape.stages * shape.width],
+            start: (0..shape.width as i32).map(|i| (i * 977 % 4001) - 2000).collect(),
+            slopes: vec![64; shape.heads],
+            score: score(&shape),
+            layers,
+            depth,
+            books,
+            golden: (vec![1; 8 * shape.stages], Vec::new()),
+            golden_stages: shape.stages,
+            shape,
+        })
+    }
+
+    /// First 8 bytes of the SHA-256 of all cumulative frequencies of the golden codes, computed on this machine.
+    pub fn fingerprint(self: &Arc<Self>, level: SimdLevel) -> [u8; 8] {
+        let mut hash = Sha256::new();
+        let stages = StageCount::new(self.golden_stages as u8).unwrap_or(StageCount::MAX);
+        let mut context = Context::new(Arc::clone(self), stages, level);
+        let mut frequencies = Frequencies::uniform(self.shape.entries);
+        for &code in &self.golden.0 {
+            context.frequencies(&mut frequencies);
+            frequencies.bounds().iter().for_each(|b| hash.update(b.to_le_bytes()));
+            context.push(code);
+        }
+        let digest = hash.finalize();
+        std::array::from_fn(|i| digest[i])
     }
 
     /// First 8 bytes of the SHA-256 of the file.
@@ -236,8 +273,10 @@ impl TokenModel {
     /// Parameters: weights and biases.
     pub fn parameters(&self) -> usize {
         let linear = |l: &Linear| l.weight.len() + l.bias.len();
-        let layers = self.layers.iter().map(|l| [&l.qkv, &l.mix, &l.up, &l.down].into_iter().map(linear).sum::<usize>());
-        let depth = self.depth.iter().map(|d| [&d.up, &d.down, &d.skip, &d.table].into_iter().map(linear).sum::<usize>());
+        let layers =
+            self.layers.iter().map(|l| [&l.qkv, &l.mix, &l.up, &l.down].into_iter().map(linear).sum::<usize>());
+        let depth =
+            self.depth.iter().map(|d| [&d.up, &d.down, &d.skip, &d.table].into_iter().map(linear).sum::<usize>());
         linear(&self.inp) + self.count.len() + self.start.len() + layers.sum::<usize>() + depth.sum::<usize>()
     }
 
@@ -279,6 +318,11 @@ impl TokenModel {
     }
 }
 
+/// Scale of attention scores. Root and quotient are correctly rounded by IEEE 754, so every machine gets the same.
+fn score(s: &TokenShape) -> i64 {
+    (std::f64::consts::LOG2_E / ((s.width / s.heads) as f64).sqrt() * 65536.0).round() as i64
+}
+
 fn books(s: &TokenShape, codebooks: &Codebooks) -> Result<Vec<i32>, TokenError> {
     if (codebooks.stages(), codebooks.entries(), codebooks.dim()) != (s.stages, s.entries, s.latent) {
         return Err(TokenError::File(format!(
@@ -291,7 +335,12 @@ fn books(s: &TokenShape, codebooks: &Codebooks) -> Result<Vec<i32>, TokenError> 
             codebooks.dim()
         )));
     }
-    Ok(codebooks.values().iter().map(|v| (v * 64.0).round_ties_even() as i32).map(|v| v.clamp(-(1 << 24), 1 << 24)).collect())
+    Ok(codebooks
+        .values()
+        .iter()
+        .map(|v| (v * 64.0).round_ties_even() as i32)
+        .map(|v| v.clamp(-(1 << 24), 1 << 24))
+        .collect())
 }
 
 type Golden = (Vec<u16>, Vec<(u32, u32)>, usize);

@@ -2,8 +2,8 @@
 
 use super::proto::envelope::Kind;
 use super::{WireError, proto};
-use crate::bitstream::{Bundle, MAX_FRAMES};
-use crate::session::{Close, Control, Hello, Message, PackedBundle, Reason, Role, StreamName};
+use crate::bitstream::{Bundle, CodedBundle, MAX_FRAMES};
+use crate::session::{Close, Control, Hello, Message, PackedBundle, Reason, Role, StreamName, TokenTag};
 use crate::units::{ModelId, OutOfRange, StageCount};
 
 /// Longest bearer token.
@@ -24,16 +24,26 @@ fn optional_stages(value: u32) -> Result<Option<StageCount>, WireError> {
     if value == 0 { Ok(None) } else { stages(value).map(Some) }
 }
 
+fn eight(what: &'static str, bytes: &[u8]) -> Result<[u8; 8], WireError> {
+    bytes.try_into().map_err(|_| range(what, format!("of {} bytes", bytes.len()), "8 bytes"))
+}
+
 fn model(bytes: &[u8]) -> Result<ModelId, WireError> {
-    let id = bytes.try_into().map_err(|_| range("length of a model id in bytes", bytes.len(), "8"))?;
-    Ok(ModelId(id))
+    Ok(ModelId(eight("model id", bytes)?))
 }
 
 pub(super) fn from_proto(envelope: proto::Envelope) -> Result<Message, WireError> {
     match envelope.kind.ok_or(WireError::Missing("content"))? {
         Kind::Hello(m) => hello(m).map(Message::Hello),
         Kind::HelloAck(m) => {
-            Ok(Message::HelloAck { version: m.version, model_id: model(&m.model_id)?, stages: stages(m.stages)? })
+            let coding =
+                if m.token_model_id.is_empty() { None } else { Some(eight("token model id", &m.token_model_id)?) };
+            Ok(Message::HelloAck {
+                version: m.version,
+                model_id: model(&m.model_id)?,
+                stages: stages(m.stages)?,
+                coding,
+            })
         }
         Kind::Bundle(m) => bundle(m),
         Kind::Control(m) => Ok(Message::Control(Control { stages: optional_stages(m.stages)? })),
@@ -63,6 +73,12 @@ fn hello(m: proto::Hello) -> Result<Hello, WireError> {
         stages: optional_stages(m.stages)?,
         frames_per_bundle: fits.ok_or_else(|| range("frames of a bundle", m.frames_per_bundle, "1 to 50"))?,
         token: m.token,
+        coding: if m.token_model_id.is_empty() {
+            None
+        } else {
+            let (id, check) = (eight("token model id", &m.token_model_id)?, eight("token check", &m.token_check)?);
+            Some(TokenTag { id, check })
+        },
     })
 }
 
@@ -70,11 +86,24 @@ fn bundle(m: proto::Bundle) -> Result<Message, WireError> {
     let frames = u8::try_from(m.frames).ok().filter(|f| (1..=MAX_FRAMES).contains(f));
     let frames = frames.ok_or_else(|| range("frames of a bundle", m.frames, "1 to 50"))?;
     let stages = stages(m.stages)?;
-    if m.payload.len() != Bundle::payload_len(frames, stages) {
+    let packed_len = Bundle::payload_len(frames, stages);
+    let coding = m.coding();
+    let fits = match coding {
+        proto::Coding::Packed => m.payload.len() == packed_len,
+        proto::Coding::Plain | proto::Coding::PlainRestart => m.payload.len() == packed_len + 2,
+        proto::Coding::Range | proto::Coding::RangeRestart => (2..packed_len + 2).contains(&m.payload.len()),
+    };
+    if !fits {
         return Err(range("payload in bytes", m.payload.len(), "what its frames and stages take"));
     }
     if m.first_frame.checked_add(u64::from(frames)).is_none() {
         return Err(range("first frame", m.first_frame, "less than 2^64 - 50"));
+    }
+    if coding != proto::Coding::Packed {
+        let restart = matches!(coding, proto::Coding::RangeRestart | proto::Coding::PlainRestart);
+        let packed = matches!(coding, proto::Coding::Plain | proto::Coding::PlainRestart);
+        let bundle = CodedBundle { first_frame: m.first_frame, frames, stages, restart, packed, payload: m.payload };
+        return Ok(Message::Coded { sequence: m.sequence, bundle });
     }
     let bundle = PackedBundle { first_frame: m.first_frame, frames, stages, payload: m.payload };
     Ok(Message::Bundle { sequence: m.sequence, bundle })
@@ -123,11 +152,14 @@ pub(super) fn to_proto(message: &Message) -> proto::Envelope {
             stages: count(h.stages),
             frames_per_bundle: u32::from(h.frames_per_bundle),
             token: h.token.clone(),
+            token_model_id: h.coding.map_or_else(Vec::new, |c| c.id.to_vec()),
+            token_check: h.coding.map_or_else(Vec::new, |c| c.check.to_vec()),
         }),
-        Message::HelloAck { version, model_id, stages } => Kind::HelloAck(proto::HelloAck {
+        Message::HelloAck { version, model_id, stages, coding } => Kind::HelloAck(proto::HelloAck {
             version: *version,
             model_id: model_id.0.to_vec(),
             stages: count(Some(*stages)),
+            token_model_id: coding.map_or_else(Vec::new, |id| id.to_vec()),
         }),
         Message::Bundle { sequence, bundle } => Kind::Bundle(proto::Bundle {
             sequence: *sequence,
@@ -135,6 +167,21 @@ pub(super) fn to_proto(message: &Message) -> proto::Envelope {
             frames: u32::from(bundle.frames),
             stages: count(Some(bundle.stages)),
             payload: bundle.payload.clone(),
+            coding: proto::Coding::Packed.into(),
+        }),
+        Message::Coded { sequence, bundle } => Kind::Bundle(proto::Bundle {
+            sequence: *sequence,
+            first_frame: bundle.first_frame,
+            frames: u32::from(bundle.frames),
+            stages: count(Some(bundle.stages)),
+            payload: bundle.payload.clone(),
+            coding: match (bundle.packed, bundle.restart) {
+                (false, false) => proto::Coding::Range,
+                (false, true) => proto::Coding::RangeRestart,
+                (true, false) => proto::Coding::Plain,
+                (true, true) => proto::Coding::PlainRestart,
+            }
+            .into(),
         }),
         Message::Control(c) => Kind::Control(proto::Control { stages: count(c.stages) }),
         Message::Close(c) => Kind::Close(proto::Close { reason: proto_reason(c.reason).into(), text: c.text.clone() }),

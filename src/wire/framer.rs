@@ -71,7 +71,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::session::{Close, Control, Hello, PackedBundle, Reason, Role, StreamName};
+    use crate::bitstream::CodedBundle;
+    use crate::session::{Close, Control, Hello, PackedBundle, Reason, Role, StreamName, TokenTag};
     use crate::units::{ModelId, StageCount};
 
     fn samples() -> Vec<Message> {
@@ -84,12 +85,23 @@ mod tests {
             stages: Some(stages),
             frames_per_bundle: 5,
             token: "secret".to_owned(),
+            coding: Some(TokenTag { id: [3; 8], check: [4; 8] }),
+        };
+        let coded = |packed: bool, restart| CodedBundle {
+            first_frame: 1 << 40,
+            frames: 5,
+            stages,
+            restart,
+            packed,
+            payload: vec![0x5A; if packed { 77 } else { 50 }],
         };
         let bundle = PackedBundle { first_frame: 1 << 40, frames: 5, stages, payload: vec![0xA5; 75] };
         vec![
             Message::Hello(hello.clone()),
             Message::Hello(Hello { role: Role::Subscribe, stages: None, frames_per_bundle: 0, ..hello }),
-            Message::HelloAck { version: 1, model_id: ModelId([9; 8]), stages },
+            Message::HelloAck { version: 1, model_id: ModelId([9; 8]), stages, coding: Some([3; 8]) },
+            Message::Coded { sequence: 8, bundle: coded(false, true) },
+            Message::Coded { sequence: 9, bundle: coded(true, false) },
             Message::Bundle { sequence: 3, bundle },
             Message::Control(Control { stages: Some(stages) }),
             Message::Control(Control { stages: None }),

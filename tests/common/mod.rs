@@ -15,6 +15,7 @@ use undertone::engine::{Engine, EngineOptions};
 use undertone::model::fake;
 use undertone::service::{self, Bound, Client, Summary};
 use undertone::session::{Hello, Message, PackedBundle, Role, StreamName};
+use undertone::token::TokenModel;
 use undertone::units::{ModelId, StageCount};
 use undertone::wire::{Framer, encode};
 
@@ -44,7 +45,7 @@ impl Daemon {
         let (pcm, pcm_out, codes) = (bound.addresses[0], bound.addresses[1], bound.addresses[2]);
         let (stop, stopped) = oneshot::channel();
         let (sender, receiver) = watch::channel(config);
-        let running = tokio::spawn(service::run(bound, engine.handle(), receiver, async {
+        let running = tokio::spawn(service::run(bound, engine.handle(), Some(tokens()), receiver, async {
             let _ = stopped.await;
         }));
         Self { pcm, pcm_out, codes, stop: Some(stop), running, _engine: engine, _config: sender }
@@ -64,6 +65,11 @@ impl Daemon {
     }
 }
 
+/// The daemon's token model.
+pub fn tokens() -> Arc<TokenModel> {
+    undertone::token::fake::model(&fake::codebooks(16, 7), 1)
+}
+
 pub fn hello(role: Role, stream: &str, stages: Option<u8>) -> Hello {
     Hello {
         version: 1,
@@ -73,6 +79,7 @@ pub fn hello(role: Role, stream: &str, stages: Option<u8>) -> Hello {
         stages: stages.map(|s| StageCount::new(s).unwrap()),
         frames_per_bundle: 5,
         token: String::new(),
+        coding: None,
     }
 }
 

@@ -32,7 +32,7 @@ impl Reloadable {
         let codes = bound.addresses[0];
         let (stop, stopped) = oneshot::channel();
         let (sender, receiver) = watch::channel(config(text));
-        let running = tokio::spawn(service::run(bound, engine.handle(), receiver, async {
+        let running = tokio::spawn(service::run(bound, engine.handle(), None, receiver, async {
             let _ = stopped.await;
         }));
         Self { codes, stop, running, config: sender, _engine: engine }

@@ -1,0 +1,153 @@
+//! Coded bundles of a live session: agreed on in the handshake, checked bundle by bundle.
+
+use std::sync::Arc;
+
+use super::PackedBundle;
+use crate::bitstream::{Bundle, CodedBundle, ContextRule, crc16};
+use crate::entropy::{Coded, Decoder, Encoder, EntropyError};
+use crate::rvq::SimdLevel;
+use crate::token::TokenModel;
+
+/// Names a token model, and proves that this machine computes with it what the peer's does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TokenTag {
+    /// First 8 bytes of the SHA-256 of the model's file.
+    pub id: [u8; 8],
+    /// First 8 bytes of the SHA-256 of the cumulative frequencies of its golden codes, computed here.
+    pub check: [u8; 8],
+}
+
+impl TokenTag {
+    /// The tag of a model on this machine.
+    pub fn of(model: &Arc<TokenModel>) -> Self {
+        Self { id: model.id(), check: model.fingerprint(SimdLevel::detect()) }
+    }
+}
+
+/// Why a coded bundle cannot be taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CodingError {
+    /// The coder.
+    #[error(transparent)]
+    Entropy(#[from] EntropyError),
+    /// A payload too short, or packed codes that do not fit.
+    #[error("bundle at frame {first_frame}: coded payload of {bytes} bytes does not fit")]
+    Payload {
+        /// First frame of the bundle.
+        first_frame: u64,
+        /// Its length.
+        bytes: usize,
+    },
+    /// The peers no longer agree on the codes.
+    #[error("bundle at frame {first_frame}: check sum of the codes is {got:04x}, computed {computed:04x}")]
+    Check {
+        /// First frame of the bundle.
+        first_frame: u64,
+        /// As sent.
+        got: u16,
+        /// Of the codes decoded here.
+        computed: u16,
+    },
+}
+
+/// Codes what one direction of a session sends. The context is continuous, as the transport is reliable.
+#[derive(Debug)]
+pub struct SessionEncoder(Encoder);
+
+impl SessionEncoder {
+    /// At the start of a session.
+    pub fn new(model: Arc<TokenModel>) -> Self {
+        Self(Encoder::new(model, ContextRule::Continuous, SimdLevel::detect()))
+    }
+
+    /// Codes a bundle; its payload ends with the CRC-16 of the packed codes, low byte first.
+    ///
+    /// Errors: [`CodingError`].
+    pub fn encode(&mut self, bundle: &PackedBundle) -> Result<CodedBundle, CodingError> {
+        let codes = unpacked(bundle)?;
+        let mut payload = Vec::with_capacity(bundle.payload.len() + 2);
+        let coded = self.0.encode(&codes, false, &mut payload)?;
+        payload.extend_from_slice(&crc16(&bundle.payload).to_le_bytes());
+        let (Coded::Range { restart } | Coded::Packed { restart }) = coded;
+        Ok(CodedBundle {
+            first_frame: bundle.first_frame,
+            frames: bundle.frames,
+            stages: bundle.stages,
+            restart,
+            packed: matches!(coded, Coded::Packed { .. }),
+            payload,
+        })
+    }
+}
+
+fn unpacked(bundle: &PackedBundle) -> Result<Bundle, CodingError> {
+    bundle.unpack().map_err(|_| CodingError::Payload { first_frame: bundle.first_frame, bytes: bundle.payload.len() })
+}
+
+/// Decodes what one direction of a session receives.
+#[derive(Debug)]
+pub struct SessionDecoder(Decoder);
+
+impl SessionDecoder {
+    /// At the start of a session.
+    pub fn new(model: Arc<TokenModel>) -> Self {
+        Self(Decoder::new(model, ContextRule::Continuous, SimdLevel::detect()))
+    }
+
+    /// Decodes a bundle and checks its codes.
+    ///
+    /// Errors: [`CodingError`]; the session cannot go on then.
+    pub fn decode(&mut self, bundle: &CodedBundle) -> Result<PackedBundle, CodingError> {
+        let first_frame = bundle.first_frame;
+        let error = || CodingError::Payload { first_frame, bytes: bundle.payload.len() };
+        let (payload, sum) = bundle.payload.split_last_chunk::<2>().ok_or_else(error)?;
+        let codes = if bundle.packed {
+            let codes = Bundle::unpack(first_frame, bundle.frames, bundle.stages, payload).map_err(|_| error())?;
+            self.0.observe(&codes, bundle.restart)?;
+            codes
+        } else {
+            self.0.decode(first_frame, bundle.frames, bundle.stages, bundle.restart, payload)?
+        };
+        let packed = PackedBundle::pack(&codes);
+        let (got, computed) = (u16::from_le_bytes(*sum), crc16(&packed.payload));
+        if got != computed {
+            return Err(CodingError::Check { first_frame, got, computed });
+        }
+        Ok(packed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::fake;
+    use crate::units::StageCount;
+
+    #[test]
+    fn peers_with_one_model_agree_and_others_notice() {
+        let books = fake::codebooks(16, 7);
+        let (one, two) = (crate::token::fake::model(&books, 1), crate::token::fake::model(&books, 2));
+        assert_eq!(TokenTag::of(&one), TokenTag::of(&Arc::clone(&one)));
+        assert_ne!(TokenTag::of(&one).check, TokenTag::of(&two).check);
+        let mut encoder = SessionEncoder::new(Arc::clone(&one));
+        let (mut same, mut other) = (SessionDecoder::new(one), SessionDecoder::new(two));
+        let stages = StageCount::new(4).unwrap();
+        let mut wrong = 0;
+        for i in 0..20u64 {
+            let codes = (0..20).map(|k| (i * 37 + k * 11) as u16 % 256).collect();
+            let bundle = PackedBundle::pack(&Bundle::new(5 * i, 5, stages, codes).unwrap());
+            let coded = encoder.encode(&bundle).unwrap();
+            assert_eq!(coded.restart, i == 0);
+            assert_eq!(same.decode(&coded).unwrap(), bundle);
+            wrong += usize::from(other.decode(&coded).is_err());
+            let mut cut = coded.clone();
+            cut.payload.truncate(1);
+            assert!(matches!(SessionDecoder::new(two_of(&books)).decode(&cut), Err(CodingError::Payload { .. })));
+        }
+        assert!(wrong >= 19, "{wrong} of 20 bundles were noticed");
+    }
+
+    fn two_of(books: &crate::rvq::Codebooks) -> Arc<TokenModel> {
+        crate::token::fake::model(books, 2)
+    }
+}
