@@ -2,8 +2,8 @@
 
 use proptest::prelude::*;
 use undertone::bitstream::{
-    BitstreamError, Bundle, ContainerReader, ContainerWriter, ContextRule, END_INDEXED_LEN, Item, Limits, PayloadMode,
-    SeekIndex, StreamHeader, Tail,
+    BitstreamError, Bundle, CodedBundle, ContainerReader, ContainerWriter, ContextRule, END_INDEXED_LEN, Item, Limits,
+    PayloadMode, SeekIndex, StreamHeader, Tail,
 };
 use undertone::units::{ModelId, StageCount};
 
@@ -126,9 +126,59 @@ fn what_is_not_ours_is_said_clearly() {
     assert_eq!(with(3, 9).to_string(), "container version 9, this program reads version 1");
     assert_eq!(with(10, 0xEE).name(), "crc");
     assert_eq!(with(23, 0x77), BitstreamError::Tag { offset: 23, got: 0x77 });
-    let mut coded = Vec::new();
-    ContainerWriter::new(StreamHeader { payload_mode: PayloadMode::Coded, ..header(3, 5) }, &mut coded);
-    assert_eq!(read(&coded, 100, Limits::default()).unwrap_err().name(), "unsupported");
+    assert_eq!(with(23, 0x06), BitstreamError::Tag { offset: 23, got: 0x06 }, "a coded bundle in a packed container");
+}
+
+/// A container with a coded bundle that restarts, one that goes on, one of another shape that is packed after all.
+fn coded_container() -> (Vec<u8>, Vec<CodedBundle>) {
+    let mut out = Vec::new();
+    let header = StreamHeader { payload_mode: PayloadMode::Coded, context: ContextRule::Continuous, ..header(3, 5) };
+    let mut writer = ContainerWriter::new(header, &mut out);
+    let stages = |n| StageCount::new(n).unwrap();
+    let bundle = |first_frame, n, restart, packed, bytes| CodedBundle {
+        first_frame,
+        frames: 5,
+        stages: stages(n),
+        restart,
+        packed,
+        payload: (0..bytes).collect(),
+    };
+    let bundles = vec![
+        bundle(0, 3, true, false, 12),
+        bundle(5, 3, false, false, 0),
+        bundle(300, 2, true, true, 13),
+        bundle(305, 3, false, false, 18),
+    ];
+    for b in &bundles {
+        writer.write_coded(b, &mut out).unwrap();
+    }
+    for wrong in [bundle(310, 3, false, false, 19), bundle(310, 3, false, true, 18), bundle(309, 3, false, false, 1)] {
+        assert!(writer.write_coded(&wrong, &mut Vec::new()).is_err());
+    }
+    writer.finish(Some(100_000), &mut out);
+    (out, bundles)
+}
+
+#[test]
+fn coded_bundles_come_back_in_pieces_of_any_size_and_up_to_any_cut() {
+    let (bytes, bundles) = coded_container();
+    let coded = |items: &[Item]| -> Vec<CodedBundle> {
+        items.iter().filter_map(|i| if let Item::Coded(b) = i { Some(b.clone()) } else { None }).collect()
+    };
+    for chunk in [1, 7, 1_000] {
+        let (items, tail) = read(&bytes, chunk, Limits::default()).unwrap();
+        assert_eq!((coded(&items), tail), (bundles.clone(), Tail::Complete));
+    }
+    for cut in 0..bytes.len() {
+        let (items, _) = read(&bytes[..cut], 64, Limits::default()).unwrap();
+        let got = coded(&items);
+        assert_eq!(got, bundles[..got.len()]);
+    }
+    for at in 23..bytes.len() {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 0x10;
+        assert!(read(&damaged, 64, Limits::default()).is_err(), "byte {at}");
+    }
 }
 
 #[test]

@@ -92,7 +92,7 @@ fn the_rate_is_what_was_asked_for() {
     let wav = dir.wav("in.wav", 24_000, 1, 10.0);
     for kbps in ["0.5", "1.5", "8"] {
         let utn = dir.path("a.utn");
-        ok(&["encode", &wav, &utn, "--kbps", kbps]);
+        ok(&["encode", &wav, &utn, "--kbps", kbps, "--packed"]);
         let real = fs::metadata(&utn).unwrap().len() as f64 * 8.0 / 10_000.0;
         let wanted: f64 = kbps.parse().unwrap();
         assert!(real > wanted && real < wanted + 0.1, "{kbps}: {real}");
@@ -104,10 +104,10 @@ fn pipes_give_the_same_bytes_as_files_and_leave_bundle_by_bundle() {
     let dir = Folder::new();
     let wav = dir.wav("in.wav", 24_000, 1, 1.0);
     let (utn, back) = (dir.path("a.utn"), dir.path("out.wav"));
-    ok(&["encode", &wav, &utn, "--kbps", "3", "--bundle", "5"]);
+    ok(&["encode", &wav, &utn, "--kbps", "3", "--bundle", "5", "--packed"]);
     ok(&["decode", &utn, &back]);
     let raw: Vec<u8> = fs::read(&wav).unwrap()[44..].to_vec();
-    let mut child = undertone(&["encode", "--raw", "s16le:24000:1", "-", "-", "--kbps", "3"])
+    let mut child = undertone(&["encode", "--raw", "s16le:24000:1", "-", "-", "--kbps", "3", "--packed"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -147,7 +147,7 @@ fn damaged_and_foreign_files_are_said_clearly() {
     let dir = Folder::new();
     let wav = dir.wav("in.wav", 24_000, 1, 2.0);
     let (utn, back) = (dir.path("a.utn"), dir.path("out.wav"));
-    ok(&["encode", &wav, &utn, "--kbps", "3"]);
+    ok(&["encode", &wav, &utn, "--kbps", "3", "--packed"]);
     let whole = fs::read(&utn).unwrap();
 
     fs::write(&utn, &whole[..whole.len() / 2]).unwrap();
@@ -287,4 +287,80 @@ fn a_part_of_a_long_recording_is_decoded_from_its_place() {
     }
     let e = fails(2, &["decode", &utn, &part, "--start", "-1"]);
     assert!(e.contains("-1"), "{e}");
+}
+
+#[test]
+fn coded_files_are_smaller_within_their_rate_and_sound_the_same() {
+    let dir = Folder::new();
+    let wav = dir.wav("in.wav", 24_000, 1, 6.0);
+    let (packed, coded) = (dir.path("p.utn"), dir.path("c.utn"));
+    let size = |path: &str| fs::metadata(path).unwrap().len();
+    ok(&["encode", &wav, &packed, "--stages", "6", "--packed"]);
+    ok(&["encode", &wav, &coded, "--stages", "6", "--coded"]);
+    assert!(size(&coded) * 100 < size(&packed) * 95, "{} coded, {} packed", size(&coded), size(&packed));
+    let (a, b) = (dir.path("a.wav"), dir.path("b.wav"));
+    ok(&["decode", &packed, &a]);
+    for level in ["scalar", "avx2", "avx512"] {
+        // A level that the machine has not falls back to its best.
+        let out = undertone(&["decode", &coded, &b]).env("UNDERTONE_SIMD", level).output().unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        assert!(fs::read(&a).unwrap() == fs::read(&b).unwrap(), "{level}");
+    }
+    for kbps in ["1.5", "3"] {
+        ok(&["encode", &wav, &coded, "--kbps", kbps]);
+        let real = size(&coded) as f64 * 8.0 / 6_000.0;
+        assert!(real <= kbps.parse().unwrap(), "{real} kbit/s, wanted {kbps}");
+    }
+    // Cut anywhere, it decodes up to the bundle before the cut; from the middle, it is the same sound.
+    let bytes = fs::read(&coded).unwrap();
+    fs::write(dir.path("cut.utn"), &bytes[..bytes.len() / 2]).unwrap();
+    ok(&["decode", &dir.path("cut.utn"), &b]);
+    let n = samples(&b).len();
+    assert!((48_000..96_000).contains(&n), "{n} samples of half the file");
+}
+
+#[test]
+fn losses_are_concealed_and_counted() {
+    let dir = Folder::new();
+    let wav = dir.wav("in.wav", 24_000, 1, 4.0);
+    let (utn, clean) = (dir.path("a.utn"), dir.path("clean.wav"));
+    ok(&["encode", &wav, &utn, "--stages", "6", "--bundle", "1"]);
+    ok(&["decode", &utn, &clean]);
+    let x = samples(&clean);
+    let error = |extra: &[&str]| {
+        let out = dir.path("out.wav");
+        let args = [&["decode", &utn, &out, "--loss", "gilbert:0.2:2", "--loss-seed", "3"], extra].concat();
+        let run = undertone(&args).output().unwrap();
+        let said = String::from_utf8_lossy(&run.stderr).into_owned();
+        assert!(run.status.success() && said.contains("bundles lost"), "{said}");
+        let y = samples(&out);
+        assert_eq!(y.len(), x.len());
+        y.iter().zip(&x).map(|(a, b)| (a - b) * (a - b)).sum::<f32>()
+    };
+    let (silence, tokens) = (error(&["--conceal", "silence"]), error(&[]));
+    let redundant = error(&["--redundancy", "6:4"]);
+    assert_eq!(tokens, error(&[]), "the same losses and guesses every time");
+    assert!(redundant < 0.2 * silence, "copies of all stages heal bursts: {redundant} of {silence}");
+    let e = fails(2, &["decode", &utn, &clean, "--loss", "uniform:2"]);
+    assert!(e.contains("uniform:2") && e.contains("0 to 0.9"), "{e}");
+}
+
+#[test]
+fn a_recording_goes_on_the_same_way_for_the_same_seed() {
+    let dir = Folder::new();
+    let wav = dir.wav("in.wav", 24_000, 1, 1.0);
+    let generate = |extra: &[&str]| {
+        let out = dir.path("out.wav");
+        ok(&[&["generate", "--prompt", &wav, &out, "--seconds", "0.5"], extra].concat());
+        samples(&out)
+    };
+    let first = generate(&[]);
+    assert!((35_000..=36_500).contains(&first.len()), "{} samples", first.len());
+    assert!(first == generate(&[]) && first != generate(&["--seed", "2"]));
+    assert!(
+        generate(&["--temperature", "0"]) == generate(&["--temperature", "0", "--speculative", "4", "--seed", "9"])
+    );
+    assert_eq!(generate(&["--beam", "3", "--only"]).len(), first.len() - 24_000);
+    let e = fails(1, &["generate", "--prompt", &wav, &dir.path("out.wav"), "--top-p", "0"]);
+    assert!(e.contains("top-p 0 out of range"), "{e}");
 }

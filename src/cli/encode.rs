@@ -10,12 +10,18 @@ use anyhow::{Context, Result};
 use super::progress;
 use crate::bitstream::StreamHeader;
 use crate::capture::AudioInput;
-use crate::codec::{Encoder, Processor};
+use crate::codec::{Encoder, Processor, encode_all};
 use crate::entropy::StreamWriter;
 use crate::infer::{self, LoadedModel};
 use crate::rvq::BeamWidth;
 use crate::token::TokenModel;
-use crate::units::{PcmFormat, StageCount};
+use crate::units::{CODEC_RATE, PcmFormat, StageCount};
+
+/// What a coded stage of speech takes on average, kbit/s: the first guess, and all there is to go by on a pipe.
+const TYPICAL_KBPS: f64 = 0.37;
+
+/// Samples from the start of a recording that decide how many stages fit: five minutes.
+const TRIAL_SAMPLES: usize = 300 * 24_000;
 
 /// Frames of a bundle in a file, in a coded one, and on a pipe where somebody waits.
 const FILE_BUNDLE: u8 = 25;
@@ -28,18 +34,25 @@ pub(super) struct Args {
     input: PathBuf,
     /// File of codes (.utn), or - for the standard output
     output: PathBuf,
-    /// Rate in kbit/s, 0.5 to 8 in steps of 0.5
-    #[arg(long, default_value = "6", value_parser = parse_kbps)]
-    kbps: StageCount,
+    /// Rate in kbit/s, 0.5 to 8. A coded file gets as many stages as fit into it, every byte counted; a packed one has a
+    /// stage for every 0.5
+    #[arg(long, default_value = "6", value_parser = parse_rate)]
+    kbps: f64,
+    /// Use so many stages, 1 to 16, whatever rate that gives
+    #[arg(long, value_name = "N", value_parser = parse_stages, conflicts_with = "kbps")]
+    stages: Option<StageCount>,
     /// The input is bare samples: s16le or f32le, rate, channels, as in s16le:24000:1
     #[arg(long, value_name = "FORMAT")]
     raw: Option<PcmFormat>,
     /// Frames of 20 ms that travel together, 1 to 50 [default: 25 for files, 50 for coded ones, 5 for pipes]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=50))]
     bundle: Option<u8>,
-    /// Code the indices with the token model: fewer bits, the same sound
+    /// Code the indices with the token model: a third fewer bits, the same sound [default if the model folder has one]
     #[arg(long)]
     coded: bool,
+    /// Write 10 bits an index, which any reader of the format can decode without the token model
+    #[arg(long, conflicts_with = "coded")]
+    packed: bool,
     /// Width of the codebook search, 1 (fastest) to 16 (best)
     #[arg(long, default_value = "4", value_parser = parse_beam)]
     beam: BeamWidth,
@@ -51,6 +64,18 @@ pub(super) struct Args {
 pub(super) fn parse_kbps(s: &str) -> Result<StageCount, String> {
     let kbps: f64 = s.parse().map_err(|_| format!("\"{s}\" is not a number"))?;
     StageCount::from_kbps(kbps).map_err(|e| e.to_string())
+}
+
+fn parse_rate(s: &str) -> Result<f64, String> {
+    match s.parse::<f64>() {
+        Ok(kbps) if (0.5..=8.0).contains(&kbps) => Ok(kbps),
+        _ => Err(format!("rate {s} kbit/s out of range, allowed 0.5 to 8")),
+    }
+}
+
+fn parse_stages(s: &str) -> Result<StageCount, String> {
+    let n: u8 = s.parse().map_err(|_| format!("stage count {s} out of range, allowed 1 to 16"))?;
+    StageCount::new(n).map_err(|e| e.to_string())
 }
 
 pub(super) fn parse_beam(s: &str) -> Result<BeamWidth, String> {
@@ -99,17 +124,32 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let model = infer::load_model(args.model.as_deref())?;
     let mut processor = model.processor(args.beam)?;
     let live = [&args.input, &args.output].iter().any(|p| *p == Path::new("-"));
-    let file = if args.coded { CODED_BUNDLE } else { FILE_BUNDLE };
+    let tokens = match (args.packed, args.coded) {
+        (true, _) => None,
+        (_, true) => Some(tokens(&model)?),
+        _ => model.tokens()?,
+    };
+    let file = if tokens.is_some() { CODED_BUNDLE } else { FILE_BUNDLE };
     let bundle = args.bundle.unwrap_or(if live { LIVE_BUNDLE } else { file });
-    let tokens = if args.coded { Some(tokens(&model)?) } else { None };
     let profile = processor.profile();
-    let mut encoder = Encoder::new(profile.clone(), args.kbps, bundle)?;
+    let mut start = Vec::new();
+    let stages = match (args.stages, &tokens) {
+        (Some(stages), _) => stages,
+        (None, None) => StageCount::from_kbps(args.kbps)?,
+        (None, Some(_)) if live => whole_stages(args.kbps / TYPICAL_KBPS),
+        (None, Some(tokens)) => {
+            while start.len() < TRIAL_SAMPLES && input.read(&mut start)? {}
+            stages_that_fit(&mut processor, tokens, &start, args.kbps, bundle)?
+        }
+    };
+    let mut encoder = Encoder::new(profile.clone(), stages, bundle)?;
     // Whole bundles at a time: the first bundle can leave no earlier than its last frame anyway.
     encoder.set_job_frames(usize::from(bundle));
     let mut out = Out::create(&args.output)?;
-    let mut writer = StreamWriter::new(StreamHeader::packed(&profile, args.kbps, bundle), tokens, &mut out.bytes);
+    let mut writer = StreamWriter::new(StreamHeader::packed(&profile, stages, bundle), tokens, &mut out.bytes);
     let bar = progress::bar(input.total_samples(), "samples", [&args.input, &args.output]);
     let mut pcm = Vec::new();
+    encoder.push(&start);
     loop {
         pcm.clear();
         let more = input.read(&mut pcm)?;
@@ -127,6 +167,43 @@ pub(super) fn run(args: &Args) -> Result<()> {
     out.send(true)?;
     bar.finish_and_clear();
     Ok(())
+}
+
+fn whole_stages(stages: f64) -> StageCount {
+    StageCount::new(stages.clamp(1.0, 16.0) as u8).unwrap_or(StageCount::MAX)
+}
+
+/// The most stages with which the start of a recording, coded, stays within the rate.
+fn stages_that_fit(
+    processor: &mut Processor,
+    tokens: &Arc<TokenModel>,
+    pcm: &[f32],
+    kbps: f64,
+    bundle: u8,
+) -> Result<StageCount> {
+    let profile = processor.profile();
+    let seconds = pcm.len() as f64 / f64::from(CODEC_RATE.hz());
+    let mut size = |stages: StageCount| -> Result<f64> {
+        let mut bytes = Vec::new();
+        let header = StreamHeader::packed(&profile, stages, bundle);
+        let mut writer = StreamWriter::new(header, Some(Arc::clone(tokens)), &mut bytes);
+        for b in encode_all(processor, pcm, stages, bundle)? {
+            writer.write(&b, &mut bytes)?;
+        }
+        writer.finish(Some(pcm.len() as u64), &mut bytes);
+        Ok(bytes.len() as f64 * 8.0 / seconds.max(0.02) / 1000.0)
+    };
+    let mut stages = whole_stages(kbps / TYPICAL_KBPS);
+    let fits = size(stages)? <= kbps;
+    loop {
+        let next = if fits { stages.value() + 1 } else { stages.value().saturating_sub(1) };
+        let Ok(next) = StageCount::new(next) else { return Ok(stages) };
+        match (fits, size(next)? <= kbps) {
+            (true, true) | (false, false) => stages = next,
+            (true, false) => return Ok(stages),
+            (false, true) => return Ok(next),
+        }
+    }
 }
 
 fn drain(encoder: &mut Encoder, processor: &mut Processor, writer: &mut StreamWriter, out: &mut Out) -> Result<()> {

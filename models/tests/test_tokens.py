@@ -1,0 +1,83 @@
+"""Tests of the token model's recipe: the integer model is what was trained, and it is exact."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from recipe.tokens.export import export
+from recipe.tokens.integer import Reference, from_float
+from recipe.tokens.model import Shape, TokenModel
+
+SMALL = Shape(width=32, layers=2, heads=2, hidden=48, window=6, depth_hidden=16, rank=16, stages=4, entries=64, latent=16)
+
+
+@pytest.fixture(scope="module")
+def books() -> torch.Tensor:
+    return torch.randn(4, 64, 16, generator=torch.Generator().manual_seed(1)) * 10
+
+
+@pytest.fixture(scope="module")
+def model(books) -> TokenModel:
+    torch.manual_seed(3)
+    made = TokenModel(SMALL, books)
+    with torch.no_grad():
+        made.start.normal_()
+        made.count.normal_(std=0.3)
+    return made.eval()
+
+
+def codes(frames: int, stages: int) -> np.ndarray:
+    return np.random.default_rng(5).integers(0, 64, (frames, stages))
+
+
+@torch.no_grad()
+def test_frames_see_only_the_past_and_only_the_window(model):
+    a = codes(16, 3)
+    b = a.copy()
+    b[10, 1] = (b[10, 1] + 1) % 64
+    ya, yb = (model(torch.from_numpy(v)[None]) for v in (a, b))
+    for k in range(3):
+        assert torch.equal(ya[k][0, :10], yb[k][0, :10])
+    # Within a frame a stage sees the stages before it.
+    assert torch.equal(ya[1][0, 10], yb[1][0, 10]) and not torch.equal(ya[2][0, 10], yb[2][0, 10])
+    assert not torch.equal(ya[0][0, 11], yb[0][0, 11])
+
+
+def test_the_integer_model_is_the_trained_one(model, books):
+    reference = Reference(from_float({k: v.detach().numpy() for k, v in model.state_dict().items()}, SMALL), SMALL, books.numpy())
+    c = codes(12, 4)
+    ranges = reference.run(c)
+    with torch.no_grad():
+        logits = model(torch.from_numpy(c)[None])
+    for t in range(12):
+        for k in range(4):
+            expected = torch.log_softmax(logits[k][0, t].float(), -1)[c[t, k]] / np.log(2)
+            assert abs(np.log2(ranges[t, k, 1] / 2**20) - float(expected)) < 0.06
+
+
+def test_frequencies_always_sum_to_the_total(model, books):
+    reference = Reference(from_float({k: v.detach().numpy() for k, v in model.state_dict().items()}, SMALL), SMALL, books.numpy())
+    rng = np.random.default_rng(2)
+    for scale in (0, 10, 1000, 100_000):
+        f = reference.frequencies(rng.integers(-scale, scale + 1, 64))
+        assert f.sum() == 2**20 and f.min() >= 1
+
+
+def test_the_exported_file_names_its_codec_and_carries_a_golden_example(model, books, tmp_path):
+    class Stage:
+        def __init__(self, book):
+            self.codebook = book
+
+    class Fake:
+        class quantiser:
+            stages = [Stage(b) for b in books]
+
+    made = export(model, Fake, "0123456789abcdef", codes(12, 4), tmp_path / "tokens.safetensors")
+    assert len(made) == 16
+    with safe_open(tmp_path / "tokens.safetensors", "np") as f:
+        assert f.metadata()["codec"] == "0123456789abcdef"
+        assert f.get_tensor("golden.frequencies").shape == (12, 4, 2)
+        assert f.get_tensor("layers.0.qkv.weight").dtype == np.int8
