@@ -7,6 +7,7 @@
 mod decoder;
 mod encoder;
 mod job;
+pub mod loss;
 mod processor;
 mod profile;
 
