@@ -1,5 +1,7 @@
 //! The command line: parse, run, exit code.
 
+#[cfg(feature = "referee")]
+mod bench;
 mod decode;
 mod demo;
 mod encode;
@@ -43,6 +45,9 @@ enum Command {
     Listen(listen::Args),
     /// Send recordings through a daemon and back, and measure it
     Demo(demo::Args),
+    /// Compare with Opus and measure speed
+    #[cfg(feature = "referee")]
+    Bench(bench::Args),
     /// Look at a codec model or check it
     Model(model::Args),
 }
@@ -63,6 +68,8 @@ pub fn main() -> ExitCode {
         Command::Send(args) => send::run(args),
         Command::Listen(args) => listen::run(args),
         Command::Demo(args) => demo::run(&args),
+        #[cfg(feature = "referee")]
+        Command::Bench(args) => bench::run(&args),
         Command::Model(args) => model::run(&args),
     };
     match result {
