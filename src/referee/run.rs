@@ -127,6 +127,8 @@ pub fn measure(codec: &mut dyn Codec, original: &[f32], lost: &[bool]) -> Result
 pub fn cpu_time() -> Duration {
     static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
     let start = *START.get_or_init(Instant::now);
+    // The kernel brings the account up to date when the thread yields, and otherwise only every few milliseconds.
+    std::thread::yield_now();
     std::fs::read_to_string("/proc/thread-self/schedstat")
         .ok()
         .and_then(|s| s.split_whitespace().next()?.parse().ok())

@@ -42,7 +42,7 @@ pub(super) struct Args {
     #[arg(long, value_delimiter = ',', default_value = "6,8", value_parser = parse_kbps)]
     kbps: Vec<StageCount>,
     /// Rates of Opus in kbit/s, constant rate, redundancy included
-    #[arg(long, value_delimiter = ',', default_value = "6,8,12,16", value_parser = clap::value_parser!(u32).range(6..=64))]
+    #[arg(long, value_delimiter = ',', default_value = "8,16,24,32", value_parser = clap::value_parser!(u32).range(6..=64))]
     opus_kbps: Vec<u32>,
     /// Length of a packet in milliseconds, the same for both codecs: 20 or 60
     #[arg(long, default_value_t = 20, value_parser = parse_packet)]
