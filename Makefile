@@ -11,7 +11,8 @@ help:
 	@echo "make run [INPUT=file] [RATES=1.5,3,6]  recordings through a daemon and back: out/*.wav, a table, spectrograms"
 	@echo "make test                              formatting, lints, docs, all tests of the Rust code"
 	@echo "make test-recipe                       tests of the training recipe (installs PyTorch outside the checkout)"
-	@echo "make bench                             benchmarks (criterion)"
+	@echo "make bench [AUDIO=dir]                 beside Opus: quality by rate, under loss, speed: out/bench-*"
+	@echo "make bench-parts                       benchmarks of single parts (criterion)"
 	@echo "make setup | build | install | clean"
 
 setup:
@@ -40,7 +41,17 @@ test: setup
 test-recipe:
 	@bash scripts/test-recipe.sh
 
-bench: setup
+# The comparison with Opus builds libopus (cmake) and so is a feature of its own.
+AUDIO ?= /usr/share/sounds/alsa
+bench:
+	@bash scripts/setup.sh cmake
+	$(CARGO) build --release --locked --features referee
+	target/release/undertone bench rate $(AUDIO) --quick --keep --out $(OUT)/bench-rate
+	target/release/undertone bench loss $(AUDIO) --kbps 8 --opus-kbps 8,24 --loss 0,10 --out $(OUT)/bench-loss
+	target/release/undertone bench speed --seconds 60 --longest 600 --out $(OUT)/bench-speed
+
+.PHONY: bench-parts
+bench-parts: setup
 	$(CARGO) bench --locked
 
 PREFIX ?= /usr/local

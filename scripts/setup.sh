@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what undertone needs on a Debian machine and fetches the pinned ONNX Runtime library into target/.
-# Run by `make setup`; safe to run again.
+# Run by `make setup`; safe to run again. Arguments are further tools to install, such as cmake for `make bench`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,8 +13,10 @@ esac
 
 # Debian packages that are missing: package=what shows that it is there.
 missing=()
-for need in gcc=gcc pkg-config=pkg-config unzip=unzip python3-pip=pip3 alsa-utils=/usr/share/sounds/alsa/Front_Center.wav; do
+for need in gcc=gcc pkg-config=pkg-config unzip=unzip python3-pip=pip3 alsa-utils=/usr/share/sounds/alsa/Front_Center.wav \
+  "${@/%/=}"; do
   what=${need#*=}
+  what=${what:-${need%%=*}}
   [ -e "$what" ] || command -v "$what" >/dev/null 2>&1 || missing+=("${need%%=*}")
 done
 if [ ${#missing[@]} -gt 0 ]; then

@@ -21,6 +21,8 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("tokio_util", &["service"]),
     ("anyhow", &["cli"]),
     ("clap", &["cli"]),
+    ("opusic_c", &["referee/opus.rs"]),
+    ("pesq", &["referee/metrics.rs"]),
     ("png", &["referee"]),
     ("rustfft", &["referee"]),
 ];

@@ -342,7 +342,7 @@ fn losses_are_concealed_and_counted() {
     assert_eq!(tokens, error(&[]), "the same losses and guesses every time");
     assert!(redundant < 0.2 * silence, "copies of all stages heal bursts: {redundant} of {silence}");
     let e = fails(2, &["decode", &utn, &clean, "--loss", "uniform:2"]);
-    assert!(e.contains("uniform:2") && e.contains("0 to 0.9"), "{e}");
+    assert!(e.contains("uniform:2") && e.contains("0 to 1"), "{e}");
 }
 
 #[test]

@@ -222,13 +222,11 @@ pub(super) fn run(args: &Args) -> Result<()> {
         Conceal::Repeat => Decoder::concealing(profile.clone(), Concealer::new(None)),
         Conceal::Silence => Decoder::new(profile.clone()),
     };
-    let mut lossy = args.loss.map(|model| Lossy {
-        trace: model.trace(args.loss_seed),
-        redundancy: args.redundancy,
-        sent: VecDeque::new(),
-        lost: 0,
-        bundles: 0,
-    });
+    let lossy = |model: LossModel| -> Result<Lossy> {
+        let trace = model.losses(args.loss_seed)?;
+        Ok(Lossy { trace, redundancy: args.redundancy, sent: VecDeque::new(), lost: 0, bundles: 0 })
+    };
+    let mut lossy = args.loss.map(lossy).transpose()?;
     let output = AudioOutput::create(&args.output, args.raw)?;
     let live = args.output == Path::new("-");
     let hold = if live { 0 } else { profile.frame_samples };

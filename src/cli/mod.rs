@@ -1,5 +1,7 @@
 //! The command line: parse, run, exit code.
 
+#[cfg(feature = "referee")]
+mod bench;
 mod decode;
 mod demo;
 mod encode;
@@ -47,6 +49,9 @@ enum Command {
     Demo(demo::Args),
     /// Continue a recording with the token model
     Generate(generate::Args),
+    /// Compare with Opus and measure speed
+    #[cfg(feature = "referee")]
+    Bench(bench::Args),
     /// Look at a codec model or check it
     Model(model::Args),
 }
@@ -68,6 +73,8 @@ pub fn main() -> ExitCode {
         Command::Listen(args) => listen::run(args),
         Command::Demo(args) => demo::run(&args),
         Command::Generate(args) => generate::run(&args),
+        #[cfg(feature = "referee")]
+        Command::Bench(args) => bench::run(&args),
         Command::Model(args) => model::run(&args),
     };
     match result {

@@ -8,7 +8,7 @@ mod conceal;
 mod decoder;
 mod encoder;
 mod job;
-mod loss;
+pub mod loss;
 mod processor;
 mod profile;
 

@@ -1,0 +1,166 @@
+//! `undertone bench loss`.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+
+use super::plan::{Entry, Plan};
+use super::rate::parse_every;
+use super::{command, machine, recordings};
+use crate::cli::encode::{parse_beam, parse_kbps};
+use crate::codec::loss::{LossModel, parse_trace};
+use crate::infer;
+use crate::referee::{
+    OpusSettings, Repair, summarise, write_report, write_rows, write_summary_csv, write_summary_json,
+};
+use crate::rvq::BeamWidth;
+use crate::units::StageCount;
+
+/// Packets of a generated trace; it repeats after them.
+const TRACE_PACKETS: usize = 5_000;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Folder of recordings
+    dir: PathBuf,
+    /// Folder for results
+    #[arg(long, default_value = "out/bench-loss")]
+    out: PathBuf,
+    /// Losses in per cent
+    #[arg(long, value_delimiter = ',', default_value = "0,5,10,20")]
+    loss: Vec<u8>,
+    /// Mean length of a burst in packets; 1 loses packets independently
+    #[arg(long, default_value_t = 1.0)]
+    burst: f64,
+    /// Recorded trace instead: a file with a character a packet, 0 arrived, 1 lost
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["loss", "burst"])]
+    trace: Option<PathBuf>,
+    /// Seed of generated traces
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Rates of undertone in kbit/s
+    #[arg(long, value_delimiter = ',', default_value = "6,8", value_parser = parse_kbps)]
+    kbps: Vec<StageCount>,
+    /// Rates of Opus in kbit/s, constant rate, redundancy included
+    #[arg(long, value_delimiter = ',', default_value = "8,16,24,32", value_parser = clap::value_parser!(u32).range(6..=64))]
+    opus_kbps: Vec<u32>,
+    /// Length of a packet in milliseconds, the same for both codecs: 20 or 60
+    #[arg(long, default_value_t = 20, value_parser = parse_packet)]
+    packet_ms: usize,
+    /// Take every Nth recording
+    #[arg(long, default_value_t = 1, value_parser = parse_every)]
+    every: usize,
+    /// Use at most this many seconds of a recording; 0 for all
+    #[arg(long, default_value_t = 0)]
+    seconds: usize,
+    /// Recordings at once [default: one a core]
+    #[arg(long)]
+    jobs: Option<usize>,
+    /// Keep every decoded recording in OUT/decoded
+    #[arg(long)]
+    keep: bool,
+    /// Width of the codebook search
+    #[arg(long, default_value = "4", value_parser = parse_beam)]
+    beam: BeamWidth,
+    /// Model folder [default: the shipped model]
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+}
+
+fn parse_packet(s: &str) -> Result<usize, String> {
+    match s {
+        "20" => Ok(20),
+        "60" => Ok(60),
+        _ => Err(format!("{s} ms, allowed 20 and 60")),
+    }
+}
+
+fn traces(args: &Args) -> Result<Vec<(String, Vec<bool>)>> {
+    if let Some(path) = &args.trace {
+        let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        let trace = parse_trace(&text).with_context(|| path.display().to_string())?;
+        return Ok(vec![(", recorded loss".to_owned(), trace)]);
+    }
+    let trace = |&percent: &u8| {
+        ensure!(percent < 100, "loss of {percent} % out of range, allowed 0 to 99");
+        let loss = f64::from(percent) / 100.0;
+        let model = if args.burst == 1.0 {
+            LossModel::Uniform { loss }
+        } else {
+            LossModel::Gilbert { loss, burst: args.burst }
+        };
+        Ok((format!(", {percent:02} % loss"), model.trace(TRACE_PACKETS, args.seed)?))
+    };
+    args.loss.iter().map(trace).collect()
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
+    let files = recordings(&args.dir, args.every)?;
+    let model = infer::load_model(args.model.as_deref())?;
+    let traces = traces(args)?;
+    let worst = traces.iter().map(|(_, t)| t.iter().filter(|&&l| l).count() * 100 / t.len()).max().unwrap_or(0);
+    // The encoder is told the worst loss of the run, as an adaptive sender would find it.
+    let expected_loss = worst.clamp(1, 100) as u8;
+    let frames_per_packet = (args.packet_ms / 20) as u8;
+    let mut entries: Vec<Entry> =
+        args.kbps.iter().map(|&stages| Entry::Undertone { stages, frames_per_packet }).collect();
+    for &rate in &args.opus_kbps {
+        for repair in [Repair::Plc, Repair::Lbrr, Repair::Dred] {
+            entries.push(Entry::Opus(OpusSettings {
+                bits_per_second: rate * 1_000,
+                cbr: true,
+                packet_ms: args.packet_ms,
+                nolace: true,
+                music: false,
+                repair,
+                expected_loss,
+            }));
+        }
+    }
+    let plan = Plan {
+        model: &model,
+        beam: args.beam,
+        entries,
+        traces,
+        seconds: args.seconds,
+        jobs: args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get)),
+        items: args.out.join("items"),
+        keep: args.keep.then(|| args.out.join("decoded")),
+    };
+    let rows = plan.run(&files)?;
+    let summary = summarise(&rows);
+    let notes = vec![
+        format!("{} recordings. Command: {}. Machine: {}.", files.len(), command(), machine()),
+        format!(
+            "Packets of {} ms for both, the same packets lost. Opus 1.6.1 at constant rate, NoLACE and deep PLC on (decoder complexity 7), told to expect {expected_loss} % \
+             loss; LBRR and DRED (up to 1 s) inside the rate shown. LBRR and DRED are read from the next packet that arrives, so a gap is filled when it ends. \
+             Gaps of undertone are what codec::Decoder makes of them.",
+            args.packet_ms
+        ),
+    ];
+    let write = |name: &str, text: String| {
+        let path = args.out.join(name);
+        std::fs::write(&path, text).with_context(|| path.display().to_string())
+    };
+    write("rows.csv", write_rows(&rows))?;
+    write("summary.csv", write_summary_csv(&summary))?;
+    write("summary.json", write_summary_json(&summary))?;
+    write("report.html", write_report("undertone and Opus under packet loss", &notes, &summary, &[], &[]))?;
+    for s in &summary {
+        let at = |k: usize| s.means[k].map_or(f64::NAN, |m: crate::referee::Interval| m.mean);
+        println!(
+            "{:<7} {:<42} {:>4} kbit/s: payload {:.2}, IP {:.2}; {:.1} % lost; PESQ-WB {:.3}, ESTOI {:.3}, LSD {:.2} dB",
+            s.kind,
+            s.system,
+            s.nominal,
+            at(0),
+            at(2),
+            at(10) * 100.0,
+            at(3),
+            at(4),
+            at(5)
+        );
+    }
+    println!("{}", args.out.join("report.html").display());
+    Ok(())
+}

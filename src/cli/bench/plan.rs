@@ -1,0 +1,197 @@
+//! Which codecs run at which settings, and running them over recordings on all cores.
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::{Context, Result};
+
+use super::{kind, read, stem};
+use crate::cli::progress;
+use crate::codec::Processor;
+use crate::infer::LoadedModel;
+use crate::referee::{Opus, OpusSettings, Outcome, Payload, Repair, Row, Undertone, measure, read_rows, write_rows};
+use crate::rvq::BeamWidth;
+use crate::units::StageCount;
+
+/// One codec at one setting.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Entry {
+    Undertone { stages: StageCount, frames_per_packet: u8 },
+    Opus(OpusSettings),
+}
+
+impl Entry {
+    /// Points of one curve share this.
+    pub(super) fn system(&self) -> String {
+        match self {
+            Self::Undertone { frames_per_packet, .. } => {
+                format!("undertone packed {} ms", u32::from(*frames_per_packet) * 20)
+            }
+            Self::Opus(s) => {
+                let rate = if s.cbr { "CBR" } else { "VBR" };
+                let enhancer = if s.nolace { " NoLACE" } else { "" };
+                let repair = match s.repair {
+                    Repair::Plc if s.expected_loss > 0 => " deep PLC",
+                    Repair::Plc => "",
+                    Repair::Lbrr => " LBRR",
+                    Repair::Dred => " DRED",
+                };
+                format!("Opus {rate} {} ms{enhancer}{repair}", s.packet_ms)
+            }
+        }
+    }
+
+    /// Nominal rate in kbit/s.
+    pub(super) fn nominal(&self) -> f64 {
+        match self {
+            Self::Undertone { stages, .. } => stages.kbps(),
+            Self::Opus(s) => f64::from(s.bits_per_second) / 1e3,
+        }
+    }
+
+    fn measure(&self, processor: &mut Processor, music: bool, pcm: &[f32], lost: &[bool]) -> Result<Outcome> {
+        let outcome = match *self {
+            Self::Undertone { stages, frames_per_packet } => {
+                measure(&mut Undertone::new(processor, stages, frames_per_packet, Payload::Packed), pcm, lost)
+            }
+            Self::Opus(settings) => measure(&mut Opus::new(OpusSettings { music, ..settings }), pcm, lost),
+        };
+        outcome.with_context(|| format!("{} at {} kbit/s", self.system(), self.nominal()))
+    }
+
+    fn delay_ms(&self, processor: &Processor) -> f64 {
+        match *self {
+            Self::Undertone { frames_per_packet, .. } => {
+                let overlap = processor.profile().overlap_samples() as f64 / 24.0;
+                f64::from(frames_per_packet) * 20.0 + overlap
+            }
+            Self::Opus(s) => s.packet_ms as f64 + 6.5,
+        }
+    }
+}
+
+/// What to run over each recording: entries, each under the loss trace of its number.
+pub(super) struct Plan<'a> {
+    pub(super) model: &'a LoadedModel,
+    pub(super) beam: BeamWidth,
+    pub(super) entries: Vec<Entry>,
+    /// Label appended to the system's name, and the trace; one without a trace for no loss.
+    pub(super) traces: Vec<(String, Vec<bool>)>,
+    pub(super) seconds: usize,
+    pub(super) jobs: usize,
+    /// Folder of finished items; a run goes on where the last one ended.
+    pub(super) items: PathBuf,
+    /// Folder for decoded recordings.
+    pub(super) keep: Option<PathBuf>,
+}
+
+impl Plan<'_> {
+    /// Rows of every recording, in order of recordings.
+    pub(super) fn run(&self, files: &[PathBuf]) -> Result<Vec<Row>> {
+        std::fs::create_dir_all(&self.items).with_context(|| self.items.display().to_string())?;
+        if let Some(keep) = &self.keep {
+            std::fs::create_dir_all(keep).with_context(|| keep.display().to_string())?;
+        }
+        let key = self.key();
+        let here = Path::new("");
+        let bar = progress::bar(Some(files.len() as u64), "recordings", [here, here]);
+        let next = AtomicUsize::new(0);
+        let results: Mutex<Vec<Option<Vec<Row>>>> = Mutex::new(vec![None; files.len()]);
+        let work = || -> Result<()> {
+            let mut processor = self.model.processor(self.beam)?;
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                let Some(file) = files.get(number) else { return Ok(()) };
+                let rows = self.item(&mut processor, file, &key).with_context(|| file.display().to_string())?;
+                if let Some(place) = results.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get_mut(number) {
+                    *place = Some(rows);
+                }
+                bar.inc(1);
+            }
+        };
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..self.jobs.clamp(1, files.len())).map(|_| scope.spawn(work)).collect();
+            threads.into_iter().try_for_each(|t| t.join().map_err(|_| anyhow::anyhow!("a worker panicked"))?)
+        })?;
+        bar.finish_and_clear();
+        let results = results.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        Ok(results.into_iter().flatten().flatten().collect())
+    }
+
+    /// What an item's file must have been made with to be used again.
+    fn key(&self) -> String {
+        let entries: Vec<String> = self.entries.iter().map(|e| format!("{}@{}", e.system(), e.nominal())).collect();
+        let traces: Vec<String> = self
+            .traces
+            .iter()
+            .map(|(name, t)| {
+                format!("{name}:{}", t.iter().map(|&l| char::from(b'0' + u8::from(l))).collect::<String>())
+            })
+            .collect();
+        format!(
+            "# {} model {} beam {} seconds {} {} {}",
+            env!("CARGO_PKG_VERSION"),
+            self.model.profile.model_id,
+            self.beam.value(),
+            self.seconds,
+            entries.join(";"),
+            traces.join(";")
+        )
+    }
+
+    fn item(&self, processor: &mut Processor, file: &Path, key: &str) -> Result<Vec<Row>> {
+        let (name, kind) = (stem(file), kind(file));
+        let cache = self.items.join(format!("{name}.csv"));
+        if let Ok(text) = std::fs::read_to_string(&cache)
+            && let Some((head, rest)) = text.split_once('\n')
+            && head == key
+            && let Ok(rows) = read_rows(rest)
+        {
+            return Ok(rows);
+        }
+        let pcm = read(file, self.seconds)?;
+        let mut rows = Vec::new();
+        for entry in &self.entries {
+            for (label, trace) in &self.traces {
+                let o = entry.measure(processor, kind == "music", &pcm, trace)?;
+                let (s, [payload, message, ip], [encode, decode]) = (o.scores, o.kbps, o.times_real);
+                let system = format!("{}{label}", entry.system());
+                if let Some(keep) = &self.keep {
+                    let wav = keep.join(format!("{name} {system} {}.wav", entry.nominal()));
+                    std::fs::write(&wav, crate::referee::wav_bytes(&o.decoded))
+                        .with_context(|| wav.display().to_string())?;
+                }
+                rows.push(Row {
+                    item: name.clone(),
+                    kind: kind.to_owned(),
+                    system,
+                    nominal: entry.nominal(),
+                    values: [
+                        payload,
+                        message,
+                        ip,
+                        s.pesq,
+                        s.estoi,
+                        s.lsd_db,
+                        encode,
+                        decode,
+                        entry.delay_ms(processor),
+                        o.lag as f64,
+                        o.lost,
+                    ],
+                });
+            }
+        }
+        // Whole or not at all: a run that is stopped must not leave half an item.
+        let part = cache.with_extension("part");
+        std::fs::write(&part, format!("{key}\n{}", write_rows(&rows)))?;
+        std::fs::rename(&part, &cache)?;
+        Ok(rows)
+    }
+
+    /// A recording through one entry without loss, for listening.
+    pub(super) fn sound(&self, processor: &mut Processor, file: &Path, entry: &Entry, pcm: &[f32]) -> Result<Vec<f32>> {
+        Ok(entry.measure(processor, kind(file) == "music", pcm, &[])?.decoded)
+    }
+}

@@ -1,0 +1,209 @@
+//! `undertone bench rate`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::plan::{Entry, Plan};
+use super::{command, kind, machine, read, recordings, stem};
+use crate::cli::encode::{parse_beam, parse_kbps};
+use crate::infer;
+use crate::referee::{
+    Listening, OpusSettings, Repair, Row, equivalent_rate, summarise, write_report, write_rows, write_spectrograms,
+    write_summary_csv, write_summary_json,
+};
+use crate::rvq::BeamWidth;
+use crate::units::StageCount;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Folder of recordings (WAV, FLAC, Ogg Vorbis, MP3); names that start with "music" are music
+    dir: PathBuf,
+    /// Folder for results
+    #[arg(long, default_value = "out/bench-rate")]
+    out: PathBuf,
+    /// Rates of undertone in kbit/s
+    #[arg(long, value_delimiter = ',', default_value = "0.5,1,1.5,2,3,4,5,6,7,8", value_parser = parse_kbps)]
+    kbps: Vec<StageCount>,
+    /// Rates of Opus in kbit/s
+    #[arg(long, value_delimiter = ',', default_value = "6,8,9,12,16,24,32", value_parser = clap::value_parser!(u32).range(6..=64))]
+    opus_kbps: Vec<u32>,
+    /// Opus only at VBR 20 ms and CBR 60 ms with NoLACE, and plain VBR 20 ms
+    #[arg(long)]
+    quick: bool,
+    /// Frames of 20 ms in a packet of undertone
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=50))]
+    bundle: u8,
+    /// Take every Nth recording
+    #[arg(long, default_value_t = 1, value_parser = parse_every)]
+    every: usize,
+    /// Use at most this many seconds of a recording; 0 for all
+    #[arg(long, default_value_t = 0)]
+    seconds: usize,
+    /// Recordings at once [default: one a core]
+    #[arg(long)]
+    jobs: Option<usize>,
+    /// Keep every decoded recording in OUT/decoded
+    #[arg(long)]
+    keep: bool,
+    /// Width of the codebook search
+    #[arg(long, default_value = "4", value_parser = parse_beam)]
+    beam: BeamWidth,
+    /// Model folder [default: the shipped model]
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+}
+
+pub(super) fn parse_every(s: &str) -> Result<usize, String> {
+    s.parse().ok().filter(|&n| n > 0).ok_or_else(|| format!("{s} out of range, allowed 1 or more"))
+}
+
+/// The curve that "sounds like Opus" refers to.
+const REFERENCE: &str = "Opus VBR 20 ms NoLACE";
+
+fn entries(args: &Args) -> Vec<Entry> {
+    let mut all: Vec<Entry> =
+        args.kbps.iter().map(|&stages| Entry::Undertone { stages, frames_per_packet: args.bundle }).collect();
+    for &rate in &args.opus_kbps {
+        for (cbr, packet_ms) in [(false, 20), (false, 60), (true, 20), (true, 60)] {
+            for nolace in [false, true] {
+                if args.quick && !matches!((cbr, packet_ms, nolace), (false, 20, _) | (true, 60, true)) {
+                    continue;
+                }
+                all.push(Entry::Opus(OpusSettings {
+                    bits_per_second: rate * 1_000,
+                    cbr,
+                    packet_ms,
+                    nolace,
+                    music: false,
+                    repair: Repair::Plc,
+                    expected_loss: 0,
+                }));
+            }
+        }
+    }
+    all
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
+    let files = recordings(&args.dir, args.every)?;
+    let model = infer::load_model(args.model.as_deref())?;
+    let plan = Plan {
+        model: &model,
+        beam: args.beam,
+        entries: entries(args),
+        traces: vec![(String::new(), Vec::new())],
+        seconds: args.seconds,
+        jobs: args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get)),
+        items: args.out.join("items"),
+        keep: args.keep.then(|| args.out.join("decoded")),
+    };
+    let rows = plan.run(&files)?;
+    let summary = summarise(&rows);
+    let equivalents = equivalents(args, &rows);
+    let notes = notes(args, &model.profile.name, files.len());
+    let listening = listening(args, &plan, &files)?;
+    let write = |name: &str, text: String| {
+        let path = args.out.join(name);
+        std::fs::write(&path, text).with_context(|| path.display().to_string())
+    };
+    write("rows.csv", write_rows(&rows))?;
+    write("summary.csv", write_summary_csv(&summary))?;
+    write("summary.json", write_summary_json(&summary))?;
+    write("report.html", write_report("undertone and Opus by rate", &notes, &summary, &equivalents, &listening))?;
+    for s in &summary {
+        let at = |k: usize| s.means[k].map_or(f64::NAN, |m: crate::referee::Interval| m.mean);
+        println!(
+            "{:<7} {:<24} {:>4} kbit/s: payload {:.2}, message {:.2}, IP {:.2}; PESQ-WB {:.3}, ESTOI {:.3}, LSD {:.2} dB; {:.0} x / {:.0} x real time, {} ms",
+            s.kind,
+            s.system,
+            s.nominal,
+            at(0),
+            at(1),
+            at(2),
+            at(3),
+            at(4),
+            at(5),
+            at(6),
+            at(7),
+            at(8)
+        );
+    }
+    for (kind, what, rate) in &equivalents {
+        if let Some(r) = rate {
+            println!("{kind}: {what} sounds like Opus at {:.1} kbit/s ({:.1} to {:.1})", r.mean, r.low, r.high);
+        }
+    }
+    println!("{}", args.out.join("report.html").display());
+    Ok(())
+}
+
+fn equivalents(args: &Args, rows: &[Row]) -> Vec<(String, String, Option<crate::referee::Interval>)> {
+    let ours = format!("undertone packed {} ms", u32::from(args.bundle) * 20);
+    let mut out = Vec::new();
+    for kind in ["speech", "music"] {
+        for (metric, name) in [(3, "PESQ-WB"), (4, "ESTOI")] {
+            for stages in args.kbps.iter().filter(|_| rows.iter().any(|r| r.kind == kind)) {
+                let rate = equivalent_rate(rows, kind, (&ours, stages.kbps()), REFERENCE, metric);
+                out.push((kind.to_owned(), format!("{} kbit/s by {name}", stages.kbps()), rate));
+            }
+        }
+    }
+    out
+}
+
+fn notes(args: &Args, model: &str, items: usize) -> Vec<String> {
+    vec![
+        format!("{} recordings. Command: {}. Machine: {}.", items, command(), machine()),
+        format!(
+            "undertone {} with model {model}, beam {}; Opus 1.6.1 (bundled libopus, encoder complexity 10, decoder complexity 0, or 7 with NoLACE), \
+             24 kHz mono, VoIP mode for speech, audio mode for music. Both get the same samples.",
+            env!("CARGO_PKG_VERSION"),
+            args.beam.value()
+        ),
+        "Rates are bytes of all packets. Payload: coded sound. Message: with protobuf framing (undertone) or RTP (Opus, 12 bytes). \
+         IP: with IPv4 and TCP with time stamps (undertone, 52 bytes a packet) or IPv4 and UDP (Opus, 28 bytes)."
+            .to_owned(),
+        "Scores after alignment by correlation within 200 ms: PESQ-WB (P.862.2), ESTOI, log-spectral distance (lower is better). Means with 95 % bootstrap \
+         intervals over recordings. Speed is length over processor time of one core. Delay is algorithmic: packet and overlap or look-ahead."
+            .to_owned(),
+    ]
+}
+
+/// The first recording of each kind through a few entries, with spectrograms.
+fn listening(args: &Args, plan: &Plan<'_>, files: &[PathBuf]) -> Result<Vec<Listening>> {
+    const SECONDS: usize = 8;
+    let near = |wanted: f64, ours: bool| {
+        plan.entries
+            .iter()
+            .filter(|e| matches!(e, Entry::Undertone { .. }) == ours && (ours || e.system() == REFERENCE))
+            .min_by(|a, b| (a.nominal() - wanted).abs().total_cmp(&(b.nominal() - wanted).abs()))
+    };
+    let mut chosen: Vec<&Entry> = Vec::new();
+    for entry in [near(3.0, true), near(6.0, true), near(6.0, false), near(12.0, false)].into_iter().flatten() {
+        if !chosen.iter().any(|c| c.system() == entry.system() && c.nominal() == entry.nominal()) {
+            chosen.push(entry);
+        }
+    }
+    let mut processor = plan.model.processor(plan.beam)?;
+    let mut out = Vec::new();
+    for wanted in ["speech", "music"] {
+        let Some(file) = files.iter().find(|f| kind(f) == wanted) else { continue };
+        let pcm = read(file, SECONDS)?;
+        let mut sounds = vec![("original".to_owned(), pcm.clone())];
+        for entry in &chosen {
+            let name = format!("{} {} kbit/s", entry.system(), entry.nominal());
+            sounds.push((name, plan.sound(&mut processor, file, entry, &pcm)?));
+        }
+        out.push(Listening { item: stem(file), spectrograms: picture(&args.out, &sounds)?, sounds });
+    }
+    Ok(out)
+}
+
+fn picture(out: &Path, sounds: &[(String, Vec<f32>)]) -> Result<Vec<u8>> {
+    let path = out.join("spectrograms.png");
+    write_spectrograms(&path, sounds)?;
+    let png = std::fs::read(&path)?;
+    std::fs::remove_file(&path)?;
+    Ok(png)
+}

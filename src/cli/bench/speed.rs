@@ -1,0 +1,250 @@
+//! `undertone bench speed`.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use super::{command, machine};
+use crate::cli::encode::parse_beam;
+use crate::codec::{self, Decoder, Encoder, Processor};
+use crate::infer::{self, LoadedModel};
+use crate::referee::{Codec, Opus, OpusSettings, Packet, Repair, cpu_time};
+use crate::rvq::{BeamWidth, Searcher, SimdLevel};
+use crate::units::StageCount;
+
+/// Samples of a second.
+const SECOND: usize = 24_000;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Seconds of audio for latencies of frames
+    #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u32).range(10..=36_000))]
+    seconds: u32,
+    /// Longest recording of the growth table in seconds; 36000 is ten hours
+    #[arg(long, default_value_t = 3_600, value_parser = clap::value_parser!(u32).range(60..=36_000))]
+    longest: u32,
+    /// Width of the codebook search
+    #[arg(long, default_value = "4", value_parser = parse_beam)]
+    beam: BeamWidth,
+    /// Folder for speed.csv
+    #[arg(long, default_value = "out/bench-speed")]
+    out: PathBuf,
+    /// Model folder [default: the shipped model]
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+}
+
+/// A line of the result: what, in which unit, how much.
+type Line = (String, &'static str, f64);
+
+pub(super) fn run(args: &Args) -> Result<()> {
+    let model = infer::load_model(args.model.as_deref())?;
+    let mut processor = model.processor(args.beam)?;
+    let stages = StageCount::new(12)?;
+    println!(
+        "{}\n{}\nbeam {}; times are processor time of one thread unless they say wall\n",
+        command(),
+        machine(),
+        args.beam.value()
+    );
+    let mut lines = Vec::new();
+    let mut add = |new: Vec<Line>| {
+        for (what, unit, value) in &new {
+            println!("{what:<64} {value:>12.3} {unit}");
+        }
+        lines.extend(new);
+    };
+    add(parts(&model, args.beam, &mut processor, stages)?);
+    for bundle in [1, 3, 5, 25] {
+        add(frames(&mut processor, stages, bundle, args.seconds as usize)?);
+    }
+    add(opus()?);
+    for stages in [1, 3, 6, 12, 16] {
+        let (encode, decode) = stream(&mut processor, StageCount::new(stages)?, 5, 60)?;
+        add(vec![
+            (format!("growth: {stages} stages, bundles of 100 ms, encode"), "x real time", 60.0 / encode.as_secs_f64()),
+            (format!("growth: {stages} stages, bundles of 100 ms, decode"), "x real time", 60.0 / decode.as_secs_f64()),
+        ]);
+    }
+    let mut length = 60;
+    while length <= args.longest as usize {
+        let (encode, decode) = stream(&mut processor, stages, 25, length)?;
+        add(vec![(
+            format!("growth: {length} s of audio, both ways, per second of audio"),
+            "ms",
+            (encode + decode).as_secs_f64() * 1e3 / length as f64,
+        )]);
+        length *= 10;
+    }
+    add(memory(&processor));
+    let mut csv = "what,unit,value\n".to_owned();
+    for (what, unit, value) in &lines {
+        let _ = writeln!(csv, "{},{unit},{value:.4}", what.replace(',', ";"));
+    }
+    std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
+    std::fs::write(args.out.join("speed.csv"), csv).with_context(|| args.out.display().to_string())?;
+    Ok(())
+}
+
+/// Something between a voice and music, of any length without keeping it.
+fn second(number: usize) -> Vec<f32> {
+    (0..SECOND)
+        .map(|n| {
+            let t = n as f32 / SECOND as f32;
+            let pitch = 120.0 + (number % 17) as f32 * 9.0;
+            let tones: f32 =
+                (1..12u8).map(|k| (std::f32::consts::TAU * pitch * f32::from(k) * t).sin() / f32::from(k)).sum();
+            0.1 * tones * (std::f32::consts::PI * 3.0 * t).sin().abs()
+        })
+        .collect()
+}
+
+/// The parts of a frame in batches of five frames: codebook search alone, the encoder and decoder as a whole.
+fn parts(model: &LoadedModel, beam: BeamWidth, processor: &mut Processor, stages: StageCount) -> Result<Vec<Line>> {
+    const ROUNDS: usize = 3_000;
+    let dim = processor.profile().latent_dim;
+    let mut searcher = Searcher::new(std::sync::Arc::clone(&model.codebooks), beam, SimdLevel::detect());
+    let mut codes = vec![0; stages.index()];
+    let latents: Vec<Vec<f32>> =
+        (0..64).map(|i| (0..dim).map(|d| ((i * 31 + d * 17) as f32 * 0.37).sin()).collect()).collect();
+    let before = cpu_time();
+    for i in 0..ROUNDS {
+        searcher.encode_into(&latents[i % 64], stages, &mut codes)?;
+    }
+    let search = micros(cpu_time() - before) / ROUNDS as f64;
+    let (encode, decode) = stream(processor, stages, 5, 60)?;
+    let (encode, decode) = (micros(encode) / 3_000.0, micros(decode) / 3_000.0);
+    Ok(vec![
+        (format!("frame: codebook search, {stages} stages, beam {}", beam.value()), "us", search),
+        ("frame: encoder network, framing and packing".to_owned(), "us", encode - search),
+        ("frame: decoder with codebook sums".to_owned(), "us", decode),
+        ("codebook search, share of both ways".to_owned(), "%", 100.0 * search / (encode + decode)),
+    ])
+}
+
+fn micros(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
+}
+
+/// Processor time to encode and to decode `seconds` of one stream, second by second, with bounded memory.
+fn stream(processor: &mut Processor, stages: StageCount, bundle: u8, seconds: usize) -> Result<(Duration, Duration)> {
+    let mut encoder = Encoder::new(processor.profile(), stages, bundle)?;
+    encoder.set_job_frames(usize::from(bundle));
+    let mut decoder = Decoder::new(processor.profile());
+    let (mut encoding, mut decoding, mut pcm) = (Duration::ZERO, Duration::ZERO, Vec::new());
+    for number in 0..seconds {
+        let input = second(number);
+        let start = cpu_time();
+        encoder.push(&input);
+        let mut bundles = Vec::new();
+        while let Some(mut job) = encoder.next_job() {
+            processor.run_encode(std::slice::from_mut(&mut job))?;
+            encoder.accept(job);
+            bundles.extend(std::iter::from_fn(|| encoder.next_bundle()));
+        }
+        let middle = cpu_time();
+        pcm.clear();
+        for bundle in bundles {
+            decoder.push(bundle)?;
+            while let Some(mut job) = decoder.next_job() {
+                processor.run_decode(std::slice::from_mut(&mut job))?;
+                decoder.accept(job);
+            }
+            decoder.pcm(&mut pcm);
+        }
+        encoding += middle - start;
+        decoding += cpu_time() - middle;
+    }
+    Ok((encoding, decoding))
+}
+
+/// Wall time of every bundle there and back, as a listener waits for it.
+fn frames(processor: &mut Processor, stages: StageCount, bundle: u8, seconds: usize) -> Result<Vec<Line>> {
+    let frame = processor.profile().frame_samples;
+    let mut encoder = Encoder::new(processor.profile(), stages, bundle)?;
+    encoder.set_job_frames(usize::from(bundle));
+    let mut decoder = Decoder::new(processor.profile());
+    let (mut times, mut pcm) = (Vec::new(), Vec::new());
+    let before = cpu_time();
+    for number in 0..seconds {
+        for chunk in second(number).chunks(frame * usize::from(bundle)) {
+            let start = Instant::now();
+            encoder.push(chunk);
+            let mut any = false;
+            while let Some(mut job) = encoder.next_job() {
+                processor.run_encode(std::slice::from_mut(&mut job))?;
+                encoder.accept(job);
+                while let Some(b) = encoder.next_bundle() {
+                    any = true;
+                    decoder.push(b)?;
+                }
+            }
+            while let Some(mut job) = decoder.next_job() {
+                processor.run_decode(std::slice::from_mut(&mut job))?;
+                decoder.accept(job);
+            }
+            pcm.clear();
+            decoder.pcm(&mut pcm);
+            if any {
+                times.push(start.elapsed());
+            }
+        }
+    }
+    let busy = cpu_time() - before;
+    times.sort();
+    let at = |share: f64| micros(times[((times.len() - 1) as f64 * share) as usize]) / 1e3;
+    let name = |what: &str| format!("bundle of {} ms both ways, {seconds} s of audio: {what}", u32::from(bundle) * 20);
+    let real = seconds as f64 / busy.as_secs_f64();
+    Ok(vec![
+        (name("p50"), "ms wall", at(0.5)),
+        (name("p99"), "ms wall", at(0.99)),
+        (name("max"), "ms wall", at(1.0)),
+        (name("speed, streams a core"), "x real time", real),
+    ])
+}
+
+/// Opus over a minute, in the same run.
+fn opus() -> Result<Vec<Line>> {
+    let pcm: Vec<f32> = (0..60).flat_map(second).collect();
+    let mut out = Vec::new();
+    for (kbps, nolace) in [(12, false), (12, true), (24, false), (24, true)] {
+        let mut opus = Opus::new(OpusSettings {
+            bits_per_second: kbps * 1_000,
+            cbr: false,
+            packet_ms: 20,
+            nolace,
+            music: false,
+            repair: Repair::Plc,
+            expected_loss: 0,
+        });
+        let start = cpu_time();
+        let packets = opus.encode(&pcm)?;
+        let middle = cpu_time();
+        let arrived: Vec<Option<&Packet>> = packets.iter().map(Some).collect();
+        opus.decode(&arrived)?;
+        let (encode, decode) = (middle - start, cpu_time() - middle);
+        let name = |what: &str| format!("Opus VBR {kbps} kbit/s{}: {what}", if nolace { " NoLACE" } else { "" });
+        out.push((name("encode, a frame of 20 ms"), "us", micros(encode) / 3_000.0));
+        out.push((name("decode, a frame of 20 ms"), "us", micros(decode) / 3_000.0));
+        out.push((name("both ways"), "x real time", 60.0 / (encode + decode).as_secs_f64()));
+    }
+    Ok(out)
+}
+
+/// What the process and a stream hold.
+fn memory(processor: &Processor) -> Vec<Line> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let field = |name: &str| -> f64 {
+        let line = status.lines().find_map(|l| l.strip_prefix(name)).unwrap_or("");
+        line.split_whitespace().nth(0).and_then(|v| v.parse::<f64>().ok()).unwrap_or(f64::NAN) / 1024.0
+    };
+    let profile: std::sync::Arc<codec::Profile> = processor.profile();
+    vec![
+        ("memory: process now".to_owned(), "MiB", field("VmRSS:")),
+        ("memory: process at most".to_owned(), "MiB", field("VmHWM:")),
+        ("memory: state of one stream, encoder".to_owned(), "KiB", profile.encoder_state as f64 * 4.0 / 1024.0),
+        ("memory: state of one stream, decoder".to_owned(), "KiB", profile.decoder_state as f64 * 4.0 / 1024.0),
+    ]
+}
