@@ -58,7 +58,7 @@ fn engine(c: &mut Criterion) {
     let mut group = c.benchmark_group("engine, one thread, one bundle of 5 frames of each stream");
     for streams in [1usize, 8, 16] {
         let options = EngineOptions { threads: 1, slots: 64, max_batch: 16, gather: Duration::from_micros(500) };
-        let engine = Engine::start(&options, infer::load_processor_factory(None).expect("the shipped model"))
+        let engine = Engine::start(&options, infer::load_processor_factory(None).expect("the shipped model").1)
             .expect("the engine starts");
         let handle = engine.handle();
         let slots: Vec<_> = (0..streams).map(|_| handle.admit().expect("room")).collect();
