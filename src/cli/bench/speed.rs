@@ -167,9 +167,11 @@ fn frames(processor: &mut Processor, stages: StageCount, bundle: u8, seconds: us
     encoder.set_job_frames(usize::from(bundle));
     let mut decoder = Decoder::new(processor.profile());
     let (mut times, mut pcm) = (Vec::new(), Vec::new());
-    let before = cpu_time();
+    let mut busy = Duration::ZERO;
     for number in 0..seconds {
-        for chunk in second(number).chunks(frame * usize::from(bundle)) {
+        let input = second(number);
+        let before = cpu_time();
+        for chunk in input.chunks(frame * usize::from(bundle)) {
             let start = Instant::now();
             encoder.push(chunk);
             let mut any = false;
@@ -191,8 +193,8 @@ fn frames(processor: &mut Processor, stages: StageCount, bundle: u8, seconds: us
                 times.push(start.elapsed());
             }
         }
+        busy += cpu_time() - before;
     }
-    let busy = cpu_time() - before;
     times.sort();
     let at = |share: f64| micros(times[((times.len() - 1) as f64 * share) as usize]) / 1e3;
     let name = |what: &str| format!("bundle of {} ms both ways, {seconds} s of audio: {what}", u32::from(bundle) * 20);
@@ -238,7 +240,7 @@ fn memory(processor: &Processor) -> Vec<Line> {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let field = |name: &str| -> f64 {
         let line = status.lines().find_map(|l| l.strip_prefix(name)).unwrap_or("");
-        line.split_whitespace().nth(0).and_then(|v| v.parse::<f64>().ok()).unwrap_or(f64::NAN) / 1024.0
+        line.split_whitespace().next().and_then(|v| v.parse::<f64>().ok()).unwrap_or(f64::NAN) / 1024.0
     };
     let profile: std::sync::Arc<codec::Profile> = processor.profile();
     vec![
