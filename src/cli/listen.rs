@@ -40,6 +40,8 @@ pub(super) struct Args {
     /// Model folder [default: the shipped model]
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
+    #[command(flatten)]
+    remote: super::remote::Args,
 }
 
 /// Where a stream goes.
@@ -110,11 +112,12 @@ pub(super) fn run(args: Args) -> Result<()> {
         model_id: profile.model_id,
         stages: args.kbps,
         frames_per_bundle: 0,
-        token: String::new(),
+        token: args.remote.token()?,
     };
     let frames_wanted = args.seconds.map_or(u64::MAX, |s| (s * 50.0).ceil() as u64);
+    let options = args.remote.options()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut client = runtime.block_on(Client::connect(&args.from, hello))?;
+    let mut client = runtime.block_on(Client::connect_with(&args.from, hello, &options))?;
     let (mut frames, mut cut) = (0, None);
     let (mut interrupt, mut terminate) = {
         let _guard = runtime.enter();
@@ -137,7 +140,7 @@ pub(super) fn run(args: Args) -> Result<()> {
             }
             // The end of the stream, or of our patience.
             Some(Ok(None)) | None => break,
-            Some(Err(e @ (ClientError::Cut(_) | ClientError::Io { .. }))) => {
+            Some(Err(e @ (ClientError::Cut(_) | ClientError::Io { .. } | ClientError::Silent { .. }))) => {
                 cut = Some(e);
                 break;
             }

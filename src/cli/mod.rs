@@ -6,6 +6,7 @@ mod encode;
 mod listen;
 mod model;
 mod progress;
+mod remote;
 mod send;
 mod serve;
 

@@ -46,6 +46,8 @@ pub(super) struct Args {
     /// Model folder [default: the shipped model]
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
+    #[command(flatten)]
+    remote: super::remote::Args,
 }
 
 pub(super) fn parse_stream(s: &str) -> Result<StreamName, String> {
@@ -84,11 +86,12 @@ pub(super) fn run(args: Args) -> Result<()> {
         model_id: profile.model_id,
         stages: Some(args.kbps),
         frames_per_bundle: args.bundle,
-        token: String::new(),
+        token: args.remote.token()?,
     };
     // Reading blocks, so it has a thread of its own; the queue is short, and the server's back-pressure reaches it.
+    let options = args.remote.options()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut client = runtime.block_on(Client::connect(&args.to, hello))?;
+    let mut client = runtime.block_on(Client::connect_with(&args.to, hello, &options))?;
     let chunks = read_ahead(input);
     loop {
         let pcm = match chunks.recv_timeout(SIGN_OF_LIFE) {

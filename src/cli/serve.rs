@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tracing::{error, info, warn};
@@ -64,13 +64,7 @@ impl Args {
             port.listen = address;
         }
         config.codes = self.listen_codes.or(config.codes);
-        for address in [self.listen_pcm, self.listen_codes, self.listen_pcm_out].into_iter().flatten() {
-            if !address.ip().is_loopback() && !config.allow_public {
-                bail!(
-                    "{address} is not a loopback address; other addresses need allow_public = true in a --config file"
-                );
-            }
-        }
+        config.check_addresses()?;
         Ok(config)
     }
 }

@@ -1,5 +1,6 @@
 //! The daemon: listeners, connections, streams, shutdown.
 
+mod access;
 mod client;
 mod codes;
 mod hub;
@@ -7,9 +8,11 @@ mod listeners;
 mod outbox;
 mod pacer;
 mod pcm;
+mod tls;
 
-pub use client::{Client, ClientError};
+pub use client::{Client, ClientError, ClientOptions};
 pub use listeners::{Bound, ServiceError, Summary, run};
+pub use tls::{ClientTls, TlsError};
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,6 +29,8 @@ use hub::Hub;
 pub(crate) struct Shared {
     engine: EngineHandle,
     hub: Arc<Hub>,
+    /// None is plain TCP.
+    tls: Option<Arc<tls::Server>>,
     config: watch::Receiver<Arc<Config>>,
     /// Cancelled first: nobody may bring anything new.
     stop_input: CancellationToken,
