@@ -9,6 +9,7 @@ mod progress;
 mod remote;
 mod send;
 mod serve;
+mod status;
 
 use std::process::ExitCode;
 
@@ -42,6 +43,8 @@ enum Command {
     Send(send::Args),
     /// Subscribe to a daemon's stream and decode it here
     Listen(listen::Args),
+    /// Show what a running daemon does
+    Status(status::Args),
     /// Send recordings through a daemon and back, and measure it
     Demo(demo::Args),
     /// Look at a codec model or check it
@@ -63,6 +66,7 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => serve::run(args),
         Command::Send(args) => send::run(args),
         Command::Listen(args) => listen::run(args),
+        Command::Status(args) => status::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Model(args) => model::run(&args),
     };

@@ -119,6 +119,10 @@ async fn serve(args: Args, config: Arc<Config>, level: LevelHandle, engine: Engi
     // Who reads that we listen may send a signal at once: from here on none ends the process by itself.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let hangup = signal(SignalKind::hangup())?;
+    let http = list(inputs + outputs + usize::from(config.codes.is_some()), usize::from(config.http.is_some()));
+    if !http.is_empty() {
+        info!(address = %http, "HTTP for operators");
+    }
     // One line for people and scripts, whatever the log level.
     eprintln!("listening pcm={} codes={codes} pcm_out={}", list(0, inputs), list(inputs, outputs));
     let (sender, receiver) = watch::channel(Arc::clone(&config));
@@ -129,6 +133,15 @@ async fn serve(args: Args, config: Arc<Config>, level: LevelHandle, engine: Engi
     })?;
     let reloading = tokio::spawn(reload_on_hangup(hangup, args, sender, level));
     notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status("serving")]);
+    // Under systemd's watchdog: a runtime that no longer turns is restarted.
+    let watchdog = sd_notify::watchdog_enabled().map(|within| {
+        tokio::spawn(async move {
+            loop {
+                notify(&[sd_notify::NotifyState::Watchdog]);
+                tokio::time::sleep(within / 3).await;
+            }
+        })
+    });
     let mut died = None;
     let shutdown = async {
         tokio::select! {
@@ -145,6 +158,9 @@ async fn serve(args: Args, config: Arc<Config>, level: LevelHandle, engine: Engi
     };
     let summary = service::run(bound, engine, receiver, shutdown).await;
     reloading.abort();
+    if let Some(watchdog) = watchdog {
+        watchdog.abort();
+    }
     info!(?summary, "stopped");
     match died {
         Some(reason) => {

@@ -29,6 +29,8 @@ pub struct Config {
     pub pcm_output: Vec<PcmPort>,
     /// Where codes are published and subscribed.
     pub codes: Option<SocketAddr>,
+    /// Where operators ask for health and metrics.
+    pub http: Option<SocketAddr>,
     /// What clients may do.
     pub limits: Limits,
     /// How raw samples are encoded.
@@ -162,6 +164,7 @@ struct Raw {
     pcm_input: Option<Vec<RawPort>>,
     pcm_output: Option<Vec<RawPort>>,
     codes: RawCodes,
+    http: RawHttp,
     limits: RawLimits,
     codec: RawCodec,
     engine: RawEngine,
@@ -199,6 +202,7 @@ macro_rules! section {
 }
 
 section!(RawCodes { listen: String = "127.0.0.1:7701".to_owned() });
+section!(RawHttp { listen: String = String::new() });
 section!(RawLimits {
     max_connections: usize = 256,
     max_connections_per_address: usize = 256,
@@ -262,6 +266,10 @@ impl Config {
             "" => None,
             listen => Some(address("codes.listen", listen)?),
         };
+        let http = match raw.http.listen.as_str() {
+            "" => None,
+            listen => Some(address("http.listen", listen)?),
+        };
         let seconds = |key, got| within(key, got, 0.05, 86_400.0).map(Duration::from_secs_f64);
         let stages = StageCount::from_kbps(raw.codec.kbps)
             .map_err(|e| value_error("codec.kbps", raw.codec.kbps, e.to_string()))?;
@@ -272,6 +280,7 @@ impl Config {
             pcm_input: ports("pcm_input", input)?,
             pcm_output: ports("pcm_output", output)?,
             codes,
+            http,
             limits: Limits {
                 max_connections: within("limits.max_connections", raw.limits.max_connections, 1, 100_000)?,
                 max_connections_per_address: within(
@@ -321,6 +330,7 @@ impl Config {
         [
             ("pcm_input", self.pcm_input != new.pcm_input),
             ("pcm_output", self.pcm_output != new.pcm_output),
+            ("http.listen", self.http != new.http),
             ("codes.listen", self.codes != new.codes),
             ("tls (its files may change)", self.tls != new.tls),
             ("limits.send_buffer_bytes", self.limits.send_buffer != new.limits.send_buffer),
@@ -346,7 +356,8 @@ impl Config {
         self.pcm_input.iter().try_for_each(|p| security::open("pcm_input", p.listen, raw(p)))?;
         self.pcm_output.iter().try_for_each(|p| security::open("pcm_output", p.listen, raw(p)))?;
         let codes = Guard { login: certified || !self.tokens.is_empty(), ..guard };
-        self.codes.iter().try_for_each(|&a| security::open("codes.listen", a, codes))
+        self.codes.iter().try_for_each(|&a| security::open("codes.listen", a, codes))?;
+        self.http.iter().try_for_each(|&a| security::open("http.listen", a, guard))
     }
 }
 
@@ -387,6 +398,7 @@ mod tests {
             "stream",
             "format",
             "[codes]",
+            "[http]",
             "max_connections",
             "handshake_s",
             "idle_s",

@@ -182,7 +182,7 @@ pub(super) fn open(key: &'static str, address: SocketAddr, guard: Guard) -> Resu
         (false, true) => "encryption",
         (false, false) => "encryption and login",
     };
-    let cure = if key.starts_with("pcm") { "tls.client_ca" } else { "[[token]] or tls.client_ca" };
+    let cure = if key == "codes.listen" { "[[token]] or tls.client_ca" } else { "tls.client_ca" };
     let allowed = format!(
         "not a loopback address, and this port is without {missing}: set [tls] cert and key and {cure}, \
          or allow_public = true if you mean it"

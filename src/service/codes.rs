@@ -221,9 +221,9 @@ impl Connection<'_> {
             () = self.shared.stop_input.cancelled() => true,
             () = pacer.wait(media) => false,
         };
+        self.shared.counters.bundle(&bundle);
         publisher.send(bundle);
         *taken += 1;
-        Counters::add(&self.shared.counters.bundles);
         if stopped { Err(self.shutting_down()) } else { Ok(()) }
     }
 
@@ -255,7 +255,10 @@ impl Connection<'_> {
     async fn send(&mut self, message: &Message, socket: &mut Socket) -> Result<(), Close> {
         self.out.put(message);
         let patience = self.shared.config.borrow().limits.timeouts.idle;
-        match timeout(patience, self.out.flush(socket)).await {
+        let start = Instant::now();
+        let sent = timeout(patience, self.out.flush(socket)).await;
+        self.shared.counters.send.add(start.elapsed());
+        match sent {
             Ok(Ok(())) => {
                 self.told_at = Instant::now();
                 Ok(())

@@ -16,7 +16,7 @@ use super::access::Gate;
 use super::hub::Hub;
 use super::outbox::Outbox;
 use super::tls::{Server, Socket, TlsError};
-use super::{Counters, Shared, codes, pcm};
+use super::{Counters, Shared, codes, http, pcm};
 use crate::config::{Config, PcmPort};
 use crate::engine::EngineHandle;
 use crate::session::{Close, Reason};
@@ -65,13 +65,14 @@ enum Kind {
     Input(Arc<PcmPort>),
     Output(Arc<PcmPort>),
     Codes,
+    Http,
 }
 
 impl Kind {
     fn plain(&self) -> bool {
         match self {
             Self::Input(port) | Self::Output(port) => port.plain,
-            Self::Codes => false,
+            Self::Codes | Self::Http => false,
         }
     }
 }
@@ -80,7 +81,7 @@ impl Kind {
 pub struct Bound {
     ports: Vec<(TcpListener, Kind)>,
     tls: Option<Arc<Server>>,
-    /// Addresses in the order raw in, raw out, codes; port 0 has become a real one.
+    /// Addresses in the order raw in, raw out, codes, HTTP; port 0 has become a real one.
     pub addresses: Vec<SocketAddr>,
 }
 
@@ -99,11 +100,12 @@ impl Bound {
         let output = config.pcm_output.iter().map(|p| (p.listen, Kind::Output(Arc::new(p.clone()))));
         let codes = config.codes.iter().map(|&a| (a, Kind::Codes));
         let tls = config.tls.as_ref().map(Server::load).transpose()?.map(Arc::new);
+        let http = config.http.iter().map(|&a| (a, Kind::Http));
         let mut bound = Self { tls, ports: Vec::new(), addresses: Vec::new() };
-        for (address, kind) in input.chain(output).chain(codes) {
+        for (address, kind) in input.chain(output).chain(codes).chain(http) {
             let bind = |source| ServiceError::Bind { address, source };
             let buffer = match &kind {
-                Kind::Codes => config.limits.send_buffer,
+                Kind::Codes | Kind::Http => config.limits.send_buffer,
                 Kind::Input(port) | Kind::Output(port) => config.limits.send_buffer.max(one_second(port)),
             };
             let listener = listen(address, buffer).map_err(bind)?;
@@ -282,6 +284,7 @@ async fn accept(listener: TcpListener, kind: Kind, shared: Shared, door: Door, t
                     Kind::Input(port) => pcm::serve_input(shared, Arc::clone(port), socket).await,
                     Kind::Output(port) => pcm::serve_output(shared, Arc::clone(port), socket).await,
                     Kind::Codes => codes::serve(shared, socket, peer).await,
+                    Kind::Http => http::serve(shared, socket).await,
                 }
             }
             drop((permit, visit));

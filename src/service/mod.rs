@@ -3,8 +3,10 @@
 mod access;
 mod client;
 mod codes;
+mod http;
 mod hub;
 mod listeners;
+mod metrics;
 mod outbox;
 mod pacer;
 mod pcm;
@@ -21,7 +23,8 @@ use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::engine::{EngineError, EngineHandle, Job, Slot};
+use crate::engine::{EngineError, EngineHandle, Histogram, Job, Slot};
+use crate::session::PackedBundle;
 use hub::Hub;
 
 /// What connections share.
@@ -39,6 +42,12 @@ pub(crate) struct Shared {
     counters: Arc<Counters>,
 }
 
+/// Stages that a bundle may have.
+const MAX_STAGES: usize = 16;
+
+/// A code is an index into 1024 entries.
+const BITS_PER_CODE: u64 = 10;
+
 /// What happened since the start.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
@@ -47,11 +56,23 @@ pub(crate) struct Counters {
     hostile: AtomicU64,
     slow: AtomicU64,
     bundles: AtomicU64,
+    /// Bits of code by stage.
+    stage_bits: [AtomicU64; MAX_STAGES],
+    /// How long messages to peers took to leave.
+    send: Histogram,
 }
 
 impl Counters {
     fn add(counter: &AtomicU64) {
         counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a bundle that is published.
+    fn bundle(&self, bundle: &PackedBundle) {
+        Self::add(&self.bundles);
+        for stage in self.stage_bits.iter().take(bundle.stages.index()) {
+            stage.fetch_add(u64::from(bundle.frames) * BITS_PER_CODE, Ordering::Relaxed);
+        }
     }
 }
 

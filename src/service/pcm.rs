@@ -116,8 +116,9 @@ impl Source<'_> {
                 if !self.shared.stop_input.is_cancelled() {
                     self.pacer.wait(media_time(&profile, bundle.frames)).await;
                 }
-                self.publisher.send(PackedBundle::pack(&bundle));
-                Counters::add(&self.shared.counters.bundles);
+                let bundle = PackedBundle::pack(&bundle);
+                self.shared.counters.bundle(&bundle);
+                self.publisher.send(bundle);
             }
         }
         Ok(())
