@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use undertone::codec;
 use undertone::dsp::{PcmReader, PcmWriter};
 use undertone::model::fake;
-use undertone::service::{Client, ClientError};
+use undertone::service::{Client, ClientError, ClientOptions};
 use undertone::session::{Message, PackedBundle, Reason, Role};
 use undertone::units::{PcmFormat, StageCount};
 
@@ -145,7 +145,10 @@ async fn a_full_server_refuses_at_once() {
 async fn coded_sessions_carry_the_same_codes_and_others_fall_back_to_packed() {
     let daemon = Daemon::start("[limits]\ncoded_sessions = 2").await;
     let address = daemon.codes.to_string();
-    let connect = |role, tokens| Client::connect_coded(&address, hello(role, "main", Some(6)), Some(tokens));
+    let connect = async |role, tokens| {
+        let options = ClientOptions { tokens: Some(tokens), ..ClientOptions::default() };
+        Client::connect_with(&address, hello(role, "main", Some(6)), &options).await
+    };
     let mut publisher = connect(Role::Publish, tokens()).await.unwrap();
     let mut coded = connect(Role::Subscribe, tokens()).await.unwrap();
     let mut plain = daemon.subscriber("main", Some(2)).await;

@@ -43,6 +43,8 @@ pub(super) struct Args {
     /// Model folder [default: the shipped model]
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
+    #[command(flatten)]
+    remote: super::remote::Args,
 }
 
 /// Where a stream goes.
@@ -113,13 +115,14 @@ pub(super) fn run(args: Args) -> Result<()> {
         model_id: profile.model_id,
         stages: args.kbps,
         frames_per_bundle: 0,
-        token: String::new(),
+        token: args.remote.token()?,
         coding: None,
     };
     let frames_wanted = args.seconds.map_or(u64::MAX, |s| (s * 50.0).ceil() as u64);
+    let mut options = args.remote.options()?;
+    options.tokens = if args.coded { Some(tokens(&model)?) } else { None };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let wanted = if args.coded { Some(tokens(&model)?) } else { None };
-    let mut client = runtime.block_on(Client::connect_coded(&args.from, hello, wanted))?;
+    let mut client = runtime.block_on(Client::connect_with(&args.from, hello, &options))?;
     if args.coded && !client.is_coded() {
         eprintln!("undertone: {} does not code with this token model; the codes travel packed", args.from);
     }
@@ -145,7 +148,7 @@ pub(super) fn run(args: Args) -> Result<()> {
             }
             // The end of the stream, or of our patience.
             Some(Ok(None)) | None => break,
-            Some(Err(e @ (ClientError::Cut(_) | ClientError::Io { .. }))) => {
+            Some(Err(e @ (ClientError::Cut(_) | ClientError::Io { .. } | ClientError::Silent { .. }))) => {
                 cut = Some(e);
                 break;
             }

@@ -9,8 +9,10 @@ mod generate;
 mod listen;
 mod model;
 mod progress;
+mod remote;
 mod send;
 mod serve;
+mod status;
 mod tokens;
 
 use std::process::ExitCode;
@@ -45,6 +47,8 @@ enum Command {
     Send(send::Args),
     /// Subscribe to a daemon's stream and decode it here
     Listen(listen::Args),
+    /// Show what a running daemon does
+    Status(status::Args),
     /// Send recordings through a daemon and back, and measure it
     Demo(demo::Args),
     /// Continue a recording with the token model
@@ -71,6 +75,7 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => serve::run(args),
         Command::Send(args) => send::run(args),
         Command::Listen(args) => listen::run(args),
+        Command::Status(args) => status::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Generate(args) => generate::run(&args),
         #[cfg(feature = "referee")]

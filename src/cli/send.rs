@@ -49,6 +49,8 @@ pub(super) struct Args {
     /// Model folder [default: the shipped model]
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
+    #[command(flatten)]
+    remote: super::remote::Args,
 }
 
 pub(super) fn parse_stream(s: &str) -> Result<StreamName, String> {
@@ -89,12 +91,14 @@ pub(super) fn run(args: Args) -> Result<()> {
         model_id: profile.model_id,
         stages: Some(args.kbps),
         frames_per_bundle: args.bundle,
-        token: String::new(),
+        token: args.remote.token()?,
         coding: None,
     };
     // Reading blocks, so it has a thread of its own; the queue is short, and the server's back-pressure reaches it.
+    let mut options = args.remote.options()?;
+    options.tokens = tokens;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut client = runtime.block_on(Client::connect_coded(&args.to, hello, tokens))?;
+    let mut client = runtime.block_on(Client::connect_with(&args.to, hello, &options))?;
     if args.coded && !client.is_coded() {
         eprintln!("undertone: {} does not code with this token model; the codes travel packed", args.to);
     }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tracing::{error, info, warn};
@@ -66,13 +66,7 @@ impl Args {
             port.listen = address;
         }
         config.codes = self.listen_codes.or(config.codes);
-        for address in [self.listen_pcm, self.listen_codes, self.listen_pcm_out].into_iter().flatten() {
-            if !address.ip().is_loopback() && !config.allow_public {
-                bail!(
-                    "{address} is not a loopback address; other addresses need allow_public = true in a --config file"
-                );
-            }
-        }
+        config.check_addresses()?;
         Ok(config)
     }
 }
@@ -133,6 +127,10 @@ async fn serve(
     // Who reads that we listen may send a signal at once: from here on none ends the process by itself.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let hangup = signal(SignalKind::hangup())?;
+    let http = list(inputs + outputs + usize::from(config.codes.is_some()), usize::from(config.http.is_some()));
+    if !http.is_empty() {
+        info!(address = %http, "HTTP for operators");
+    }
     // One line for people and scripts, whatever the log level.
     eprintln!("listening pcm={} codes={codes} pcm_out={}", list(0, inputs), list(inputs, outputs));
     let (sender, receiver) = watch::channel(Arc::clone(&config));
@@ -143,6 +141,15 @@ async fn serve(
     })?;
     let reloading = tokio::spawn(reload_on_hangup(hangup, args, sender, level));
     notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status("serving")]);
+    // Under systemd's watchdog: a runtime that no longer turns is restarted.
+    let watchdog = sd_notify::watchdog_enabled().map(|within| {
+        tokio::spawn(async move {
+            loop {
+                notify(&[sd_notify::NotifyState::Watchdog]);
+                tokio::time::sleep(within / 3).await;
+            }
+        })
+    });
     let mut died = None;
     let shutdown = async {
         tokio::select! {
@@ -159,6 +166,9 @@ async fn serve(
     };
     let summary = service::run(bound, engine, tokens, receiver, shutdown).await;
     reloading.abort();
+    if let Some(watchdog) = watchdog {
+        watchdog.abort();
+    }
     info!(?summary, "stopped");
     match died {
         Some(reason) => {

@@ -1,6 +1,8 @@
 //! The daemon's configuration: raw TOML -> checked values. packaging/undertone.toml shows every key.
 
-use std::net::{IpAddr, SocketAddr};
+mod security;
+
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,18 +11,26 @@ use serde::Deserialize;
 use crate::engine::EngineOptions;
 use crate::session::{StreamName, Timeouts};
 use crate::units::{OutOfRange, PcmFormat, StageCount};
+use security::{Guard, RawTls, RawToken, address};
+pub use security::{Tls, Token};
 
 /// What the daemon runs with.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// Whether addresses may be other than loopback.
+    /// Whether addresses may be other than loopback without encryption and login.
     pub allow_public: bool,
+    /// TLS of every port that is not `plain`; None is none.
+    pub tls: Option<Tls>,
+    /// Who may publish and subscribe codes; empty is everybody.
+    pub tokens: Vec<Token>,
     /// Where raw samples come in.
     pub pcm_input: Vec<PcmPort>,
     /// Where raw samples go out.
     pub pcm_output: Vec<PcmPort>,
     /// Where codes are published and subscribed.
     pub codes: Option<SocketAddr>,
+    /// Where operators ask for health and metrics.
+    pub http: Option<SocketAddr>,
     /// What clients may do.
     pub limits: Limits,
     /// How raw samples are encoded.
@@ -40,6 +50,8 @@ pub struct PcmPort {
     pub stream: StreamName,
     /// Format of the samples.
     pub format: PcmFormat,
+    /// No TLS here even if the daemon has it.
+    pub plain: bool,
 }
 
 /// What clients may do.
@@ -47,6 +59,10 @@ pub struct PcmPort {
 pub struct Limits {
     /// Connections at once, over all ports.
     pub max_connections: usize,
+    /// Connections at once of one address; an IPv6 network of 64 bits counts as one.
+    pub max_connections_per_address: usize,
+    /// New connections a second of one address; as many may come at once.
+    pub new_connections_per_s: u32,
     /// Patience with handshakes and silence.
     pub timeouts: Timeouts,
     /// Bundles that wait for a listener before it is closed as too slow.
@@ -145,9 +161,12 @@ pub enum ConfigError {
 #[serde(default, deny_unknown_fields)]
 struct Raw {
     allow_public: bool,
+    tls: RawTls,
+    token: Vec<RawToken>,
     pcm_input: Option<Vec<RawPort>>,
     pcm_output: Option<Vec<RawPort>>,
     codes: RawCodes,
+    http: RawHttp,
     limits: RawLimits,
     codec: RawCodec,
     engine: RawEngine,
@@ -161,6 +180,8 @@ struct RawPort {
     stream: String,
     #[serde(default = "codec_format")]
     format: String,
+    #[serde(default)]
+    plain: bool,
 }
 
 fn codec_format() -> String {
@@ -183,8 +204,11 @@ macro_rules! section {
 }
 
 section!(RawCodes { listen: String = "127.0.0.1:7701".to_owned() });
+section!(RawHttp { listen: String = String::new() });
 section!(RawLimits {
     max_connections: usize = 256,
+    max_connections_per_address: usize = 256,
+    new_connections_per_s: u32 = 200,
     handshake_s: f64 = 5.0,
     idle_s: f64 = 30.0,
     listener_queue_bundles: usize = 64,
@@ -228,26 +252,52 @@ impl Config {
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let raw: Raw = toml::from_str(text).map_err(|e| ConfigError::Syntax(e.to_string()))?;
         let public = raw.allow_public;
-        let port = |key, listen: &str| RawPort { listen: listen.to_owned(), stream: key, format: codec_format() };
+        let tls = raw.tls.check()?;
+        let tokens = raw.token.into_iter().map(RawToken::check).collect::<Result<Vec<_>, _>>()?;
+        let port = |key, listen: &str| RawPort {
+            listen: listen.to_owned(),
+            stream: key,
+            format: codec_format(),
+            plain: false,
+        };
         let input = raw.pcm_input.unwrap_or_else(|| vec![port("main".to_owned(), "127.0.0.1:7700")]);
         let output = raw.pcm_output.unwrap_or_else(|| vec![port("main".to_owned(), "127.0.0.1:7702")]);
         let ports = |key: &'static str, ports: Vec<RawPort>| {
-            ports.into_iter().map(|p| p.check(key, public)).collect::<Result<Vec<_>, _>>()
+            ports.into_iter().map(|p| p.check(key)).collect::<Result<Vec<_>, _>>()
         };
         let codes = match raw.codes.listen.as_str() {
             "" => None,
-            listen => Some(address("codes.listen", listen, public)?),
+            listen => Some(address("codes.listen", listen)?),
+        };
+        let http = match raw.http.listen.as_str() {
+            "" => None,
+            listen => Some(address("http.listen", listen)?),
         };
         let seconds = |key, got| within(key, got, 0.05, 86_400.0).map(Duration::from_secs_f64);
         let stages = StageCount::from_kbps(raw.codec.kbps)
             .map_err(|e| value_error("codec.kbps", raw.codec.kbps, e.to_string()))?;
-        Ok(Self {
+        let config = Self {
             allow_public: public,
+            tls,
+            tokens,
             pcm_input: ports("pcm_input", input)?,
             pcm_output: ports("pcm_output", output)?,
             codes,
+            http,
             limits: Limits {
                 max_connections: within("limits.max_connections", raw.limits.max_connections, 1, 100_000)?,
+                max_connections_per_address: within(
+                    "limits.max_connections_per_address",
+                    raw.limits.max_connections_per_address,
+                    1,
+                    100_000,
+                )?,
+                new_connections_per_s: within(
+                    "limits.new_connections_per_s",
+                    raw.limits.new_connections_per_s,
+                    1,
+                    100_000,
+                )?,
                 timeouts: Timeouts {
                     handshake: seconds("limits.handshake_s", raw.limits.handshake_s)?,
                     idle: seconds("limits.idle_s", raw.limits.idle_s)?,
@@ -274,7 +324,9 @@ impl Config {
                 gather: Duration::from_micros(within("engine.gather_us", raw.engine.gather_us, 0, 20_000)?),
             },
             log: Log { level: raw.log.level, target: raw.log.target },
-        })
+        };
+        config.check_addresses()?;
+        Ok(config)
     }
 
     /// Keys that differ in `new` and take effect only after a restart.
@@ -282,7 +334,9 @@ impl Config {
         [
             ("pcm_input", self.pcm_input != new.pcm_input),
             ("pcm_output", self.pcm_output != new.pcm_output),
+            ("http.listen", self.http != new.http),
             ("codes.listen", self.codes != new.codes),
+            ("tls (its files may change)", self.tls != new.tls),
             ("limits.send_buffer_bytes", self.limits.send_buffer != new.limits.send_buffer),
             ("limits.coded_sessions", self.limits.coded_sessions != new.limits.coded_sessions),
             ("codec.model", self.codec.model != new.codec.model),
@@ -295,32 +349,32 @@ impl Config {
     }
 }
 
-impl RawPort {
-    fn check(self, key: &'static str, public: bool) -> Result<PcmPort, ConfigError> {
-        let bad = |e: OutOfRange| value_error(key, &e.got, format!("{} must be {}", e.what, e.allowed));
-        Ok(PcmPort {
-            listen: address(key, &self.listen, public)?,
-            stream: StreamName::new(&self.stream).map_err(bad)?,
-            format: self.format.parse().map_err(bad)?,
-        })
+impl Config {
+    /// Whether every address that other machines can reach is guarded by encryption and login, or allowed.
+    ///
+    /// Errors: [`ConfigError::Value`] naming the address and what is missing.
+    pub fn check_addresses(&self) -> Result<(), ConfigError> {
+        // A client certificate is a login for every port; a token only where the protocol carries one.
+        let certified = self.tls.as_ref().is_some_and(|t| t.client_ca.is_some());
+        let guard = Guard { allow_public: self.allow_public, tls: self.tls.is_some(), login: certified };
+        let raw = |port: &PcmPort| Guard { tls: guard.tls && !port.plain, login: certified && !port.plain, ..guard };
+        self.pcm_input.iter().try_for_each(|p| security::open("pcm_input", p.listen, raw(p)))?;
+        self.pcm_output.iter().try_for_each(|p| security::open("pcm_output", p.listen, raw(p)))?;
+        let codes = Guard { login: certified || !self.tokens.is_empty(), ..guard };
+        self.codes.iter().try_for_each(|&a| security::open("codes.listen", a, codes))?;
+        self.http.iter().try_for_each(|&a| security::open("http.listen", a, guard))
     }
 }
 
-fn address(key: &'static str, listen: &str, public: bool) -> Result<SocketAddr, ConfigError> {
-    let address: SocketAddr =
-        listen.parse().map_err(|_| value_error(key, listen, "allowed: ADDRESS:PORT, as in 127.0.0.1:7701"))?;
-    let loopback = match address.ip() {
-        IpAddr::V4(ip) => ip.is_loopback(),
-        IpAddr::V6(ip) => ip.is_loopback(),
-    };
-    if loopback || public {
-        Ok(address)
-    } else {
-        Err(value_error(
-            key,
-            listen,
-            "not a loopback address, and there is no encryption or login yet; set allow_public = true if you mean it",
-        ))
+impl RawPort {
+    fn check(self, key: &'static str) -> Result<PcmPort, ConfigError> {
+        let bad = |e: OutOfRange| value_error(key, &e.got, format!("{} must be {}", e.what, e.allowed));
+        Ok(PcmPort {
+            listen: address(key, &self.listen)?,
+            stream: StreamName::new(&self.stream).map_err(bad)?,
+            format: self.format.parse().map_err(bad)?,
+            plain: self.plain,
+        })
     }
 }
 
@@ -335,12 +389,21 @@ mod tests {
         assert_eq!(Config::parse(SHIPPED).unwrap(), Config::default());
         for key in [
             "allow_public",
+            "[tls]",
+            "cert",
+            "key",
+            "client_ca",
+            "# [[token]]",
+            "max_connections_per_address",
+            "new_connections_per_s",
+            "plain",
             "[[pcm_input]]",
             "[[pcm_output]]",
             "listen",
             "stream",
             "format",
             "[codes]",
+            "[http]",
             "max_connections",
             "handshake_s",
             "idle_s",

@@ -1,5 +1,6 @@
 //! Threads that own the networks and batch the jobs of many streams; no tokio here.
 
+mod histogram;
 mod queue;
 mod worker;
 
@@ -9,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::codec::{DecodeJob, EncodeJob, Processor, Profile};
+pub use histogram::{BUCKETS_US, Histogram, Phases};
 use queue::{Entry, Queue};
 
 /// Jobs that one slot may have in the engine: one to encode and one to decode.
@@ -105,6 +107,7 @@ struct Shared {
     slots: usize,
     used: AtomicUsize,
     counters: Counters,
+    phases: Phases,
     end: Mutex<Option<EngineError>>,
     ended: Condvar,
 }
@@ -168,6 +171,7 @@ impl Engine {
             slots: options.slots,
             used: AtomicUsize::new(0),
             counters: Counters::default(),
+            phases: Phases::default(),
             end: Mutex::new(None),
             ended: Condvar::new(),
         });
@@ -274,6 +278,16 @@ impl EngineHandle {
         }
     }
 
+    /// Why the engine ended; None while it runs.
+    pub fn ended(&self) -> Option<EngineError> {
+        self.shared.end_reason()
+    }
+
+    /// Where the time of jobs went so far.
+    pub fn phases(&self) -> &Phases {
+        &self.shared.phases
+    }
+
     /// Slots in use and in all.
     pub fn slots(&self) -> (usize, usize) {
         (self.shared.used.load(Ordering::Relaxed), self.shared.slots)
@@ -322,7 +336,7 @@ impl Slot {
             self.gate.in_flight.fetch_sub(1, Ordering::AcqRel);
             return Err(EngineError::Busy(before));
         }
-        let entry = Entry { job, deadline, done, gate: Arc::clone(&self.gate) };
+        let entry = Entry { job, at: Instant::now(), deadline, done, gate: Arc::clone(&self.gate) };
         if self.shared.queues[self.thread].push(entry) {
             Ok(())
         } else {

@@ -8,6 +8,8 @@ use super::{Completion, Gate, Job};
 
 pub(super) struct Entry {
     pub(super) job: Job,
+    /// When it was submitted.
+    pub(super) at: Instant,
     pub(super) deadline: Instant,
     pub(super) done: Completion,
     pub(super) gate: Arc<Gate>,

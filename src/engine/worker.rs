@@ -76,8 +76,10 @@ pub(super) fn run(
             continue;
         }
         let start = Instant::now();
+        live.iter().for_each(|e| shared.phases.queue.add(start.saturating_duration_since(e.at)));
         let result = run_batch(&mut processor, live);
         let end = Instant::now();
+        shared.phases.compute.add(end - start);
         shared.counters.batches.fetch_add(1, Ordering::Relaxed);
         shared.counters.busy_ns.fetch_add((end - start).as_nanos() as u64, Ordering::Relaxed);
         match result {
@@ -104,7 +106,7 @@ type Finished = Vec<(Ticket, Job)>;
 /// Runs entries of one kind and one number of frames in one network call.
 fn run_batch(processor: &mut Processor, entries: Vec<Entry>) -> Result<Finished, (Vec<Ticket>, String)> {
     let (mut tickets, mut encode, mut decode) = (Vec::new(), Vec::new(), Vec::new());
-    for Entry { job, deadline, done, gate } in entries {
+    for Entry { job, deadline, done, gate, .. } in entries {
         tickets.push(Ticket { done, gate, deadline });
         match job {
             Job::Encode(j) => encode.push(j),

@@ -3,19 +3,24 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
+use super::outbox::Outbox;
+use super::tls::{ClientTls, Socket};
 use crate::session::{
     Close, CodingError, Control, Hello, Message, PackedBundle, Reason, SessionDecoder, SessionEncoder, TokenTag,
 };
 use crate::token::TokenModel;
 use crate::units::StageCount;
-use crate::wire::{Framer, WireError, encode};
+use crate::wire::{Framer, WireError};
 
 /// How long a server may take to answer.
 const ANSWER: Duration = Duration::from_secs(10);
+
+/// How long a server may be silent by default. It says something every 15 s or more often.
+const PATIENCE: Duration = Duration::from_secs(45);
 
 /// Why a session with a server failed.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +45,7 @@ pub enum ClientError {
     /// The server hung up without a word.
     #[error("{0}: the connection was cut")]
     Cut(String),
-    /// The server does not answer.
+    /// The server does not answer, or vanished.
     #[error("{address}: no answer within {patience:?}")]
     Silent {
         /// The server.
@@ -50,75 +55,59 @@ pub enum ClientError {
     },
 }
 
+/// How a client reaches a server.
+#[derive(Debug, Clone)]
+pub struct ClientOptions {
+    /// TLS; None is plain TCP.
+    pub tls: Option<ClientTls>,
+    /// How long the server may be silent before it is given up.
+    pub patience: Duration,
+    /// Code bundles with this token model if the server agrees, else they are packed: see [`Client::is_coded`].
+    pub tokens: Option<Arc<TokenModel>>,
+}
+
+impl Default for ClientOptions {
+    fn default() -> Self {
+        Self { tls: None, patience: PATIENCE, tokens: None }
+    }
+}
+
 /// A session with a server.
-#[derive(Debug)]
+///
+/// A server that vanishes is noticed: it is given up when it said nothing for as long as the options allow. It answers a
+/// publisher that speaks, so a publisher should say something (see [`Client::sign_of_life`]) every few seconds.
 pub struct Client {
-    socket: TcpStream,
-    address: String,
-    framer: Framer,
-    bytes: Vec<u8>,
+    reader: Reader,
+    writer: WriteHalf<Socket>,
+    out: Outbox,
+    patience: Duration,
+    /// The oldest thing we said that the server said nothing after.
+    unanswered: Option<Instant>,
     sequence: u64,
-    received: u64,
     coder: Option<Coder>,
 }
 
 /// Both directions of a coded session.
-#[derive(Debug)]
 struct Coder {
     out: SessionEncoder,
     back: SessionDecoder,
 }
 
-impl Client {
-    /// Connects and shakes hands.
-    ///
-    /// Errors: [`ClientError`], with the server's reason if it refused.
-    pub async fn connect(address: &str, hello: Hello) -> Result<Self, ClientError> {
-        Self::connect_coded(address, hello, None).await
-    }
+struct Reader {
+    socket: ReadHalf<Socket>,
+    address: String,
+    framer: Framer,
+    bytes: Vec<u8>,
+    received: u64,
+}
 
-    /// The same; bundles are coded with `tokens` if the server agrees, else packed: see [`Client::is_coded`].
-    ///
-    /// Errors: [`ClientError`], with the server's reason if it refused.
-    pub async fn connect_coded(
-        address: &str,
-        mut hello: Hello,
-        tokens: Option<Arc<TokenModel>>,
-    ) -> Result<Self, ClientError> {
-        hello.coding = tokens.as_ref().map(TokenTag::of);
-        let io = |source| ClientError::Io { address: address.to_owned(), source };
-        let silent = |_| ClientError::Silent { address: address.to_owned(), patience: ANSWER };
-        let socket = timeout(ANSWER, TcpStream::connect(address)).await.map_err(silent)?.map_err(io)?;
-        socket.set_nodelay(true).map_err(io)?;
-        let mut client = Self {
-            socket,
-            address: address.to_owned(),
-            framer: Framer::default(),
-            bytes: vec![0; 4 << 10],
-            sequence: 0,
-            received: 0,
-            coder: None,
-        };
-        client.send(&Message::Hello(hello)).await?;
-        match timeout(ANSWER, client.receive()).await.map_err(silent)?? {
-            Message::HelloAck { coding, .. } => {
-                let agreed = tokens.filter(|t| coding == Some(t.id()));
-                client.coder =
-                    agreed.map(|t| Coder { out: SessionEncoder::new(Arc::clone(&t)), back: SessionDecoder::new(t) });
-                Ok(client)
-            }
-            Message::Close(close) => Err(ClientError::Closed(close)),
-            _ => Err(WireError::Missing("HelloAck").into()),
-        }
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").field("address", &self.reader.address).finish_non_exhaustive()
     }
+}
 
-    async fn send(&mut self, message: &Message) -> Result<(), ClientError> {
-        let mut out = Vec::new();
-        encode(message, &mut out);
-        let sent = self.socket.write_all(&out).await;
-        sent.map_err(|source| ClientError::Io { address: self.address.clone(), source })
-    }
-
+impl Reader {
     /// The next message. Cancel-safe.
     async fn receive(&mut self) -> Result<Message, ClientError> {
         loop {
@@ -136,6 +125,77 @@ impl Client {
         }
     }
 
+    /// A message that has arrived already.
+    async fn arrived(&mut self) -> Option<Result<Message, ClientError>> {
+        tokio::select! {
+            biased;
+            message = self.receive() => Some(message),
+            () = std::future::ready(()) => None,
+        }
+    }
+}
+
+impl Client {
+    /// Connects by plain TCP and shakes hands.
+    ///
+    /// Errors: [`ClientError`], with the server's reason if it refused.
+    pub async fn connect(address: &str, hello: Hello) -> Result<Self, ClientError> {
+        Self::connect_with(address, hello, &ClientOptions::default()).await
+    }
+
+    /// Connects and shakes hands.
+    ///
+    /// Errors: [`ClientError`], with the server's reason if it refused.
+    pub async fn connect_with(address: &str, mut hello: Hello, options: &ClientOptions) -> Result<Self, ClientError> {
+        hello.coding = options.tokens.as_ref().map(TokenTag::of);
+        let io = |source| ClientError::Io { address: address.to_owned(), source };
+        let answer = ANSWER.min(options.patience);
+        let silent = |_| ClientError::Silent { address: address.to_owned(), patience: answer };
+        let socket = timeout(answer, TcpStream::connect(address)).await.map_err(silent)?.map_err(io)?;
+        socket.set_nodelay(true).map_err(io)?;
+        let socket = match &options.tls {
+            None => Box::new(socket),
+            Some(tls) => timeout(answer, tls.connect(address, socket)).await.map_err(silent)?.map_err(io)?,
+        };
+        let (socket, writer) = tokio::io::split(socket);
+        let (address, framer, bytes) = (address.to_owned(), Framer::default(), vec![0; 4 << 10]);
+        let mut client = Self {
+            reader: Reader { socket, address, framer, bytes, received: 0 },
+            writer,
+            out: Outbox::default(),
+            patience: options.patience,
+            unanswered: None,
+            sequence: 0,
+            coder: None,
+        };
+        client.tell(&Message::Hello(hello)).await?;
+        match timeout(answer, client.reader.receive()).await.map_err(silent)?? {
+            Message::HelloAck { coding, .. } => {
+                client.unanswered = None;
+                let agreed = options.tokens.as_ref().filter(|t| coding == Some(t.id()));
+                client.coder = agreed.map(|t| Coder {
+                    out: SessionEncoder::new(Arc::clone(t)),
+                    back: SessionDecoder::new(Arc::clone(t)),
+                });
+                Ok(client)
+            }
+            Message::Close(close) => Err(ClientError::Closed(close)),
+            _ => Err(WireError::Missing("HelloAck").into()),
+        }
+    }
+
+    fn silent(&self) -> ClientError {
+        ClientError::Silent { address: self.reader.address.clone(), patience: self.patience }
+    }
+
+    /// The next message, if it comes in time. Cancel-safe.
+    async fn receive(&mut self) -> Result<Message, ClientError> {
+        match timeout(self.patience, self.reader.receive()).await {
+            Ok(message) => message,
+            Err(_) => Err(self.silent()),
+        }
+    }
+
     /// Whether the server agreed to coded bundles.
     pub fn is_coded(&self) -> bool {
         self.coder.is_some()
@@ -143,14 +203,14 @@ impl Client {
 
     /// Bytes of messages received so far, length prefixes included.
     pub fn bytes_received(&self) -> u64 {
-        self.received
+        self.reader.received
     }
 
     /// Sends any message as it is, right or wrong; for tests of servers.
     ///
-    /// Errors: [`ClientError::Io`].
+    /// Errors: [`ClientError`].
     pub async fn send_raw(&mut self, message: &Message) -> Result<(), ClientError> {
-        self.send(message).await
+        self.tell(message).await
     }
 
     /// Publishes a bundle. Waits while the server holds us to real time.
@@ -166,15 +226,42 @@ impl Client {
         self.tell(&message).await
     }
 
-    /// Sends; if that fails, the server's last words are the error.
+    /// Sends, and meanwhile hears what the server says: its last words say more than a broken pipe.
     async fn tell(&mut self, message: &Message) -> Result<(), ClientError> {
-        match self.send(message).await {
-            Ok(()) => Ok(()),
-            // The server's last words say more than the broken pipe.
-            Err(e) => match timeout(Duration::from_secs(1), self.receive()).await {
-                Ok(Ok(Message::Close(close))) => Err(ClientError::Closed(close)),
-                _ => Err(e),
-            },
+        // Before judging its silence: what has it said?
+        while let Some(said) = self.reader.arrived().await {
+            self.heard(said)?;
+        }
+        self.out.put(message);
+        loop {
+            let deadline = *self.unanswered.get_or_insert_with(Instant::now) + self.patience;
+            let said = tokio::select! {
+                biased;
+                // A server that vanished still lets us fill what the system holds for it.
+                () = sleep_until(deadline) => return Err(self.silent()),
+                sent = self.out.flush(&mut self.writer) => match sent {
+                    Ok(()) => return Ok(()),
+                    Err(source) => {
+                        let last = timeout(Duration::from_secs(1), self.reader.receive()).await;
+                        return Err(match last {
+                            Ok(Ok(Message::Close(close))) => ClientError::Closed(close),
+                            _ => ClientError::Io { address: self.reader.address.clone(), source },
+                        });
+                    }
+                },
+                said = self.reader.receive() => said,
+            };
+            self.heard(said)?;
+        }
+    }
+
+    fn heard(&mut self, said: Result<Message, ClientError>) -> Result<(), ClientError> {
+        match said? {
+            Message::Close(close) => Err(ClientError::Closed(close)),
+            _ => {
+                self.unanswered = None;
+                Ok(())
+            }
         }
     }
 
@@ -209,14 +296,22 @@ impl Client {
     ///
     /// Errors: [`ClientError::Io`].
     pub async fn set_stages(&mut self, stages: StageCount) -> Result<(), ClientError> {
-        self.send(&Message::Control(Control { stages: Some(stages) })).await
+        self.out.put(&Message::Control(Control { stages: Some(stages) }));
+        self.flush().await
+    }
+
+    async fn flush(&mut self) -> Result<(), ClientError> {
+        match timeout(self.patience, self.out.flush(&mut self.writer)).await {
+            Ok(sent) => sent.map_err(|source| ClientError::Io { address: self.reader.address.clone(), source }),
+            Err(_) => Err(self.silent()),
+        }
     }
 
     /// Ends the session and waits until the server has taken everything.
     ///
     /// Errors: [`ClientError`]; a server that shut down or hung up before it said so may have taken less.
     pub async fn finish(mut self) -> Result<(), ClientError> {
-        self.send(&Message::Close(Close::new(Reason::Done, ""))).await?;
+        self.tell(&Message::Close(Close::new(Reason::Done, ""))).await?;
         loop {
             match self.receive().await {
                 Ok(Message::Close(c)) if c.reason == Reason::Done => return Ok(()),

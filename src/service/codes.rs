@@ -5,16 +5,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep_until, timeout};
 use tracing::{debug, info, warn};
 
+use super::access::{Flood, authorize};
 use super::hub::{Ended, Listener, Publisher};
 use super::outbox::Outbox;
 use super::pacer::Pacer;
 use super::pcm::media_time;
+use super::tls::Socket;
 use super::{Counters, Shared};
 use crate::session::{
     Close, Control, Event, Hello, Message, PackedBundle, Reason, Role, ServerSession, SessionDecoder, SessionEncoder,
@@ -32,11 +33,14 @@ const GOODBYE: Duration = Duration::from_secs(1);
 /// notices when the other has vanished.
 const SIGNS_OF_LIFE: u32 = 2;
 
+/// And at least this often, whatever the idle time: clients lose patience after `client::PATIENCE`.
+const LONGEST_SILENCE: Duration = Duration::from_secs(15);
+
 /// What a session does once it is open.
 enum Task {
     Waiting,
     Publish { publisher: Publisher, pacer: Pacer, taken: u64 },
-    Subscribe { listener: Listener, stages: StageCount, sequence: u64, sent_at: Instant },
+    Subscribe { listener: Listener, stages: StageCount, sequence: u64 },
 }
 
 struct Connection<'a> {
@@ -46,6 +50,9 @@ struct Connection<'a> {
     task: Task,
     out: Outbox,
     coder: Coder,
+    flood: Flood,
+    /// When the peer was last told anything.
+    told_at: Instant,
 }
 
 /// Whether this session is coded; a coder is away while it works in a thread of its own.
@@ -56,7 +63,7 @@ enum Coder {
 }
 
 /// Serves one connection to its end.
-pub(super) async fn serve(shared: Shared, mut socket: TcpStream, peer: SocketAddr) {
+pub(super) async fn serve(shared: Shared, mut socket: Socket, peer: SocketAddr) {
     let timeouts = shared.config.borrow().limits.timeouts;
     let session = ServerSession::new(timeouts, shared.coding.as_ref().map(|c| c.tag), Instant::now());
     let mut connection = Connection {
@@ -66,6 +73,8 @@ pub(super) async fn serve(shared: Shared, mut socket: TcpStream, peer: SocketAdd
         task: Task::Waiting,
         out: Outbox::default(),
         coder: Coder::Packed,
+        flood: Flood::new(Instant::now()),
+        told_at: Instant::now(),
     };
     let close = connection.run(&mut socket).await;
     // The stream ends for its listeners before the publisher is told so.
@@ -76,7 +85,7 @@ pub(super) async fn serve(shared: Shared, mut socket: TcpStream, peer: SocketAdd
     };
     match close.reason {
         Reason::Protocol | Reason::Timeout | Reason::Model => Counters::add(&shared.counters.hostile),
-        Reason::Busy | Reason::Full => Counters::add(&shared.counters.refused),
+        Reason::Busy | Reason::Full | Reason::Denied => Counters::add(&shared.counters.refused),
         Reason::SlowConsumer => Counters::add(&shared.counters.slow),
         Reason::StreamEnded | Reason::Done | Reason::ShuttingDown => {}
     }
@@ -89,7 +98,7 @@ pub(super) async fn serve(shared: Shared, mut socket: TcpStream, peer: SocketAdd
 }
 
 /// Sends the rest of a message and the last words, and hangs up.
-pub(super) async fn goodbye(mut socket: TcpStream, mut out: Outbox, close: Close) {
+pub(super) async fn goodbye(mut socket: Socket, mut out: Outbox, close: Close) {
     out.put(&Message::Close(close));
     let _ = timeout(GOODBYE, async {
         out.flush(&mut socket).await?;
@@ -104,7 +113,7 @@ pub(super) async fn goodbye(mut socket: TcpStream, mut out: Outbox, close: Close
 
 impl Connection<'_> {
     /// Runs until somebody is done; None if the peer hung up.
-    async fn run(&mut self, socket: &mut TcpStream) -> Option<Close> {
+    async fn run(&mut self, socket: &mut Socket) -> Option<Close> {
         let mut bytes = vec![0; CHUNK];
         let shared = self.shared;
         loop {
@@ -153,32 +162,40 @@ impl Connection<'_> {
 
     /// When to look at the clock again.
     fn wake(&self) -> Instant {
-        let idle = self.shared.config.borrow().limits.timeouts.idle;
-        match &self.task {
-            Task::Subscribe { sent_at, .. } => *sent_at + idle / SIGNS_OF_LIFE,
-            _ => self.session.deadline().unwrap_or_else(|| Instant::now() + idle),
+        let speak = self.told_at + self.longest_silence();
+        match (&self.task, self.session.deadline()) {
+            (Task::Waiting, deadline) => deadline.unwrap_or(speak),
+            (_, deadline) => deadline.map_or(speak, |d| d.min(speak)),
         }
     }
 
-    async fn sign_of_life(&mut self, socket: &mut TcpStream) -> Result<(), Close> {
-        match self.task {
-            Task::Subscribe { .. } => self.send(&Message::Control(Control { stages: None }), socket).await,
-            _ => Ok(()),
-        }
+    fn longest_silence(&self) -> Duration {
+        (self.shared.config.borrow().limits.timeouts.idle / SIGNS_OF_LIFE).min(LONGEST_SILENCE)
     }
 
-    async fn messages(&mut self, socket: &mut TcpStream) -> Result<(), Close> {
+    /// Says something if nothing was said for long.
+    async fn sign_of_life(&mut self, socket: &mut Socket) -> Result<(), Close> {
+        if matches!(self.task, Task::Waiting) || self.told_at.elapsed() < self.longest_silence() {
+            return Ok(());
+        }
+        self.send(&Message::Control(Control { stages: None }), socket).await
+    }
+
+    async fn messages(&mut self, socket: &mut Socket) -> Result<(), Close> {
         loop {
             let next = self.framer.next().map_err(|e| Close::new(Reason::Protocol, e.to_string()))?;
             let Some(message) = next else { return Ok(()) };
             let message = self.decoded(message).await?;
             let profile = self.shared.engine.profile();
+            if !matches!(message, Message::Bundle { .. }) {
+                self.flood.message(Instant::now())?;
+            }
             match self.session.handle(message, &profile, Instant::now())? {
-                Event::Opened(hello, ack) => {
-                    let ack = self.agree(&hello, ack);
-                    self.open(&hello, &ack, socket).await?;
+                Event::Opened(hello, ack) => self.open(&hello, ack, socket).await?,
+                Event::Bundle(bundle) => {
+                    self.publish(bundle).await?;
+                    self.sign_of_life(socket).await?;
                 }
-                Event::Bundle(bundle) => self.publish(bundle).await?,
                 Event::Stages(wanted) => {
                     if let Task::Subscribe { stages, .. } = &mut self.task {
                         *stages = wanted;
@@ -235,8 +252,9 @@ impl Connection<'_> {
         Ok(Message::Coded { sequence, bundle })
     }
 
-    async fn open(&mut self, hello: &Hello, ack: &Message, socket: &mut TcpStream) -> Result<(), Close> {
+    async fn open(&mut self, hello: &Hello, ack: Message, socket: &mut Socket) -> Result<(), Close> {
         let name = &hello.stream;
+        authorize(&self.shared.config.borrow().tokens, hello)?;
         self.task = match hello.role {
             Role::Publish => {
                 let publisher = self.shared.hub.publish(name);
@@ -247,11 +265,12 @@ impl Connection<'_> {
                 let queue = self.shared.config.borrow().limits.listener_queue;
                 let stages = hello.stages.unwrap_or(StageCount::MAX);
                 let listener = self.shared.hub.listen(name, queue);
-                Task::Subscribe { listener, stages, sequence: 0, sent_at: Instant::now() }
+                Task::Subscribe { listener, stages, sequence: 0 }
             }
         };
         info!(stream = %name, role = ?hello.role, "session open");
-        self.send(ack, socket).await
+        let ack = self.agree(hello, ack);
+        self.send(&ack, socket).await
     }
 
     /// Passes a bundle on when its time has come. A shutdown does not wait for a publisher that is far ahead.
@@ -262,9 +281,9 @@ impl Connection<'_> {
             () = self.shared.stop_input.cancelled() => true,
             () = pacer.wait(media) => false,
         };
+        self.shared.counters.bundle(&bundle);
         publisher.send(bundle);
         *taken += 1;
-        Counters::add(&self.shared.counters.bundles);
         if stopped { Err(self.shutting_down()) } else { Ok(()) }
     }
 
@@ -277,7 +296,7 @@ impl Connection<'_> {
     }
 
     /// Sends a bundle to a subscriber, with no more stages than it wants.
-    async fn forward(&mut self, bundle: &Arc<PackedBundle>, socket: &mut TcpStream) -> Result<(), Close> {
+    async fn forward(&mut self, bundle: &Arc<PackedBundle>, socket: &mut Socket) -> Result<(), Close> {
         let Task::Subscribe { stages, sequence, .. } = &mut self.task else { return Ok(()) };
         let bundle = bundle.limited(*stages).map_err(|e| Close::new(Reason::Protocol, e.to_string()))?;
         let number = *sequence;
@@ -286,7 +305,7 @@ impl Connection<'_> {
         self.send(&message, socket).await
     }
 
-    async fn flush_queue(&mut self, socket: &mut TcpStream) -> Result<(), Close> {
+    async fn flush_queue(&mut self, socket: &mut Socket) -> Result<(), Close> {
         while let Task::Subscribe { listener, .. } = &mut self.task {
             let Some(bundle) = listener.queued() else { break };
             self.forward(&bundle, socket).await?;
@@ -294,14 +313,15 @@ impl Connection<'_> {
         Ok(())
     }
 
-    async fn send(&mut self, message: &Message, socket: &mut TcpStream) -> Result<(), Close> {
+    async fn send(&mut self, message: &Message, socket: &mut Socket) -> Result<(), Close> {
         self.out.put(message);
         let patience = self.shared.config.borrow().limits.timeouts.idle;
-        match timeout(patience, self.out.flush(socket)).await {
+        let start = Instant::now();
+        let sent = timeout(patience, self.out.flush(socket)).await;
+        self.shared.counters.send.add(start.elapsed());
+        match sent {
             Ok(Ok(())) => {
-                if let Task::Subscribe { sent_at, .. } = &mut self.task {
-                    *sent_at = Instant::now();
-                }
+                self.told_at = Instant::now();
                 Ok(())
             }
             Ok(Err(_)) => Err(Close::new(Reason::Done, "the peer hung up")),

@@ -17,7 +17,20 @@ pub(crate) struct Hub {
 #[derive(Default)]
 struct Stream {
     published: bool,
+    bundles: u64,
+    bytes: u64,
     listeners: Vec<Outlet>,
+}
+
+/// A stream as operators see it.
+pub(crate) struct StreamState {
+    pub(crate) name: StreamName,
+    pub(crate) published: bool,
+    pub(crate) listeners: usize,
+    /// Bundles since its publisher came.
+    pub(crate) bundles: u64,
+    /// Bytes of their payload.
+    pub(crate) bytes: u64,
 }
 
 struct Outlet {
@@ -77,6 +90,22 @@ impl Hub {
         Listener { queue: receiver, slow }
     }
 
+    /// All streams, by name.
+    pub(crate) fn list(&self) -> Vec<StreamState> {
+        let streams = self.lock();
+        let state = |(name, s): (&StreamName, &Stream)| StreamState {
+            name: name.clone(),
+            published: s.published,
+            listeners: s.listeners.iter().filter(|l| !l.queue.is_closed()).count(),
+            bundles: s.bundles,
+            bytes: s.bytes,
+        };
+        let mut all: Vec<_> = streams.iter().map(state).collect();
+        drop(streams);
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
     /// Streams that are published now, and listeners of all streams.
     pub(crate) fn count(&self) -> (usize, usize) {
         let streams = self.lock();
@@ -89,6 +118,8 @@ impl Publisher {
     pub(crate) fn send(&self, bundle: PackedBundle) {
         let bundle = Arc::new(bundle);
         if let Some(stream) = self.hub.lock().get_mut(&self.name) {
+            stream.bundles += 1;
+            stream.bytes += bundle.payload.len() as u64;
             stream.listeners.retain(|outlet| match outlet.queue.try_send(Arc::clone(&bundle)) {
                 Ok(()) => true,
                 Err(mpsc::error::TrySendError::Full(_)) => {

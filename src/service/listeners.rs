@@ -10,11 +10,13 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
+use super::access::Gate;
 use super::hub::Hub;
 use super::outbox::Outbox;
-use super::{Coding, Counters, Shared, codes, pcm};
+use super::tls::{Server, Socket, TlsError};
+use super::{Coding, Counters, Shared, codes, http, pcm};
 use crate::config::{Config, PcmPort};
 use crate::engine::EngineHandle;
 use crate::session::{Close, Reason};
@@ -40,6 +42,9 @@ pub enum ServiceError {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// TLS could not be set up.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 /// What happened from start to end.
@@ -63,12 +68,23 @@ enum Kind {
     Input(Arc<PcmPort>),
     Output(Arc<PcmPort>),
     Codes,
+    Http,
+}
+
+impl Kind {
+    fn plain(&self) -> bool {
+        match self {
+            Self::Input(port) | Self::Output(port) => port.plain,
+            Self::Codes | Self::Http => false,
+        }
+    }
 }
 
 /// Open ports.
 pub struct Bound {
     ports: Vec<(TcpListener, Kind)>,
-    /// Addresses in the order raw in, raw out, codes; port 0 has become a real one.
+    tls: Option<Arc<Server>>,
+    /// Addresses in the order raw in, raw out, codes, HTTP; port 0 has become a real one.
     pub addresses: Vec<SocketAddr>,
 }
 
@@ -81,16 +97,18 @@ impl std::fmt::Debug for Bound {
 impl Bound {
     /// Opens every port of the configuration.
     ///
-    /// Errors: [`ServiceError::Bind`] with the address.
+    /// Errors: [`ServiceError`] with the address or the file.
     pub async fn open(config: &Config) -> Result<Self, ServiceError> {
         let input = config.pcm_input.iter().map(|p| (p.listen, Kind::Input(Arc::new(p.clone()))));
         let output = config.pcm_output.iter().map(|p| (p.listen, Kind::Output(Arc::new(p.clone()))));
         let codes = config.codes.iter().map(|&a| (a, Kind::Codes));
-        let mut bound = Self { ports: Vec::new(), addresses: Vec::new() };
-        for (address, kind) in input.chain(output).chain(codes) {
+        let tls = config.tls.as_ref().map(Server::load).transpose()?.map(Arc::new);
+        let http = config.http.iter().map(|&a| (a, Kind::Http));
+        let mut bound = Self { tls, ports: Vec::new(), addresses: Vec::new() };
+        for (address, kind) in input.chain(output).chain(codes).chain(http) {
             let bind = |source| ServiceError::Bind { address, source };
             let buffer = match &kind {
-                Kind::Codes => config.limits.send_buffer,
+                Kind::Codes | Kind::Http => config.limits.send_buffer,
                 Kind::Input(port) | Kind::Output(port) => config.limits.send_buffer.max(one_second(port)),
             };
             let listener = listen(address, buffer).map_err(bind)?;
@@ -138,7 +156,8 @@ impl Drop for Permit {
     }
 }
 
-/// Serves until `shutdown`; with `tokens`, sessions that have the same token model are coded. Then stops input, flushes encoders, drains listeners, and gives up after 5 s.
+/// Serves until `shutdown`; with `tokens`, sessions that have the same token model are coded. Then it stops input, flushes
+/// encoders, drains listeners, and gives up after 5 s.
 pub async fn run(
     bound: Bound,
     engine: EngineHandle,
@@ -153,16 +172,19 @@ pub async fn run(
         stop_output: CancellationToken::new(),
         counters: Arc::new(Counters::default()),
         coding: tokens.map(|t| Coding::new(t, config.borrow().limits.coded_sessions)),
+        tls: bound.tls,
         config,
     };
+    let gate = Arc::new(Gate::default());
     let (room, refusals) = (Arc::new(Room::default()), Arc::new(Semaphore::new(REFUSALS)));
     let (inputs, outputs) = (TaskTracker::new(), TaskTracker::new());
     let accepting = TaskTracker::new();
     for (listener, kind) in bound.ports {
-        let (shared, room, refusals) = (shared.clone(), Arc::clone(&room), Arc::clone(&refusals));
+        let door = Door { room: Arc::clone(&room), gate: Arc::clone(&gate), refusals: Arc::clone(&refusals) };
         let tracker = if matches!(kind, Kind::Output(_)) { outputs.clone() } else { inputs.clone() };
-        accepting.spawn(accept(listener, kind, shared, room, refusals, tracker));
+        accepting.spawn(accept(listener, kind, shared.clone(), door, tracker));
     }
+    accepting.spawn(renew(shared.clone()));
     shutdown.await;
     let (streams, listeners) = shared.hub.count();
     info!(streams, listeners, "shutting down");
@@ -194,14 +216,34 @@ pub async fn run(
     }
 }
 
-async fn accept(
-    listener: TcpListener,
-    kind: Kind,
-    shared: Shared,
+/// Reads the certificates again whenever the configuration is.
+async fn renew(shared: Shared) {
+    let (Some(server), mut config) = (&shared.tls, shared.config.clone()) else { return };
+    config.mark_unchanged();
+    loop {
+        tokio::select! {
+            () = shared.stop_input.cancelled() => return,
+            changed = config.changed() => if changed.is_err() { return },
+        }
+        let tls = config.borrow().tls.clone();
+        match tls.as_ref().map(|tls| server.reload(tls)) {
+            Some(Ok(())) => info!("certificates read again"),
+            Some(Err(e)) => warn!(error = %e, "the certificates stay as they were"),
+            // Switching TLS off needs a restart.
+            None => {}
+        }
+    }
+}
+
+/// What a connection must pass.
+struct Door {
     room: Arc<Room>,
+    gate: Arc<Gate>,
     refusals: Arc<Semaphore>,
-    tracker: TaskTracker,
-) {
+}
+
+async fn accept(listener: TcpListener, kind: Kind, shared: Shared, door: Door, tracker: TaskTracker) {
+    let kind = Arc::new(kind);
     loop {
         let accepted = tokio::select! {
             () = shared.stop_input.cancelled() => return,
@@ -217,39 +259,62 @@ async fn accept(
             }
         };
         Counters::add(&shared.counters.connections);
-        let max = shared.config.borrow().limits.max_connections;
-        let Some(permit) = room.enter(max) else {
+        let limits = shared.config.borrow().limits;
+        let max = limits.max_connections;
+        // Who opens connections like a flood gets no words: they would cost more than the flood does.
+        let Some(visit) = door.gate.enter(peer.ip(), &limits, std::time::Instant::now()) else {
+            Counters::add(&shared.counters.refused);
+            debug!(%peer, "too many connections of this address (limits.*_per_address, limits.new_connections_per_s)");
+            continue;
+        };
+        let Some(permit) = door.room.enter(max) else {
             Counters::add(&shared.counters.refused);
             warn!(%peer, max, "all connections of limits.max_connections are in use");
             // Samples have no words; a peer that speaks the protocol is told.
-            if let (Kind::Codes, Ok(word)) = (&kind, Arc::clone(&refusals).try_acquire_owned()) {
-                let close =
-                    Close::new(Reason::Full, format!("all {max} connections (limits.max_connections) are in use"));
+            if let (Kind::Codes, Ok(word)) = (kind.as_ref(), Arc::clone(&door.refusals).try_acquire_owned()) {
+                let (shared, kind) = (shared.clone(), Arc::clone(&kind));
                 tracker.spawn(async move {
-                    codes::goodbye(socket, Outbox::default(), close).await;
-                    drop(word);
+                    let text = format!("all {max} connections (limits.max_connections) are in use");
+                    if let Some(socket) = secure(&shared, &kind, socket, peer).await {
+                        codes::goodbye(socket, Outbox::default(), Close::new(Reason::Full, text)).await;
+                    }
+                    drop((word, visit));
                 });
             }
             continue;
         };
         let _ = socket.set_nodelay(true);
-        let served = serve(&kind, shared.clone(), socket, peer);
+        let (shared, kind) = (shared.clone(), Arc::clone(&kind));
         tracker.spawn(async move {
-            served.await;
-            drop(permit);
+            if let Some(socket) = secure(&shared, &kind, socket, peer).await {
+                match kind.as_ref() {
+                    Kind::Input(port) => pcm::serve_input(shared, Arc::clone(port), socket).await,
+                    Kind::Output(port) => pcm::serve_output(shared, Arc::clone(port), socket).await,
+                    Kind::Codes => codes::serve(shared, socket, peer).await,
+                    Kind::Http => http::serve(shared, socket).await,
+                }
+            }
+            drop((permit, visit));
         });
     }
 }
 
-fn serve(
-    kind: &Kind,
-    shared: Shared,
-    socket: TcpStream,
-    peer: SocketAddr,
-) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
-    match kind {
-        Kind::Input(port) => Box::pin(pcm::serve_input(shared, Arc::clone(port), socket)),
-        Kind::Output(port) => Box::pin(pcm::serve_output(shared, Arc::clone(port), socket)),
-        Kind::Codes => Box::pin(codes::serve(shared, socket, peer)),
-    }
+/// The connection after its TLS handshake, if the port has TLS; None if that failed or took too long.
+async fn secure(shared: &Shared, kind: &Kind, socket: TcpStream, peer: SocketAddr) -> Option<Socket> {
+    let server = match &shared.tls {
+        Some(server) if !kind.plain() => server,
+        _ => return Some(Box::new(socket)),
+    };
+    let patience = shared.config.borrow().limits.timeouts.handshake;
+    let error = tokio::select! {
+        () = shared.stop_input.cancelled() => return None,
+        done = tokio::time::timeout(patience, server.accept(socket)) => match done {
+            Ok(Ok(socket)) => return Some(socket),
+            Ok(Err(e)) => e.to_string(),
+            Err(_) => format!("no TLS handshake within {patience:?}"),
+        },
+    };
+    Counters::add(&shared.counters.hostile);
+    warn!(%peer, error, "TLS handshake failed");
+    None
 }

@@ -1,15 +1,20 @@
 //! The daemon: listeners, connections, streams, shutdown.
 
+mod access;
 mod client;
 mod codes;
+mod http;
 mod hub;
 mod listeners;
+mod metrics;
 mod outbox;
 mod pacer;
 mod pcm;
+mod tls;
 
-pub use client::{Client, ClientError};
+pub use client::{Client, ClientError, ClientOptions};
 pub use listeners::{Bound, ServiceError, Summary, run};
+pub use tls::{ClientTls, TlsError};
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,8 +23,8 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::engine::{EngineError, EngineHandle, Job, Slot};
-use crate::session::TokenTag;
+use crate::engine::{EngineError, EngineHandle, Histogram, Job, Slot};
+use crate::session::{PackedBundle, TokenTag};
 use crate::token::TokenModel;
 use hub::Hub;
 
@@ -28,6 +33,8 @@ use hub::Hub;
 pub(crate) struct Shared {
     engine: EngineHandle,
     hub: Arc<Hub>,
+    /// None is plain TCP.
+    tls: Option<Arc<tls::Server>>,
     config: watch::Receiver<Arc<Config>>,
     /// Cancelled first: nobody may bring anything new.
     stop_input: CancellationToken,
@@ -51,6 +58,12 @@ impl Coding {
     }
 }
 
+/// Stages that a bundle may have.
+const MAX_STAGES: usize = 16;
+
+/// A code is an index into 1024 entries.
+const BITS_PER_CODE: u64 = 10;
+
 /// What happened since the start.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
@@ -60,11 +73,23 @@ pub(crate) struct Counters {
     slow: AtomicU64,
     bundles: AtomicU64,
     fallbacks: AtomicU64,
+    /// Bits of code by stage.
+    stage_bits: [AtomicU64; MAX_STAGES],
+    /// How long messages to peers took to leave.
+    send: Histogram,
 }
 
 impl Counters {
     fn add(counter: &AtomicU64) {
         counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a bundle that is published.
+    fn bundle(&self, bundle: &PackedBundle) {
+        Self::add(&self.bundles);
+        for stage in self.stage_bits.iter().take(bundle.stages.index()) {
+            stage.fetch_add(u64::from(bundle.frames) * BITS_PER_CODE, Ordering::Relaxed);
+        }
     }
 }
 

@@ -28,7 +28,8 @@ impl Outbox {
                 n => self.sent += n,
             }
         }
-        Ok(())
+        // With TLS, what was taken may not have left yet.
+        to.flush().await
     }
 }
 

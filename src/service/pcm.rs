@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::hub::{Ended, Publisher};
 use super::pacer::Pacer;
+use super::tls::Socket;
 use super::{Counters, Shared, process};
 use crate::codec::{Concealer, Decoder, Encoder, Profile};
 use crate::config::PcmPort;
@@ -46,7 +46,7 @@ pub(super) fn media_time(profile: &Profile, frames: u8) -> Duration {
 }
 
 /// Serves one connection that brings samples.
-pub(super) async fn serve_input(shared: Shared, port: Arc<PcmPort>, mut socket: TcpStream) {
+pub(super) async fn serve_input(shared: Shared, port: Arc<PcmPort>, mut socket: Socket) {
     match input(&shared, &port, &mut socket).await {
         Ok(samples) => {
             info!(stream = %port.stream, seconds = samples as f64 / f64::from(CODEC_RATE.hz()), "input ended")
@@ -58,7 +58,7 @@ pub(super) async fn serve_input(shared: Shared, port: Arc<PcmPort>, mut socket: 
     }
 }
 
-async fn input(shared: &Shared, port: &PcmPort, socket: &mut TcpStream) -> Result<u64, PcmError> {
+async fn input(shared: &Shared, port: &PcmPort, socket: &mut Socket) -> Result<u64, PcmError> {
     let publisher = shared.hub.publish(&port.stream).ok_or_else(|| PcmError::Taken(port.stream.clone()))?;
     let config = Arc::clone(&shared.config.borrow());
     let (profile, slot) = (shared.engine.profile(), shared.engine.admit()?);
@@ -116,8 +116,9 @@ impl Source<'_> {
                 if !self.shared.stop_input.is_cancelled() {
                     self.pacer.wait(media_time(&profile, bundle.frames)).await;
                 }
-                self.publisher.send(PackedBundle::pack(&bundle));
-                Counters::add(&self.shared.counters.bundles);
+                let bundle = PackedBundle::pack(&bundle);
+                self.shared.counters.bundle(&bundle);
+                self.publisher.send(bundle);
             }
         }
         Ok(())
@@ -125,7 +126,7 @@ impl Source<'_> {
 }
 
 /// Serves one connection that takes samples.
-pub(super) async fn serve_output(shared: Shared, port: Arc<PcmPort>, mut socket: TcpStream) {
+pub(super) async fn serve_output(shared: Shared, port: Arc<PcmPort>, mut socket: Socket) {
     match output(&shared, &port, &mut socket).await {
         Ok(()) => info!(stream = %port.stream, "output ended"),
         Err(e) => {
@@ -137,7 +138,7 @@ pub(super) async fn serve_output(shared: Shared, port: Arc<PcmPort>, mut socket:
     }
 }
 
-async fn output(shared: &Shared, port: &PcmPort, socket: &mut TcpStream) -> Result<(), PcmError> {
+async fn output(shared: &Shared, port: &PcmPort, socket: &mut Socket) -> Result<(), PcmError> {
     let config = Arc::clone(&shared.config.borrow());
     let (profile, slot) = (shared.engine.profile(), shared.engine.admit()?);
     let mut listener = shared.hub.listen(&port.stream, config.limits.listener_queue);
@@ -153,7 +154,7 @@ async fn output(shared: &Shared, port: &PcmPort, socket: &mut TcpStream) -> Resu
         pcm: Vec::new(),
         bytes: Vec::new(),
     };
-    let (mut reader, mut writer) = socket.split();
+    let (mut reader, mut writer) = tokio::io::split(socket);
     let mut scratch = [0; 256];
     let ended = loop {
         tokio::select! {

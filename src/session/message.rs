@@ -133,6 +133,8 @@ pub enum Reason {
     Timeout,
     /// The server has no room.
     Full,
+    /// The token is wrong, or does not give this right.
+    Denied,
 }
 
 /// Last message of a session.

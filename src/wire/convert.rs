@@ -121,6 +121,7 @@ fn reason(reason: proto::Reason) -> Result<Reason, WireError> {
         proto::Reason::SlowConsumer => Reason::SlowConsumer,
         proto::Reason::Timeout => Reason::Timeout,
         proto::Reason::Full => Reason::Full,
+        proto::Reason::Denied => Reason::Denied,
     })
 }
 
@@ -135,6 +136,7 @@ fn proto_reason(reason: Reason) -> proto::Reason {
         Reason::SlowConsumer => proto::Reason::SlowConsumer,
         Reason::Timeout => proto::Reason::Timeout,
         Reason::Full => proto::Reason::Full,
+        Reason::Denied => proto::Reason::Denied,
     }
 }
 

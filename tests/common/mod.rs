@@ -25,6 +25,8 @@ pub struct Daemon {
     pub pcm: SocketAddr,
     pub pcm_out: SocketAddr,
     pub codes: SocketAddr,
+    /// Only if the text says `[http]`.
+    pub http: Option<SocketAddr>,
     stop: Option<oneshot::Sender<()>>,
     running: JoinHandle<Summary>,
     _engine: Engine,
@@ -43,12 +45,13 @@ impl Daemon {
         let engine = Engine::start(&options, || Ok::<_, String>(fake::processor(16, 7))).unwrap();
         let bound = Bound::open(&config).await.unwrap();
         let (pcm, pcm_out, codes) = (bound.addresses[0], bound.addresses[1], bound.addresses[2]);
+        let http = bound.addresses.get(3).copied();
         let (stop, stopped) = oneshot::channel();
         let (sender, receiver) = watch::channel(config);
         let running = tokio::spawn(service::run(bound, engine.handle(), Some(tokens()), receiver, async {
             let _ = stopped.await;
         }));
-        Self { pcm, pcm_out, codes, stop: Some(stop), running, _engine: engine, _config: sender }
+        Self { pcm, pcm_out, codes, http, stop: Some(stop), running, _engine: engine, _config: sender }
     }
 
     pub async fn stop(mut self) -> Summary {

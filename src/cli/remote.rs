@@ -1,0 +1,63 @@
+//! How `send` and `listen` reach a daemon: TLS, token, patience.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::service::{ClientOptions, ClientTls};
+
+/// Where the token comes from if there is no file: a command line could be read by others on the machine.
+const TOKEN_VARIABLE: &str = "UNDERTONE_TOKEN";
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Encrypt the connection (TLS)
+    #[arg(long)]
+    tls: bool,
+    /// Authorities that are trusted to name the server, PEM [default: the file named by SSL_CERT_FILE]
+    #[arg(long, value_name = "FILE", requires = "tls")]
+    ca: Option<PathBuf>,
+    /// Name in the server's certificate [default: the host of the address]
+    #[arg(long, value_name = "NAME", requires = "tls")]
+    server_name: Option<String>,
+    /// Own certificate, if the server asks for one, PEM
+    #[arg(long, value_name = "FILE", requires = "tls", requires = "key")]
+    cert: Option<PathBuf>,
+    /// Key of the own certificate, PEM
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    key: Option<PathBuf>,
+    /// File with the bearer token [default: the environment variable UNDERTONE_TOKEN]
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Seconds of the server's silence after which it is given up, 1 to 86400; a healthy one speaks every 15 s
+    #[arg(long, value_name = "SECONDS", default_value = "45", value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    timeout: u32,
+}
+
+impl Args {
+    pub(super) fn options(&self) -> Result<ClientOptions> {
+        let tls = if self.tls {
+            let variable = || std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
+            let Some(ca) = self.ca.clone().or_else(variable) else {
+                bail!("--tls needs to know whom to trust: give --ca FILE (PEM), or set SSL_CERT_FILE");
+            };
+            let tls = ClientTls::new(&ca, (self.cert.as_deref(), self.key.as_deref()))?;
+            Some(tls.with_server_name(self.server_name.clone()))
+        } else {
+            None
+        };
+        Ok(ClientOptions { tls, patience: Duration::from_secs(u64::from(self.timeout)), tokens: None })
+    }
+
+    /// The bearer token; empty if there is none.
+    pub(super) fn token(&self) -> Result<String> {
+        match &self.token_file {
+            None => Ok(std::env::var(TOKEN_VARIABLE).unwrap_or_default()),
+            Some(path) => {
+                let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+                Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+            }
+        }
+    }
+}

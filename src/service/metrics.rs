@@ -1,0 +1,113 @@
+//! What the daemon tells about itself: Prometheus text, a table, JSON.
+
+use std::fmt::Write;
+use std::sync::atomic::Ordering;
+
+use super::Shared;
+use crate::engine::Histogram;
+
+/// Why no new work should come; None if it may.
+pub(super) fn unready(shared: &Shared) -> Option<String> {
+    if let Some(reason) = shared.engine.ended() {
+        return Some(format!("the engine ended: {reason}"));
+    }
+    shared.stop_input.is_cancelled().then(|| "shutting down".to_owned())
+}
+
+/// Writing into a String cannot fail, so results are dropped here.
+struct Page(String);
+
+impl Page {
+    fn head(&mut self, name: &str, kind: &str, help: &str) {
+        let _ = writeln!(self.0, "# HELP undertone_{name} {help}\n# TYPE undertone_{name} {kind}");
+    }
+
+    fn number(&mut self, name: &str, kind: &str, help: &str, value: f64) {
+        self.head(name, kind, help);
+        let _ = writeln!(self.0, "undertone_{name} {value}");
+    }
+
+    fn histogram(&mut self, phase: &str, times: &Histogram) {
+        let (buckets, count, sum) = times.read();
+        for (end, n) in buckets {
+            let _ = writeln!(self.0, "undertone_phase_seconds_bucket{{phase=\"{phase}\",le=\"{end}\"}} {n}");
+        }
+        let _ = writeln!(self.0, "undertone_phase_seconds_bucket{{phase=\"{phase}\",le=\"+Inf\"}} {count}");
+        let _ = writeln!(self.0, "undertone_phase_seconds_sum{{phase=\"{phase}\"}} {sum}");
+        let _ = writeln!(self.0, "undertone_phase_seconds_count{{phase=\"{phase}\"}} {count}");
+    }
+}
+
+/// Prometheus' text format, version 0.0.4.
+pub(super) fn prometheus(shared: &Shared) -> String {
+    let mut page = Page(String::with_capacity(8 << 10));
+    let c = &shared.counters;
+    let (streams, listeners) = shared.hub.count();
+    let (used, slots) = shared.engine.slots();
+    let engine = shared.engine.counters();
+    page.number("streams", "gauge", "Streams published now.", streams as f64);
+    page.number("listeners", "gauge", "Listeners of all streams.", listeners as f64);
+    page.number("engine_slots_used", "gauge", "Streams that are encoded or decoded here.", used as f64);
+    page.number("engine_slots", "gauge", "Streams that may be encoded or decoded here.", slots as f64);
+    for (name, help, value) in [
+        ("connections_total", "Connections accepted.", &c.connections),
+        ("refused_total", "Connections and sessions refused: no room, a taken name, no right.", &c.refused),
+        ("hostile_total", "Sessions closed for what the peer sent or did not send.", &c.hostile),
+        ("slow_listeners_total", "Listeners closed because they did not keep up.", &c.slow),
+        ("bundles_total", "Bundles published.", &c.bundles),
+    ] {
+        page.number(name, "counter", help, value.load(Ordering::Relaxed) as f64);
+    }
+    for (name, help, value) in [
+        ("engine_jobs_total", "Jobs finished.", engine.jobs),
+        ("engine_batches_total", "Network calls.", engine.batches),
+        ("engine_cancelled_total", "Jobs dropped because their stream was gone.", engine.cancelled),
+        ("engine_late_total", "Jobs that finished after their deadline.", engine.late),
+    ] {
+        page.number(name, "counter", help, value as f64);
+    }
+    page.head("stage_bits_total", "counter", "Bits of code published, by stage of the quantiser.");
+    for (stage, bits) in c.stage_bits.iter().enumerate() {
+        let bits = bits.load(Ordering::Relaxed);
+        let _ = writeln!(page.0, "undertone_stage_bits_total{{stage=\"{}\"}} {bits}", stage + 1);
+    }
+    page.head("phase_seconds", "histogram", "Time by phase: queue (a job), compute (a batch), send (a message).");
+    let phases = shared.engine.phases();
+    page.histogram("queue", &phases.queue);
+    page.histogram("compute", &phases.compute);
+    page.histogram("send", &c.send);
+    page.0
+}
+
+/// For people.
+pub(super) fn table(shared: &Shared) -> String {
+    let (used, slots) = shared.engine.slots();
+    let mut page = Page(String::new());
+    let state = unready(shared).unwrap_or_else(|| "ready".to_owned());
+    let _ = writeln!(page.0, "undertone {}: {state}; {used} of {slots} engine slots", env!("CARGO_PKG_VERSION"));
+    let _ =
+        writeln!(page.0, "{:<32} {:>9} {:>9} {:>10} {:>12}", "stream", "published", "listeners", "bundles", "bytes");
+    for s in shared.hub.list() {
+        let published = if s.published { "yes" } else { "no" };
+        let name = s.name.as_str();
+        let _ = writeln!(page.0, "{name:<32} {published:>9} {:>9} {:>10} {:>12}", s.listeners, s.bundles, s.bytes);
+    }
+    page.0
+}
+
+/// For programs. Names of streams have no characters that JSON escapes.
+pub(super) fn json(shared: &Shared) -> String {
+    let (used, slots) = shared.engine.slots();
+    let stream = |s: super::hub::StreamState| {
+        format!(
+            "{{\"stream\":\"{}\",\"published\":{},\"listeners\":{},\"bundles\":{},\"payload_bytes\":{}}}",
+            s.name, s.published, s.listeners, s.bundles, s.bytes
+        )
+    };
+    let streams = shared.hub.list().into_iter().map(stream).collect::<Vec<_>>().join(",");
+    format!(
+        "{{\"version\":\"{}\",\"ready\":{},\"engine_slots_used\":{used},\"engine_slots\":{slots},\"streams\":[{streams}]}}\n",
+        env!("CARGO_PKG_VERSION"),
+        unready(shared).is_none(),
+    )
+}

@@ -1,0 +1,85 @@
+//! Health, metrics and state as an operator sees them.
+#![cfg(feature = "full")]
+
+mod common;
+
+use std::net::SocketAddr;
+
+use common::{Daemon, bundle, drain, within};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use undertone::session::PackedBundle;
+
+const HTTP: &str = "[http]\nlisten = \"127.0.0.1:0\"\n[limits]\nhandshake_s = 0.3\n";
+
+async fn ask(address: SocketAddr, request: &[u8]) -> String {
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    let _ = socket.write_all(request).await;
+    let mut answer = Vec::new();
+    let _ = within(socket.read_to_end(&mut answer)).await;
+    String::from_utf8(answer).unwrap()
+}
+
+async fn get(address: SocketAddr, path: &str) -> (String, String) {
+    let answer = ask(address, format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes()).await;
+    let (head, body) = answer.split_once("\r\n\r\n").expect("an answer of HTTP");
+    assert!(head.contains(&format!("Content-Length: {}", body.len())), "{head}");
+    (head.lines().next().unwrap().to_owned(), body.to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_sees_streams_listeners_and_bits() {
+    let daemon = Daemon::start(HTTP).await;
+    let http = daemon.http.unwrap();
+    assert_eq!(get(http, "/healthz").await, ("HTTP/1.1 200 OK".to_owned(), "ok\n".to_owned()));
+    assert_eq!(get(http, "/readyz").await.1, "ready\n");
+    let mut listener = daemon.subscriber("news", Some(2)).await;
+    let mut publisher = daemon.publisher("news").await;
+    for n in 0..3 {
+        publisher.publish(PackedBundle::pack(&bundle(n))).await.unwrap();
+        within(listener.next()).await.unwrap().unwrap();
+    }
+    let metrics = get(http, "/metrics").await.1;
+    for line in [
+        "undertone_streams 1",
+        "undertone_listeners 1",
+        "undertone_bundles_total 3",
+        // Three bundles of 5 frames with 6 stages of 10 bits.
+        "undertone_stage_bits_total{stage=\"6\"} 150",
+        "undertone_stage_bits_total{stage=\"7\"} 0",
+        "undertone_phase_seconds_bucket{phase=\"send\",le=\"0.02\"}",
+        "undertone_phase_seconds_bucket{phase=\"queue\",le=\"+Inf\"} 0",
+        "# TYPE undertone_phase_seconds histogram",
+    ] {
+        assert!(metrics.lines().any(|l| l.starts_with(line)), "{line} in\n{metrics}");
+    }
+    let json = get(http, "/status.json").await.1;
+    let wanted = "{\"stream\":\"news\",\"published\":true,\"listeners\":1,\"bundles\":3,\"payload_bytes\":114}";
+    assert!(json.contains(wanted) && json.contains("\"ready\":true"), "{json}");
+    let table = get(http, "/status").await.1;
+    assert!(
+        table.lines().any(|l| l.split_whitespace().collect::<Vec<_>>() == ["news", "yes", "1", "3", "114"]),
+        "{table}"
+    );
+    within(publisher.finish()).await.unwrap();
+    drain(listener).await;
+    assert!(get(http, "/status.json").await.1.contains("\"streams\":[]"));
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_requests_get_an_answer_or_an_end() {
+    let daemon = Daemon::start(HTTP).await;
+    let http = daemon.http.unwrap();
+    assert!(get(http, "/nothing").await.0.contains("404"));
+    assert!(ask(http, b"POST /metrics HTTP/1.1\r\n\r\n").await.starts_with("HTTP/1.1 405"));
+    assert!(ask(http, b"\xFF\xFE\r\n\r\n").await.starts_with("HTTP/1.1 400"));
+    let head = ask(http, b"HEAD /healthz HTTP/1.1\r\n\r\n").await;
+    assert!(head.starts_with("HTTP/1.1 200") && head.ends_with("\r\n\r\n"), "{head}");
+    let long = [b"GET / HTTP/1.1\r\nA: ".to_vec(), vec![b'a'; 20_000]].concat();
+    assert!(ask(http, &long).await.starts_with("HTTP/1.1 431"));
+    // A request that never ends.
+    assert_eq!(ask(http, b"GET / HT").await, "");
+    assert_eq!(get(http, "/healthz").await.1, "ok\n");
+    daemon.stop().await;
+}
