@@ -171,7 +171,7 @@ fn generate(
     let mut codes = Vec::with_capacity(wanted);
     if let Some(width) = args.beam {
         for _ in 0..frames {
-            let (frame, _) = beam::search(&context, usize::from(width.value()), stages.index());
+            let (frame, _) = beam::search(&context, width.value(), stages.index());
             frame.iter().for_each(|&c| context.push(c));
             codes.extend(frame);
         }

@@ -211,7 +211,7 @@ impl Decoder {
             walk.context.push(code);
             codes.push(code);
         }
-        if !reader.is_exhausted() {
+        if !reader.exhausted() {
             return Err(error("bytes are left over"));
         }
         Bundle::new(first_frame, frames, stages, codes).map_err(|_| error("not a bundle"))

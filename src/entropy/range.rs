@@ -75,7 +75,7 @@ impl Reader {
 
     /// False if words are left that played no part. constriction's own check also asks for a point near the lower end, which
     /// the shortest payload does not have.
-    pub(super) fn is_exhausted(self) -> bool {
+    pub(super) fn exhausted(self) -> bool {
         let (words, _, _) = self.decoder.into_raw_parts();
         BoundedReadWords::<u32, Queue>::is_exhausted(&words)
     }
@@ -111,7 +111,7 @@ pub(super) fn encode(ranges: &[(u32, u32)], out: &mut Vec<u8>) {
 fn decodes(ranges: &[(u32, u32)], bytes: &[u8]) -> bool {
     let mut reader = Reader::new(bytes);
     ranges.iter().all(|&(start, width)| reader.decoder.decode_symbol(Known(start, width)).unwrap_or(false))
-        && reader.is_exhausted()
+        && reader.exhausted()
 }
 
 #[cfg(test)]

@@ -1,27 +1,36 @@
 //! undertone as the referee runs it.
 
+use std::sync::Arc;
+
 use super::{Codec, Packet, RefereeError};
-use crate::bitstream::Bundle;
-use crate::codec::{self, Decoder, ProcessError, Processor};
-use crate::session::{Message, PackedBundle};
+use crate::bitstream::{Bundle, CodedBundle};
+use crate::codec::{self, Concealer, Decoder, ProcessError, Processor};
+use crate::session::{Message, PackedBundle, SessionDecoder, SessionEncoder};
+use crate::token::TokenModel;
 use crate::units::{CODEC_RATE, StageCount};
 use crate::wire;
 
 /// IPv4 and TCP headers with time stamps.
 const IP_TCP_BYTES: usize = 52;
 
-/// How codes become payload bytes. Entropy coding (`coded`) gets a variant of its own here: what differs is only
-/// [`Undertone::pack`] and [`Undertone::unpack`].
+/// How codes become payload bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Payload {
     /// Ten bits a code.
     Packed,
+    /// By the token model, with continuous context: for transports without loss.
+    Coded,
 }
+
+/// In the first byte of a coded payload: two flags, and the number of frames.
+const RESTART: u8 = 0x80;
+const PLAIN: u8 = 0x40;
 
 /// undertone at one rate.
 #[derive(Debug)]
 pub struct Undertone<'a> {
     processor: &'a mut Processor,
+    tokens: Option<Arc<TokenModel>>,
     stages: StageCount,
     frames_per_packet: u8,
     payload: Payload,
@@ -29,12 +38,53 @@ pub struct Undertone<'a> {
 
 impl<'a> Undertone<'a> {
     /// `stages` of the model, in packets of `frames_per_packet` frames, 1 to 50.
-    pub fn new(processor: &'a mut Processor, stages: StageCount, frames_per_packet: u8, payload: Payload) -> Self {
-        Self { processor, stages, frames_per_packet, payload }
+    /// The token model codes payloads and conceals losses; without one payloads must be packed.
+    pub fn new(
+        processor: &'a mut Processor,
+        tokens: Option<Arc<TokenModel>>,
+        stages: StageCount,
+        frames_per_packet: u8,
+        payload: Payload,
+    ) -> Self {
+        Self { processor, tokens, stages, frames_per_packet, payload }
     }
 
-    fn pack(&self, sequence: u64, bundle: &Bundle) -> Packet {
-        let Payload::Packed = self.payload;
+    fn coder(&self) -> Result<Arc<TokenModel>, RefereeError> {
+        self.tokens.clone().ok_or_else(|| error("no token model to code with"))
+    }
+
+    fn code(&self, bundles: &[Bundle]) -> Result<Vec<Packet>, RefereeError> {
+        let mut encoder = SessionEncoder::new(self.coder()?);
+        let mut packets = Vec::new();
+        for (sequence, bundle) in (0..).zip(bundles) {
+            let coded = encoder.encode(&PackedBundle::pack(bundle)).map_err(error)?;
+            let flags = if coded.restart { RESTART } else { 0 } | if coded.packed { PLAIN } else { 0 };
+            let payload = [&[flags | bundle.frames], coded.payload.as_slice()].concat();
+            let mut message = Vec::new();
+            wire::encode(&Message::Coded { sequence, bundle: coded }, &mut message);
+            packets.push(Packet { payload, message_bytes: message.len(), ip_bytes: message.len() + IP_TCP_BYTES });
+        }
+        Ok(packets)
+    }
+
+    fn uncode(&self, packets: &[Option<&Packet>]) -> Result<Vec<Option<Bundle>>, RefereeError> {
+        let mut decoder = SessionDecoder::new(self.coder()?);
+        let mut bundle = |(number, packet): (usize, &Option<&Packet>)| {
+            let Some((&flags, payload)) = packet.and_then(|p| p.payload.split_first()) else { return Ok(None) };
+            let coded = CodedBundle {
+                first_frame: number as u64 * u64::from(self.frames_per_packet),
+                frames: flags & !(RESTART | PLAIN),
+                stages: self.stages,
+                restart: flags & RESTART != 0,
+                packed: flags & PLAIN != 0,
+                payload: payload.to_vec(),
+            };
+            Ok(Some(decoder.decode(&coded).map_err(error)?.unpack().map_err(error)?))
+        };
+        packets.iter().enumerate().map(&mut bundle).collect()
+    }
+
+    fn pack(sequence: u64, bundle: &Bundle) -> Packet {
         let packed = PackedBundle::pack(bundle);
         let payload = packed.payload.clone();
         let mut message = Vec::new();
@@ -43,7 +93,6 @@ impl<'a> Undertone<'a> {
     }
 
     fn unpack(&self, number: usize, packet: &Packet) -> Result<Bundle, RefereeError> {
-        let Payload::Packed = self.payload;
         // Padding is less than a code, so the length tells the frames.
         let frames = packet.payload.len() * 8 / (self.stages.index() * crate::units::BITS_PER_CODE as usize);
         let first = number as u64 * u64::from(self.frames_per_packet);
@@ -58,16 +107,20 @@ fn error(e: impl ToString) -> RefereeError {
 impl Codec for Undertone<'_> {
     fn encode(&mut self, pcm: &[f32]) -> Result<Vec<Packet>, RefereeError> {
         let bundles = codec::encode_all(self.processor, pcm, self.stages, self.frames_per_packet).map_err(error)?;
-        Ok((0..).zip(&bundles).map(|(i, b)| self.pack(i, b)).collect())
+        match self.payload {
+            Payload::Packed => Ok((0..).zip(&bundles).map(|(i, b)| Self::pack(i, b)).collect()),
+            Payload::Coded => self.code(&bundles),
+        }
     }
 
     fn decode(&mut self, packets: &[Option<&Packet>]) -> Result<Vec<f32>, RefereeError> {
-        let bundles: Vec<Option<Bundle>> = packets
-            .iter()
-            .enumerate()
-            .map(|(i, p)| p.map(|p| self.unpack(i, p)).transpose())
-            .collect::<Result<_, _>>()?;
-        decode_with_gaps(self.processor, &bundles, usize::from(self.frames_per_packet)).map_err(error)
+        let unpacked = |(i, p): (usize, &Option<&Packet>)| p.map(|p| self.unpack(i, p)).transpose();
+        let bundles: Vec<Option<Bundle>> = match self.payload {
+            Payload::Packed => packets.iter().enumerate().map(unpacked).collect::<Result<_, _>>()?,
+            Payload::Coded => self.uncode(packets)?,
+        };
+        let tokens = self.tokens.clone();
+        decode_with_gaps(self.processor, tokens, &bundles, usize::from(self.frames_per_packet)).map_err(error)
     }
 
     fn packet_ms(&self) -> usize {
@@ -82,15 +135,16 @@ impl Codec for Undertone<'_> {
 
 /// Decodes a stream in which some bundles are missing; the result has every frame's place, also at the start and end.
 ///
-/// The one place where the referee meets concealment: what [`Decoder`] does with a gap (silence today) is measured.
+/// The one place where the referee meets concealment: what [`Decoder`] does with a gap is measured.
 fn decode_with_gaps(
     processor: &mut Processor,
+    tokens: Option<Arc<TokenModel>>,
     bundles: &[Option<Bundle>],
     frames_per_packet: usize,
 ) -> Result<Vec<f32>, ProcessError> {
     let frame = processor.profile().frame_samples;
     let lead = bundles.iter().take_while(|b| b.is_none()).count() * frames_per_packet * frame;
-    let mut decoder = Decoder::new(processor.profile());
+    let mut decoder = Decoder::concealing(processor.profile(), Concealer::new(tokens));
     let mut pcm = vec![0.0; lead];
     for bundle in bundles.iter().flatten() {
         decoder.push(bundle.clone())?;

@@ -192,7 +192,7 @@ impl Context {
         let t = &mut self.scratch;
         t.rows.clear();
         t.rows.extend((0..s.window.min(self.frames + 1)).map(|back| (at + ring - back) % ring));
-        let how = Attention { width: s.width, score: model.score, slopes: &model.slopes };
+        let how = Attention { width: s.width, score: model.score, slopes: &model.slopes, tables: &model.tables };
         let mut x = self.input.clone();
         for (layer, (keys, values)) in model.layers.iter().zip(self.keys.iter_mut().zip(&mut self.values)) {
             t.activations.resize(s.width, 0);
@@ -210,7 +210,7 @@ impl Context {
             t.activations.extend(qkv[..s.width].iter().map(query));
             t.mixed.resize(s.width, 0);
             let memory = (keys.as_slice(), values.as_slice());
-            attention(level, how, &model.tables, &t.activations, memory, &t.rows, &mut t.scores, &mut t.mixed);
+            attention(level, how, &t.activations, memory, &t.rows, &mut t.scores, &mut t.mixed);
             add(&mut x, apply(level, &layer.mix, &t.mixed, &mut t.values));
             norm(&x, &mut t.activations);
             let up = apply(level, &layer.up, &t.activations, &mut t.values);

@@ -62,13 +62,13 @@ pub(super) struct Attention<'a> {
     pub(super) score: i64,
     /// Penalty of a frame of distance by head.
     pub(super) slopes: &'a [i32],
+    pub(super) tables: &'a Tables,
 }
 
 /// Attention of one frame over `keys` and `values` `[frames][width]`; `at(i)` is the row of the frame i steps back.
 pub(super) fn attention(
     level: SimdLevel,
     how: Attention<'_>,
-    tables: &Tables,
     query: &[i16],
     (keys, values): (&[i16], &[i16]),
     rows: &[usize],
@@ -79,9 +79,9 @@ pub(super) fn attention(
         #[cfg(target_arch = "x86_64")]
         SimdLevel::Avx512 | SimdLevel::Avx2 if std::arch::is_x86_feature_detected!("avx2") => {
             // SAFETY: the guard of this arm has just found AVX2 on this machine.
-            unsafe { attention_avx2(how, tables, query, (keys, values), rows, scratch, out) }
+            unsafe { attention_avx2(how, query, (keys, values), rows, scratch, out) }
         }
-        _ => attention_here(how, tables, query, (keys, values), rows, scratch, out),
+        _ => attention_here(how, query, (keys, values), rows, scratch, out),
     }
 }
 
@@ -89,20 +89,18 @@ pub(super) fn attention(
 #[target_feature(enable = "avx2")]
 fn attention_avx2(
     how: Attention<'_>,
-    tables: &Tables,
     query: &[i16],
     memory: (&[i16], &[i16]),
     rows: &[usize],
     scratch: &mut Vec<i32>,
     out: &mut [i16],
 ) {
-    attention_here(how, tables, query, memory, rows, scratch, out);
+    attention_here(how, query, memory, rows, scratch, out);
 }
 
 #[inline(always)]
 fn attention_here(
     how: Attention<'_>,
-    tables: &Tables,
     query: &[i16],
     (keys, values): (&[i16], &[i16]),
     rows: &[usize],
@@ -122,7 +120,7 @@ fn attention_here(
         let max = scores.iter().copied().max().unwrap_or(0);
         let mut total = 0u64;
         for s in scores.iter_mut() {
-            let e = tables.exp2((*s).saturating_sub(max));
+            let e = how.tables.exp2((*s).saturating_sub(max));
             total += e;
             *s = e as i32;
         }

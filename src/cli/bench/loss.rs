@@ -11,7 +11,7 @@ use crate::cli::encode::{parse_beam, parse_kbps};
 use crate::codec::loss::{LossModel, parse_trace};
 use crate::infer;
 use crate::referee::{
-    OpusSettings, Repair, summarise, write_report, write_rows, write_summary_csv, write_summary_json,
+    OpusSettings, Payload, Repair, summarise, write_report, write_rows, write_summary_csv, write_summary_json,
 };
 use crate::rvq::BeamWidth;
 use crate::units::StageCount;
@@ -102,8 +102,11 @@ pub(super) fn run(args: &Args) -> Result<()> {
     // The encoder is told the worst loss of the run, as an adaptive sender would find it.
     let expected_loss = worst.clamp(1, 100) as u8;
     let frames_per_packet = (args.packet_ms / 20) as u8;
-    let mut entries: Vec<Entry> =
-        args.kbps.iter().map(|&stages| Entry::Undertone { stages, frames_per_packet }).collect();
+    let mut entries: Vec<Entry> = args
+        .kbps
+        .iter()
+        .map(|&stages| Entry::Undertone { stages, frames_per_packet, payload: Payload::Packed })
+        .collect();
     for &rate in &args.opus_kbps {
         for repair in [Repair::Plc, Repair::Lbrr, Repair::Dred] {
             entries.push(Entry::Opus(OpusSettings {
@@ -119,6 +122,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     }
     let plan = Plan {
         model: &model,
+        tokens: model.tokens()?,
         beam: args.beam,
         entries,
         traces,

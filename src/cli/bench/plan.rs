@@ -1,8 +1,8 @@
 //! Which codecs run at which settings, and running them over recordings on all cores.
 
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result};
 
@@ -12,12 +12,13 @@ use crate::codec::Processor;
 use crate::infer::LoadedModel;
 use crate::referee::{Opus, OpusSettings, Outcome, Payload, Repair, Row, Undertone, measure, read_rows, write_rows};
 use crate::rvq::BeamWidth;
+use crate::token::TokenModel;
 use crate::units::StageCount;
 
 /// One codec at one setting.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Entry {
-    Undertone { stages: StageCount, frames_per_packet: u8 },
+    Undertone { stages: StageCount, frames_per_packet: u8, payload: Payload },
     Opus(OpusSettings),
 }
 
@@ -25,8 +26,9 @@ impl Entry {
     /// Points of one curve share this.
     pub(super) fn system(&self) -> String {
         match self {
-            Self::Undertone { frames_per_packet, .. } => {
-                format!("undertone packed {} ms", u32::from(*frames_per_packet) * 20)
+            Self::Undertone { frames_per_packet, payload, .. } => {
+                let payload = format!("{payload:?}").to_lowercase();
+                format!("undertone {payload} {} ms", u32::from(*frames_per_packet) * 20)
             }
             Self::Opus(s) => {
                 let rate = if s.cbr { "CBR" } else { "VBR" };
@@ -50,10 +52,17 @@ impl Entry {
         }
     }
 
-    fn measure(&self, processor: &mut Processor, music: bool, pcm: &[f32], lost: &[bool]) -> Result<Outcome> {
+    fn measure(
+        &self,
+        (processor, tokens): (&mut Processor, Option<&Arc<TokenModel>>),
+        music: bool,
+        pcm: &[f32],
+        lost: &[bool],
+    ) -> Result<Outcome> {
         let outcome = match *self {
-            Self::Undertone { stages, frames_per_packet } => {
-                measure(&mut Undertone::new(processor, stages, frames_per_packet, Payload::Packed), pcm, lost)
+            Self::Undertone { stages, frames_per_packet, payload } => {
+                let tokens = tokens.cloned();
+                measure(&mut Undertone::new(processor, tokens, stages, frames_per_packet, payload), pcm, lost)
             }
             Self::Opus(settings) => measure(&mut Opus::new(OpusSettings { music, ..settings }), pcm, lost),
         };
@@ -74,6 +83,7 @@ impl Entry {
 /// What to run over each recording: entries, each under the loss trace of its number.
 pub(super) struct Plan<'a> {
     pub(super) model: &'a LoadedModel,
+    pub(super) tokens: Option<Arc<TokenModel>>,
     pub(super) beam: BeamWidth,
     pub(super) entries: Vec<Entry>,
     /// Label appended to the system's name, and the trace; one without a trace for no loss.
@@ -154,7 +164,7 @@ impl Plan<'_> {
         let mut rows = Vec::new();
         for entry in &self.entries {
             for (label, trace) in &self.traces {
-                let o = entry.measure(processor, kind == "music", &pcm, trace)?;
+                let o = entry.measure((processor, self.tokens.as_ref()), kind == "music", &pcm, trace)?;
                 let (s, [payload, message, ip], [encode, decode]) = (o.scores, o.kbps, o.times_real);
                 let system = format!("{}{label}", entry.system());
                 if let Some(keep) = &self.keep {
@@ -192,6 +202,6 @@ impl Plan<'_> {
 
     /// A recording through one entry without loss, for listening.
     pub(super) fn sound(&self, processor: &mut Processor, file: &Path, entry: &Entry, pcm: &[f32]) -> Result<Vec<f32>> {
-        Ok(entry.measure(processor, kind(file) == "music", pcm, &[])?.decoded)
+        Ok(entry.measure((processor, self.tokens.as_ref()), kind(file) == "music", pcm, &[])?.decoded)
     }
 }

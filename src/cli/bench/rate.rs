@@ -9,8 +9,8 @@ use super::{command, kind, machine, read, recordings, stem};
 use crate::cli::encode::{parse_beam, parse_kbps};
 use crate::infer;
 use crate::referee::{
-    Listening, OpusSettings, Repair, Row, equivalent_rate, summarise, write_report, write_rows, write_spectrograms,
-    write_summary_csv, write_summary_json,
+    Listening, OpusSettings, Payload, Repair, Row, equivalent_rate, summarise, write_report, write_rows,
+    write_spectrograms, write_summary_csv, write_summary_json,
 };
 use crate::rvq::BeamWidth;
 use crate::units::StageCount;
@@ -61,9 +61,15 @@ pub(super) fn parse_every(s: &str) -> Result<usize, String> {
 /// The curve that "sounds like Opus" refers to.
 const REFERENCE: &str = "Opus VBR 20 ms NoLACE";
 
-fn entries(args: &Args) -> Vec<Entry> {
-    let mut all: Vec<Entry> =
-        args.kbps.iter().map(|&stages| Entry::Undertone { stages, frames_per_packet: args.bundle }).collect();
+fn entries(args: &Args, has_tokens: bool) -> Vec<Entry> {
+    let mut all: Vec<Entry> = [Payload::Packed, Payload::Coded]
+        .into_iter()
+        .filter(|p| *p == Payload::Packed || has_tokens)
+        .flat_map(|payload| {
+            let entry = move |&stages| Entry::Undertone { stages, frames_per_packet: args.bundle, payload };
+            args.kbps.iter().map(entry)
+        })
+        .collect();
     for &rate in &args.opus_kbps {
         for (cbr, packet_ms) in [(false, 20), (false, 60), (true, 20), (true, 60)] {
             for nolace in [false, true] {
@@ -90,8 +96,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let model = infer::load_model(args.model.as_deref())?;
     let plan = Plan {
         model: &model,
+        tokens: model.tokens()?,
         beam: args.beam,
-        entries: entries(args),
+        entries: entries(args, model.tokens()?.is_some()),
         traces: vec![(String::new(), Vec::new())],
         seconds: args.seconds,
         jobs: args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get)),
