@@ -146,7 +146,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
 }
 
 fn equivalents(args: &Args, rows: &[Row]) -> Vec<(String, String, Option<crate::referee::Interval>)> {
-    let ours = format!("undertone packed {} ms", u32::from(args.bundle) * 20);
+    let coded = rows.iter().any(|r| r.system.starts_with("undertone coded"));
+    let ours = format!("undertone {} {} ms", if coded { "coded" } else { "packed" }, u32::from(args.bundle) * 20);
     let mut out = Vec::new();
     for kind in ["speech", "music"] {
         for (metric, name) in [(3, "PESQ-WB"), (4, "ESTOI")] {
