@@ -44,7 +44,6 @@ const HEAD: [&str; 4] = ["item", "kind", "system", "nominal_kbps"];
 pub fn write_rows(rows: &[Row]) -> String {
     let mut out = format!("{},{}\n", HEAD.join(","), Row::NUMBERS.join(","));
     for row in rows {
-        let clean = |s: &str| s.replace([',', '"', '\n', '\r'], " ");
         let _ = write!(out, "{},{},{},{}", clean(&row.item), clean(&row.kind), clean(&row.system), row.nominal);
         for v in row.values {
             let _ = write!(out, ",{v:.5}");
@@ -52,6 +51,11 @@ pub fn write_rows(rows: &[Row]) -> String {
         out.push('\n');
     }
     out
+}
+
+/// A name that fits a cell.
+fn clean(name: &str) -> String {
+    name.replace([',', '"', '\n', '\r'], " ")
 }
 
 /// Reads what [`write_rows`] wrote.
@@ -157,7 +161,7 @@ pub fn write_summary_csv(summary: &[Summary]) -> String {
     }
     out.push('\n');
     for s in summary {
-        let _ = write!(out, "{},{},{},{}", s.kind, s.system, s.nominal, s.items);
+        let _ = write!(out, "{},{},{},{}", clean(&s.kind), clean(&s.system), s.nominal, s.items);
         for m in s.means {
             match m {
                 Some(m) => drop(write!(out, ",{:.4},{:.4},{:.4}", m.mean, m.low, m.high)),

@@ -79,7 +79,7 @@ fn traces(args: &Args) -> Result<Vec<(String, Vec<bool>)>> {
     if let Some(path) = &args.trace {
         let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
         let trace = parse_trace(&text).with_context(|| path.display().to_string())?;
-        return Ok(vec![(", recorded loss".to_owned(), trace)]);
+        return Ok(vec![(" recorded loss".to_owned(), trace)]);
     }
     let trace = |&percent: &u8| {
         ensure!(percent < 100, "loss of {percent} % out of range, allowed 0 to 99");
@@ -89,7 +89,7 @@ fn traces(args: &Args) -> Result<Vec<(String, Vec<bool>)>> {
         } else {
             LossModel::Gilbert { loss, burst: args.burst }
         };
-        Ok((format!(", {percent:02} % loss"), model.trace(TRACE_PACKETS, args.seed)?))
+        Ok((format!(" {percent:02} % loss"), model.trace(TRACE_PACKETS, args.seed)?))
     };
     args.loss.iter().map(trace).collect()
 }
