@@ -12,7 +12,7 @@ use undertone::codec;
 use undertone::dsp::{PcmReader, PcmWriter};
 use undertone::model::fake;
 use undertone::service::{Client, ClientError, ClientOptions};
-use undertone::session::{Message, PackedBundle, Reason, Role};
+use undertone::session::{Continuation, Hello, Message, PackedBundle, Reason, Role};
 use undertone::units::{PcmFormat, StageCount};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -200,5 +200,38 @@ async fn a_coded_bundle_that_makes_no_sense_closes_only_its_own_session() {
     honest.publish(PackedBundle::pack(&bundle(0))).await.unwrap();
     assert!(listener.next().await.unwrap().is_some());
     drop(honest);
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_goes_on_for_those_who_asked_and_the_same_for_the_same_seed() {
+    let daemon = Daemon::start("").await;
+    let address = daemon.codes.to_string();
+    let wish = |seed| Some(Continuation { frames: 12, temperature_percent: 80, seed });
+    let connect = async |seed| {
+        let hello = Hello { continuation: wish(seed), ..hello(Role::Subscribe, "main", Some(3)) };
+        Client::connect(&address, hello).await.unwrap()
+    };
+    let mut publisher = daemon.publisher("main").await;
+    let (mut one, mut same, mut other) = (connect(1).await, connect(1).await, connect(2).await);
+    let mut plain = daemon.subscriber("main", None).await;
+    for i in 0..4 {
+        publisher.publish(PackedBundle::pack(&bundle(i))).await.unwrap();
+    }
+    publisher.finish().await.unwrap();
+    let all = async |client: &mut Client| {
+        let mut bundles = Vec::new();
+        while let Some(b) = client.next().await.unwrap() {
+            bundles.push(b);
+        }
+        bundles
+    };
+    assert_eq!(all(&mut plain).await.len(), 4);
+    let first = all(&mut one).await;
+    let shape: Vec<_> = first.iter().map(|b| (b.first_frame, b.frames, b.stages.value())).collect();
+    assert_eq!(shape[3..], [(15, 5, 3), (20, 5, 3), (25, 5, 3), (30, 2, 3)]);
+    assert_eq!(all(&mut same).await, first);
+    let differs = all(&mut other).await;
+    assert!(differs[..4] == first[..4] && differs[4..] != first[4..]);
     daemon.stop().await;
 }

@@ -1,6 +1,5 @@
 //! `undertone decode`: `.utn` -> audio.
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -8,7 +7,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use super::progress;
-use crate::bitstream::{Bundle, END_INDEXED_LEN, IndexEntry, Item, Limits, SeekIndex, StreamHeader, Tail};
+use crate::bitstream::{
+    Bundle, END_INDEXED_LEN, IndexEntry, Item, Limits, Redundancy, RedundancyWriter, SeekIndex, StreamHeader, Tail,
+    read_redundancy,
+};
 use crate::capture::AudioOutput;
 use crate::codec::{Concealer, Decoder, LossModel, LossTrace, Processor};
 use crate::entropy::StreamReader;
@@ -62,59 +64,44 @@ enum Conceal {
     Silence,
 }
 
-/// Coarse copies that bundles carry of frames before them.
-#[derive(Debug, Clone, Copy)]
-struct Redundancy {
-    stages: StageCount,
-    frames: usize,
-}
-
 fn parse_redundancy(s: &str) -> Result<Redundancy, String> {
     let wrong = || format!("redundancy {s} out of range, allowed 1:1 to 16:50 (stages:frames)");
     let (stages, frames) = s.split_once(':').ok_or_else(wrong)?;
     let stages = stages.parse().ok().and_then(|n| StageCount::new(n).ok()).ok_or_else(wrong)?;
-    let frames = frames.parse().ok().filter(|n| (1..=50).contains(n)).ok_or_else(wrong)?;
-    Ok(Redundancy { stages, frames })
+    frames.parse().ok().and_then(|n| Redundancy::new(stages, n).ok()).ok_or_else(wrong)
 }
 
 /// A network that loses bundles.
 struct Lossy {
     trace: LossTrace,
-    redundancy: Option<Redundancy>,
-    /// The last frames that were sent.
-    sent: VecDeque<(u64, Vec<u16>)>,
+    redundancy: Option<RedundancyWriter>,
     lost: u64,
     bundles: u64,
+    frames: u64,
+    redundant_bytes: u64,
 }
 
 impl Lossy {
     /// What arrives of a bundle: nothing, or it and before it the copies it carries.
-    fn send(&mut self, bundle: Bundle) -> Vec<Bundle> {
+    fn send(&mut self, bundle: Bundle) -> Result<Vec<Bundle>> {
         self.bundles += 1;
-        let arrives = !self.trace.next().unwrap_or(false);
-        let mut arrived = Vec::new();
-        if arrives {
-            arrived.extend(self.redundancy.and_then(|r| self.copies(r)));
-        } else {
+        self.frames += u64::from(bundle.frames);
+        let mut copies = Vec::new();
+        if let Some(redundancy) = &mut self.redundancy {
+            redundancy.write(&bundle, &mut copies);
+            self.redundant_bytes += copies.len() as u64;
+        }
+        if self.trace.next().unwrap_or(false) {
             self.lost += 1;
+            return Ok(Vec::new());
         }
-        if let Some(r) = self.redundancy {
-            for (frame, codes) in (bundle.first_frame..).zip(bundle.codes.chunks_exact(bundle.stages.index())) {
-                self.sent.push_back((frame, codes[..codes.len().min(r.stages.index())].to_vec()));
-            }
-            while self.sent.len() > r.frames {
-                self.sent.pop_front();
-            }
-        }
-        arrived.extend(arrives.then_some(bundle));
-        arrived
+        let copies = if copies.is_empty() { None } else { read_redundancy(bundle.first_frame, &copies)? };
+        Ok(copies.into_iter().chain([bundle]).collect())
     }
 
-    fn copies(&self, r: Redundancy) -> Option<Bundle> {
-        let (first, codes) = self.sent.front()?;
-        let stages = StageCount::new(codes.len() as u8).ok()?.min(r.stages);
-        let all: Vec<u16> = self.sent.iter().flat_map(|(_, c)| c.iter().copied()).collect();
-        Bundle::new(*first, self.sent.len() as u8, stages, all).ok()
+    /// Kilobits a second that the copies add.
+    fn redundant_kbps(&self) -> f64 {
+        self.redundant_bytes as f64 * 8.0 / (self.frames as f64 * 0.02) / 1000.0
     }
 }
 
@@ -224,7 +211,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
     };
     let lossy = |model: LossModel| -> Result<Lossy> {
         let trace = model.losses(args.loss_seed)?;
-        Ok(Lossy { trace, redundancy: args.redundancy, sent: VecDeque::new(), lost: 0, bundles: 0 })
+        let redundancy = args.redundancy.map(RedundancyWriter::new);
+        Ok(Lossy { trace, redundancy, lost: 0, bundles: 0, frames: 0, redundant_bytes: 0 })
     };
     let mut lossy = args.loss.map(lossy).transpose()?;
     let output = AudioOutput::create(&args.output, args.raw)?;
@@ -249,6 +237,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
     bar.finish_and_clear();
     if let Some(l) = &lossy {
         eprintln!("undertone: {} of {} bundles lost, {} frames missing", l.lost, l.bundles, decoder.missing_frames());
+        if l.redundant_bytes > 0 {
+            eprintln!("undertone: the copies add {:.2} kbit/s", l.redundant_kbps());
+        }
     }
     // What came before the damage is kept.
     let full = trim.is_full();
@@ -284,7 +275,7 @@ fn drain(
             }
             Item::Bundle(bundle) => {
                 let arrived = match lossy {
-                    Some(lossy) => lossy.send(bundle),
+                    Some(lossy) => lossy.send(bundle)?,
                     None => vec![bundle],
                 };
                 arrived.into_iter().try_for_each(|b| decoder.push(b))?;

@@ -274,6 +274,7 @@ fn count(address: String, model_id: crate::units::ModelId) -> Result<std::thread
         frames_per_bundle: 0,
         token: String::new(),
         coding: None,
+        continuation: None,
     };
     Ok(std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

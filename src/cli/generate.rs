@@ -13,8 +13,8 @@ use crate::codec::{Decoder, encode_all};
 use crate::infer;
 use crate::rvq::{BeamWidth, SimdLevel};
 use crate::sampling::speculative::{MAX_AHEAD, Speculative};
-use crate::sampling::{Params, Sampler, TokenSource, beam};
-use crate::token::{Context, TokenModel};
+use crate::sampling::{Params, Sampler, beam};
+use crate::token::{Context, Generator, TokenModel};
 use crate::units::{CODEC_RATE, PcmFormat, StageCount};
 
 #[derive(Debug, clap::Args)]
@@ -193,12 +193,8 @@ fn generate(
         );
         return codes;
     }
-    let mut logits = Vec::new();
-    while codes.len() < wanted {
-        TokenSource::logits(&mut context, &mut logits);
-        let code = sampler.sample(&logits);
-        context.push(code);
-        codes.push(code);
-    }
+    let history = prompt.iter().map(|b| b.codes.as_slice());
+    let mut generator = Generator::new(Arc::clone(target), history, stages, params, args.seed);
+    (0..frames).for_each(|_| generator.frame(&mut codes));
     codes
 }

@@ -15,7 +15,7 @@ use crate::codec::{Concealer, Decoder, Processor, Profile};
 use crate::infer;
 use crate::rvq::BeamWidth;
 use crate::service::{Client, ClientError};
-use crate::session::{Hello, PROTOCOL_VERSION, Role, StreamName};
+use crate::session::{Continuation, Hello, PROTOCOL_VERSION, Role, StreamName};
 use crate::units::{PcmFormat, StageCount};
 
 #[derive(Debug, clap::Args)]
@@ -34,6 +34,15 @@ pub(super) struct Args {
     /// Ask for codes that are coded with the token model: fewer bits, the same sound
     #[arg(long)]
     coded: bool,
+    /// When the stream ends, let the daemon's token model continue it for so many seconds, up to 10
+    #[arg(long = "continue", value_name = "SECONDS", value_parser = parse_continue)]
+    continuation: Option<u16>,
+    /// Temperature of the continuation, 0 to 10
+    #[arg(long, default_value = "0.8", requires = "continuation", value_parser = parse_temperature)]
+    temperature: u16,
+    /// Seed of the continuation
+    #[arg(long, default_value = "1", requires = "continuation")]
+    seed: u64,
     /// Write bare samples instead: s16le or f32le, rate, channels, as in s16le:48000:2
     #[arg(long, value_name = "FORMAT")]
     raw: Option<PcmFormat>,
@@ -45,6 +54,21 @@ pub(super) struct Args {
     model: Option<PathBuf>,
     #[command(flatten)]
     remote: super::remote::Args,
+}
+
+fn parse_continue(s: &str) -> Result<u16, String> {
+    match s.parse::<f64>() {
+        Ok(seconds) if (0.02..=10.0).contains(&seconds) => Ok((seconds * 50.0).round() as u16),
+        _ => Err(format!("{s} seconds out of range, allowed 0.02 to 10")),
+    }
+}
+
+/// In percent.
+fn parse_temperature(s: &str) -> Result<u16, String> {
+    match s.parse::<f64>() {
+        Ok(t) if (0.0..=10.0).contains(&t) => Ok((t * 100.0).round() as u16),
+        _ => Err(format!("temperature {s} out of range, allowed 0 to 10")),
+    }
 }
 
 /// Where a stream goes.
@@ -117,6 +141,11 @@ pub(super) fn run(args: Args) -> Result<()> {
         frames_per_bundle: 0,
         token: args.remote.token()?,
         coding: None,
+        continuation: args.continuation.map(|frames| Continuation {
+            frames,
+            temperature_percent: args.temperature,
+            seed: args.seed,
+        }),
     };
     let frames_wanted = args.seconds.map_or(u64::MAX, |s| (s * 50.0).ceil() as u64);
     let mut options = args.remote.options()?;

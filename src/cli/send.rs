@@ -93,6 +93,7 @@ pub(super) fn run(args: Args) -> Result<()> {
         frames_per_bundle: args.bundle,
         token: args.remote.token()?,
         coding: None,
+        continuation: None,
     };
     // Reading blocks, so it has a thread of its own; the queue is short, and the server's back-pressure reaches it.
     let mut options = args.remote.options()?;

@@ -7,9 +7,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::bitstream::Bundle;
-use crate::rvq::SimdLevel;
-use crate::sampling::{Params, Sampler};
-use crate::token::{Context, TokenModel};
+use crate::sampling::Params;
+use crate::token::{Generator, TokenModel};
 use crate::units::StageCount;
 
 /// Frames that are continued by sampling: 120 ms.
@@ -43,8 +42,8 @@ struct Floor {
 pub struct Concealer {
     tokens: Option<Arc<TokenModel>>,
     history: VecDeque<(StageCount, Vec<u16>)>,
-    /// The context that guesses, while a loss lasts.
-    guessing: Option<(Context, Sampler)>,
+    /// What guesses while a loss lasts.
+    guessing: Option<Generator>,
     floors: VecDeque<Floor>,
     /// Frames since the last real one.
     age: usize,
@@ -112,25 +111,15 @@ impl Concealer {
             (0..frames).for_each(|_| codes.extend_from_slice(&repeated[..stages.index()]));
             return stages;
         };
-        let (context, sampler) = self.guessing.get_or_insert_with(|| {
-            let mut context = Context::new(Arc::clone(tokens), stages, SimdLevel::detect());
-            for (stages, frame) in &self.history {
-                context.set_stages(*stages);
-                frame.iter().for_each(|&c| context.push(c));
-            }
-            context.set_stages(stages);
-            (context, Sampler::new(Params::greedy(), first_frame))
+        let history = &self.history;
+        let generator = self.guessing.get_or_insert_with(|| {
+            let frames = history.iter().map(|(_, codes)| codes.as_slice());
+            Generator::new(Arc::clone(tokens), frames, stages, Params::greedy(), first_frame)
         });
-        let mut logits = Vec::new();
         for frame in 0..frames {
             let temperature = TEMPERATURE * COOLING.powi((self.age + frame) as i32);
-            sampler.set_params(Params::default().temperature(temperature).unwrap_or(Params::greedy()));
-            for _ in 0..stages.index() {
-                crate::sampling::TokenSource::logits(context, &mut logits);
-                let code = sampler.sample(&logits);
-                context.push(code);
-                codes.push(code);
-            }
+            generator.set_params(Params::default().temperature(temperature).unwrap_or(Params::greedy()));
+            generator.frame(codes);
         }
         stages
     }

@@ -11,6 +11,7 @@ use tokio::time::{sleep_until, timeout};
 use tracing::{debug, info, warn};
 
 use super::access::{Flood, authorize};
+use super::ending::Ending;
 use super::hub::{Ended, Listener, Publisher};
 use super::outbox::Outbox;
 use super::pacer::Pacer;
@@ -40,7 +41,7 @@ const LONGEST_SILENCE: Duration = Duration::from_secs(15);
 enum Task {
     Waiting,
     Publish { publisher: Publisher, pacer: Pacer, taken: u64 },
-    Subscribe { listener: Listener, stages: StageCount, sequence: u64 },
+    Subscribe { listener: Listener, stages: StageCount, sequence: u64, ending: Option<Ending> },
 }
 
 struct Connection<'a> {
@@ -138,9 +139,10 @@ impl Connection<'_> {
                     return Some(flushed.err().unwrap_or_else(|| self.shutting_down()));
                 }
                 Step::Next(Ok(bundle)) => self.forward(&bundle, socket).await,
-                Step::Next(Err(Ended::Stream)) => {
-                    Err(Close::new(Reason::StreamEnded, "the publisher ended the stream"))
-                }
+                Step::Next(Err(Ended::Stream)) => Err(match self.continuation(socket).await {
+                    Ok(()) => Close::new(Reason::StreamEnded, "the publisher ended the stream"),
+                    Err(close) => close,
+                }),
                 Step::Next(Err(Ended::Slow)) => {
                     Err(Close::new(Reason::SlowConsumer, "more bundles waited than the server keeps for a listener"))
                 }
@@ -265,7 +267,8 @@ impl Connection<'_> {
                 let queue = self.shared.config.borrow().limits.listener_queue;
                 let stages = hello.stages.unwrap_or(StageCount::MAX);
                 let listener = self.shared.hub.listen(name, queue);
-                Task::Subscribe { listener, stages, sequence: 0 }
+                let ending = hello.continuation.map(Ending::new);
+                Task::Subscribe { listener, stages, sequence: 0, ending }
             }
         };
         info!(stream = %name, role = ?hello.role, "session open");
@@ -297,12 +300,40 @@ impl Connection<'_> {
 
     /// Sends a bundle to a subscriber, with no more stages than it wants.
     async fn forward(&mut self, bundle: &Arc<PackedBundle>, socket: &mut Socket) -> Result<(), Close> {
-        let Task::Subscribe { stages, sequence, .. } = &mut self.task else { return Ok(()) };
+        let Task::Subscribe { stages, sequence, ending, .. } = &mut self.task else { return Ok(()) };
         let bundle = bundle.limited(*stages).map_err(|e| Close::new(Reason::Protocol, e.to_string()))?;
+        if let Some(ending) = ending {
+            ending.heard(&bundle);
+        }
         let number = *sequence;
         *sequence += 1;
         let message = self.coded(number, bundle).await?;
         self.send(&message, socket).await
+    }
+
+    /// Sends the continuation that the subscriber asked for, in real time.
+    async fn continuation(&mut self, socket: &mut Socket) -> Result<(), Close> {
+        let Task::Subscribe { ending, .. } = &mut self.task else { return Ok(()) };
+        let (Some(ending), Some(coding)) = (ending.take(), &self.shared.coding) else { return Ok(()) };
+        let Ok(_permit) = Arc::clone(&coding.room).try_acquire_owned() else {
+            warn!("all of limits.coded_sessions are in use: a stream is not continued");
+            return Ok(());
+        };
+        let (mut pacer, profile, model) = (Pacer::default(), self.shared.engine.profile(), Arc::clone(&coding.model));
+        let Some(mut source) = spawn_blocking(move || ending.start(model)).await.map_err(|_| stopped())? else {
+            return Ok(());
+        };
+        loop {
+            let work = spawn_blocking(move || (source.next(), source));
+            let (bundle, back) = work.await.map_err(|_| stopped())?;
+            source = back;
+            let Some(bundle) = bundle else { return Ok(()) };
+            tokio::select! {
+                () = self.shared.stop_output.cancelled() => return Ok(()),
+                () = pacer.wait(media_time(&profile, bundle.frames)) => {}
+            }
+            self.forward(&Arc::new(bundle), socket).await?;
+        }
     }
 
     async fn flush_queue(&mut self, socket: &mut Socket) -> Result<(), Close> {

@@ -3,6 +3,7 @@
 mod access;
 mod client;
 mod codes;
+mod ending;
 mod http;
 mod hub;
 mod listeners;

@@ -64,6 +64,19 @@ pub struct Hello {
     pub token: String,
     /// Token model of coded bundles; None asks for packed ones.
     pub coding: Option<TokenTag>,
+    /// Subscriber: what to send when the publisher ends the stream.
+    pub continuation: Option<Continuation>,
+}
+
+/// A wish to hear a stream continued by the token model when its publisher ends it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Continuation {
+    /// Frames to add, 1 to 500.
+    pub frames: u16,
+    /// Temperature of the sampling in percent, 0 to 1000.
+    pub temperature_percent: u16,
+    /// Seed of the sampling.
+    pub seed: u64,
 }
 
 /// A bundle whose indices are still packed, as relays pass it on.

@@ -5,7 +5,7 @@ mod message;
 mod server;
 
 pub use coding::{CodingError, SessionDecoder, SessionEncoder, TokenTag};
-pub use message::{Close, Control, Hello, Message, PackedBundle, Reason, Role, StreamName};
+pub use message::{Close, Continuation, Control, Hello, Message, PackedBundle, Reason, Role, StreamName};
 pub use server::{Event, ServerSession, Timeouts};
 
 /// Version of the protocol that is spoken.

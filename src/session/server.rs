@@ -178,6 +178,7 @@ mod tests {
             frames_per_bundle: 5,
             token: String::new(),
             coding: None,
+            continuation: None,
         }
     }
 

@@ -7,12 +7,14 @@
 
 mod context;
 pub mod fake;
+mod generate;
 mod math;
 mod simd;
 mod source;
 mod weights;
 
 pub use context::{Context, Mark};
+pub use generate::Generator;
 pub use math::{Frequencies, TOTAL, TOTAL_BITS};
 pub use weights::{TokenModel, TokenShape};
 

@@ -3,7 +3,7 @@
 use super::proto::envelope::Kind;
 use super::{WireError, proto};
 use crate::bitstream::{Bundle, CodedBundle, MAX_FRAMES};
-use crate::session::{Close, Control, Hello, Message, PackedBundle, Reason, Role, StreamName, TokenTag};
+use crate::session::{Close, Continuation, Control, Hello, Message, PackedBundle, Reason, Role, StreamName, TokenTag};
 use crate::units::{ModelId, OutOfRange, StageCount};
 
 /// Longest bearer token.
@@ -79,7 +79,16 @@ fn hello(m: proto::Hello) -> Result<Hello, WireError> {
             let (id, check) = (eight("token model id", &m.token_model_id)?, eight("token check", &m.token_check)?);
             Some(TokenTag { id, check })
         },
+        continuation: continuation(m.continue_frames, m.continue_temperature_percent, m.continue_seed)?,
     })
+}
+
+fn continuation(frames: u32, percent: u32, seed: u64) -> Result<Option<Continuation>, WireError> {
+    let within = |value: u32, most: u16| u16::try_from(value).ok().filter(|&v| v <= most);
+    let count = within(frames, 500).ok_or_else(|| range("frames to continue", frames, "0 to 500"))?;
+    let temperature_percent =
+        within(percent, 1000).ok_or_else(|| range("temperature in percent", percent, "0 to 1000"))?;
+    Ok((count > 0).then_some(Continuation { frames: count, temperature_percent, seed }))
 }
 
 fn bundle(m: proto::Bundle) -> Result<Message, WireError> {
@@ -156,6 +165,9 @@ pub(super) fn to_proto(message: &Message) -> proto::Envelope {
             token: h.token.clone(),
             token_model_id: h.coding.map_or_else(Vec::new, |c| c.id.to_vec()),
             token_check: h.coding.map_or_else(Vec::new, |c| c.check.to_vec()),
+            continue_frames: h.continuation.map_or(0, |c| u32::from(c.frames)),
+            continue_temperature_percent: h.continuation.map_or(0, |c| u32::from(c.temperature_percent)),
+            continue_seed: h.continuation.map_or(0, |c| c.seed),
         }),
         Message::HelloAck { version, model_id, stages, coding } => Kind::HelloAck(proto::HelloAck {
             version: *version,

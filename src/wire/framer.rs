@@ -72,7 +72,7 @@ mod tests {
 
     use super::*;
     use crate::bitstream::CodedBundle;
-    use crate::session::{Close, Control, Hello, PackedBundle, Reason, Role, StreamName, TokenTag};
+    use crate::session::{Close, Continuation, Control, Hello, PackedBundle, Reason, Role, StreamName, TokenTag};
     use crate::units::{ModelId, StageCount};
 
     fn samples() -> Vec<Message> {
@@ -86,6 +86,7 @@ mod tests {
             frames_per_bundle: 5,
             token: "secret".to_owned(),
             coding: Some(TokenTag { id: [3; 8], check: [4; 8] }),
+            continuation: Some(Continuation { frames: 100, temperature_percent: 80, seed: 5 }),
         };
         let coded = |packed: bool, restart| CodedBundle {
             first_frame: 1 << 40,

@@ -83,6 +83,7 @@ pub fn hello(role: Role, stream: &str, stages: Option<u8>) -> Hello {
         frames_per_bundle: 5,
         token: String::new(),
         coding: None,
+        continuation: None,
     }
 }
 

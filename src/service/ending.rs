@@ -1,0 +1,75 @@
+//! A stream that goes on for one listener after its publisher ended it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::bitstream::Bundle;
+use crate::sampling::Params;
+use crate::session::{Continuation, PackedBundle};
+use crate::token::{Generator, TokenModel};
+use crate::units::StageCount;
+
+/// Frames remembered for it: the token model's window.
+const HISTORY: usize = 128;
+
+/// Frames of a bundle that is made here.
+const FRAMES: u16 = 5;
+
+/// What a listener that asked for a continuation has heard.
+pub(super) struct Ending {
+    wish: Continuation,
+    heard: VecDeque<Vec<u16>>,
+    stages: StageCount,
+    next_frame: u64,
+}
+
+impl Ending {
+    pub(super) fn new(wish: Continuation) -> Self {
+        Self { wish, heard: VecDeque::new(), stages: StageCount::MAX, next_frame: 0 }
+    }
+
+    pub(super) fn heard(&mut self, bundle: &PackedBundle) {
+        let Ok(codes) = bundle.unpack() else { return };
+        for frame in codes.codes.chunks_exact(codes.stages.index()) {
+            if self.heard.len() == HISTORY {
+                self.heard.pop_front();
+            }
+            self.heard.push_back(frame.to_vec());
+        }
+        self.stages = bundle.stages;
+        self.next_frame = bundle.first_frame.saturating_add(u64::from(bundle.frames));
+    }
+
+    /// Makes the model ready; None if nothing was heard. Takes some milliseconds.
+    pub(super) fn start(self, model: Arc<TokenModel>) -> Option<Source> {
+        let temperature = f32::from(self.wish.temperature_percent) / 100.0;
+        let params = Params::default().temperature(temperature).unwrap_or(Params::greedy());
+        if self.heard.is_empty() {
+            return None;
+        }
+        let history = self.heard.iter().map(Vec::as_slice);
+        let generator = Generator::new(model, history, self.stages, params, self.wish.seed);
+        Some(Source { generator, left: self.wish.frames, stages: self.stages, next_frame: self.next_frame })
+    }
+}
+
+/// Bundles of the continuation.
+pub(super) struct Source {
+    generator: Generator,
+    left: u16,
+    stages: StageCount,
+    next_frame: u64,
+}
+
+impl Source {
+    /// The next bundle; None after the last.
+    pub(super) fn next(&mut self) -> Option<PackedBundle> {
+        let frames = self.left.min(FRAMES);
+        let mut codes = Vec::new();
+        (0..frames).for_each(|_| self.generator.frame(&mut codes));
+        let bundle = Bundle::new(self.next_frame, frames as u8, self.stages, codes).ok()?;
+        self.left -= frames;
+        self.next_frame += u64::from(frames);
+        Some(PackedBundle::pack(&bundle))
+    }
+}
