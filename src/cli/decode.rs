@@ -278,21 +278,36 @@ fn drain(
                     Some(lossy) => lossy.send(bundle)?,
                     None => vec![bundle],
                 };
-                arrived.into_iter().try_for_each(|b| decoder.push(b))?;
-                while let Some(mut job) = decoder.next_job() {
-                    processor.run_decode(std::slice::from_mut(&mut job))?;
-                    decoder.accept(job);
+                // Nothing precedes the first bundle that it could be concealed from.
+                if let (Some(_), None, Some(first)) = (&lossy, decoder.expected(), arrived.first()) {
+                    trim.write(&vec![0.0; first.first_frame as usize * processor.profile().frame_samples])?;
                 }
-                let mut pcm = Vec::new();
-                decoder.pcm(&mut pcm);
-                trim.write(&pcm)?;
+                arrived.into_iter().try_for_each(|b| decoder.push(b))?;
+                play(processor, decoder, trim)?;
+            }
+            Item::End { total_samples } => {
+                if let (Some(lossy), Some(expected)) = (&lossy, decoder.expected()) {
+                    decoder.lose(lossy.frames.saturating_sub(expected));
+                    play(processor, decoder, trim)?;
+                }
+                *total = total_samples;
             }
             // The reader has decoded these.
             Item::Coded(_) => {}
-            Item::End { total_samples } => *total = total_samples,
         }
     }
     Ok(())
+}
+
+/// Decodes what waits and passes it on.
+fn play(processor: &mut Processor, decoder: &mut Decoder, trim: &mut Trim) -> Result<()> {
+    while let Some(mut job) = decoder.next_job() {
+        processor.run_decode(std::slice::from_mut(&mut job))?;
+        decoder.accept(job);
+    }
+    let mut pcm = Vec::new();
+    decoder.pcm(&mut pcm);
+    trim.write(&pcm)
 }
 
 fn check_model(header: &StreamHeader, processor: &Processor) -> Result<()> {

@@ -129,6 +129,11 @@ impl Decoder {
         }
     }
 
+    /// Number of the frame that comes next; None before the first bundle.
+    pub fn expected(&self) -> Option<u64> {
+        self.expected
+    }
+
     /// Frames that no bundle brought.
     pub fn missing_frames(&self) -> u64 {
         self.missing_frames
