@@ -11,6 +11,7 @@ use crate::service::{ClientOptions, ClientTls};
 const TOKEN_VARIABLE: &str = "UNDERTONE_TOKEN";
 
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 pub(super) struct Args {
     /// Encrypt the connection (TLS)
     #[arg(long)]
