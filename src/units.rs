@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 /// Most stages a model or a stream may have.
-pub const MAX_STAGES: u8 = 16;
+pub const MAX_STAGES: u8 = 24;
 /// Bits of one code index.
 pub const BITS_PER_CODE: u32 = 10;
 /// Sample rate inside the codec.
@@ -22,7 +22,7 @@ pub struct OutOfRange {
     pub allowed: &'static str,
 }
 
-/// Number of quantiser stages, 1 to 16; each is worth 0.5 kbit/s.
+/// Number of quantiser stages, 1 to 24; each is worth 0.5 kbit/s of packed codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StageCount(u8);
 
@@ -30,22 +30,22 @@ impl StageCount {
     /// All stages.
     pub const MAX: Self = Self(MAX_STAGES);
 
-    /// Errors: `OutOfRange` unless 1 to 16.
+    /// Errors: `OutOfRange` unless 1 to 24.
     pub fn new(stages: u8) -> Result<Self, OutOfRange> {
         if (1..=MAX_STAGES).contains(&stages) {
             Ok(Self(stages))
         } else {
-            Err(OutOfRange { what: "stage count", got: stages.to_string(), allowed: "1 to 16" })
+            Err(OutOfRange { what: "stage count", got: stages.to_string(), allowed: "1 to 24" })
         }
     }
 
     /// The stages that fit into a rate: the nearest multiple of 0.5 kbit/s.
     ///
-    /// Errors: `OutOfRange` unless 0.5 to 8 kbit/s.
+    /// Errors: `OutOfRange` unless 0.5 to 12 kbit/s.
     pub fn from_kbps(kbps: f64) -> Result<Self, OutOfRange> {
         let error =
-            || OutOfRange { what: "rate in kbit/s", got: kbps.to_string(), allowed: "0.5 to 8 in steps of 0.5" };
-        if !(0.5..=8.0).contains(&kbps) {
+            || OutOfRange { what: "rate in kbit/s", got: kbps.to_string(), allowed: "0.5 to 12 in steps of 0.5" };
+        if !(0.5..=12.0).contains(&kbps) {
             return Err(error());
         }
         let stages = kbps * 2.0;
@@ -197,9 +197,9 @@ mod tests {
     fn rates_are_steps_of_half_a_kilobit() {
         assert_eq!(StageCount::from_kbps(6.0).unwrap().value(), 12);
         assert_eq!(StageCount::from_kbps(0.5).unwrap().value(), 1);
-        for bad in [0.0, 0.3, 1.2, 8.5, f64::NAN, f64::INFINITY, -1.0] {
+        for bad in [0.0, 0.3, 1.2, 12.5, f64::NAN, f64::INFINITY, -1.0] {
             let e = StageCount::from_kbps(bad).unwrap_err().to_string();
-            assert!(e.contains(&bad.to_string()) && e.contains("0.5 to 8"), "{e}");
+            assert!(e.contains(&bad.to_string()) && e.contains("0.5 to 12"), "{e}");
         }
     }
 

@@ -2,8 +2,8 @@
 
 use proptest::prelude::*;
 use undertone::bitstream::{
-    BitstreamError, Bundle, CodedBundle, ContainerReader, ContainerWriter, ContextRule, END_INDEXED_LEN, Item, Limits,
-    PayloadMode, SeekIndex, StreamHeader, Tail,
+    ABSENT, BitstreamError, Bundle, CodedBundle, ContainerReader, ContainerWriter, ContextRule, END_INDEXED_LEN, Item,
+    Limits, PayloadMode, SeekIndex, StreamHeader, Tail,
 };
 use undertone::units::{ModelId, StageCount};
 
@@ -20,6 +20,7 @@ fn header(stage_count: u8, frames: u8) -> StreamHeader {
         frames_per_bundle: frames,
         payload_mode: PayloadMode::Packed,
         context: ContextRule::Bundle,
+        graded: false,
         token_model_id: None,
         start_time_us: None,
     }
@@ -48,7 +49,7 @@ fn read(bytes: &[u8], chunk: usize, limits: Limits) -> Result<(Vec<Item>, Tail),
         while let Some(item) = reader.next()? {
             items.push(item);
         }
-        assert!(reader.buffered() <= 1_015, "{} bytes held", reader.buffered());
+        assert!(reader.buffered() <= 1_550, "{} bytes held", reader.buffered());
     }
     let tail = reader.finish();
     Ok((items, tail))
@@ -139,6 +140,7 @@ fn coded_container() -> (Vec<u8>, Vec<CodedBundle>) {
         first_frame,
         frames: 5,
         stages: stages(n),
+        graded: false,
         restart,
         packed,
         payload: (0..bytes).collect(),
@@ -183,7 +185,7 @@ fn coded_bundles_come_back_in_pieces_of_any_size_and_up_to_any_cut() {
 
 #[test]
 fn bundles_out_of_range_are_refused() {
-    for (frames, codes) in [(0u8, vec![]), (51, vec![0; 51]), (2, vec![0; 3]), (1, vec![1024])] {
+    for (frames, codes) in [(0u8, vec![]), (51, vec![0; 51]), (2, vec![0; 3]), (1, vec![1024]), (2, vec![5, ABSENT])] {
         assert!(Bundle::new(0, frames, stages(1), codes).is_err());
     }
     assert!(Bundle::new(u64::MAX, 1, stages(1), vec![0]).is_err());
@@ -193,6 +195,50 @@ fn bundles_out_of_range_are_refused() {
     let mut writer = ContainerWriter::new(header(3, 5), &mut bytes);
     writer.write(&bundle(3, 5, 3), &mut bytes).unwrap();
     assert!(writer.write(&bundle(2, 5, 3), &mut bytes).is_err());
+    // A hole in a frame; a graded bundle where all frames must have as many stages.
+    assert!(Bundle::new(0, 1, stages(3), vec![1, ABSENT, 2]).is_err());
+    let graded = Bundle::new(20, 1, stages(3), vec![1, 2, ABSENT]).unwrap();
+    assert!(writer.write(&graded, &mut bytes).is_err());
+}
+
+#[test]
+fn graded_streams_say_so_and_their_bundles_come_back() {
+    let coded = StreamHeader { payload_mode: PayloadMode::Coded, graded: true, ..header(3, 5) };
+    let mut bytes = Vec::new();
+    coded.write(&mut bytes);
+    assert_eq!(bytes[20], 5);
+    assert_eq!(StreamHeader::parse(&bytes).unwrap(), Some((coded.clone(), 23)));
+    let mut packed = Vec::new();
+    StreamHeader { graded: true, ..header(3, 5) }.write(&mut packed);
+    assert!(StreamHeader::parse(&packed).unwrap_err().to_string().contains("payload mode 4"));
+
+    let graded = Bundle::new(0, 2, stages(3), vec![1, ABSENT, ABSENT, 1023, 2, 3]).unwrap();
+    let mut payload = Vec::new();
+    graded.pack_graded_into(&mut payload);
+    // 00001 0000000001, 00011 1111111111 0000000010 0000000011, and six bits of padding.
+    assert_eq!(payload, [0x08, 0x02, 0x3F, 0xFC, 0x02, 0x00, 0xC0]);
+    assert_eq!(Bundle::unpack_graded(0, 2, stages(3), &payload).unwrap(), graded);
+    assert_eq!(graded.truncated(stages(2)).codes, [1, ABSENT, 1023, 2]);
+    for wrong in [&payload[..6], &[payload.as_slice(), &[0]].concat(), &[0x20; 7], &[0; 7], &[0xFF; 7], &[]] {
+        assert!(Bundle::unpack_graded(0, 2, stages(3), wrong).is_err(), "{wrong:02x?}");
+    }
+    let record = |payload: Vec<u8>, packed| CodedBundle {
+        first_frame: 0,
+        frames: 2,
+        stages: stages(3),
+        graded: true,
+        restart: true,
+        packed,
+        payload,
+    };
+    let mut writer = ContainerWriter::new(coded, &mut Vec::new());
+    assert!(writer.write_coded(&record(vec![0; 20], true), &mut bytes).is_err());
+    assert!(writer.write_coded(&CodedBundle { graded: false, ..record(vec![0; 3], false) }, &mut bytes).is_err());
+    let kept = record(payload, true);
+    writer.write_coded(&kept, &mut bytes).unwrap();
+    writer.finish(None, &mut bytes);
+    let (items, tail) = read(&bytes, 3, Limits::default()).unwrap();
+    assert_eq!((&items[1], tail), (&Item::Coded(kept), Tail::Complete));
 }
 
 #[test]

@@ -109,7 +109,7 @@ fn the_declared_delay_is_the_measured_one() {
     // A step is found where the decoded signal crosses half its height.
     let at = 4_803;
     let pcm: Vec<f32> = (0..9_600).map(|n| if n >= at { 0.5 } else { 0.0 }).collect();
-    let bundles = codec::encode_all(&mut processor, &pcm, StageCount::MAX, 1).unwrap();
+    let bundles = codec::encode_all(&mut processor, &pcm, profile.stages, 1).unwrap();
     let decoded = codec::decode_all(&mut processor, &bundles).unwrap();
     let crossed = decoded.iter().position(|&x| x > 0.25).unwrap();
     let measured = crossed + profile.frame_samples - at;

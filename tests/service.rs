@@ -185,6 +185,7 @@ async fn a_coded_bundle_that_makes_no_sense_closes_only_its_own_session() {
         first_frame: 0,
         frames: 5,
         stages,
+        graded: false,
         restart: true,
         packed: false,
         payload: vec![1; 20],

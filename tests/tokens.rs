@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use undertone::bitstream::{Bundle, ContextRule};
+use undertone::bitstream::{ABSENT, Bundle, ContextRule};
 use undertone::entropy::{Coded, Decoder, Encoder, EntropyError};
 use undertone::model::Manifest;
 use undertone::rvq::{Codebooks, SimdLevel};
@@ -40,7 +40,8 @@ fn real_codes(n: StageCount, frames: usize) -> Vec<u16> {
     let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let data = tensors.tensor("codes").unwrap().data().to_vec();
     let all: Vec<u16> = data.chunks_exact(4).map(|b| i32::from_le_bytes([b[0], b[1], b[2], b[3]]) as u16).collect();
-    all.chunks_exact(16).take(frames).flat_map(|f| &f[..n.index()]).copied().collect()
+    let all_stages = parts().2.stages();
+    all.chunks_exact(all_stages).take(frames).flat_map(|f| &f[..n.index()]).copied().collect()
 }
 
 #[test]
@@ -154,6 +155,51 @@ proptest! {
                 prop_assert_eq!(decoder.decode(9, frames, n, false, &payload).unwrap(), bundle);
             }
             Coded::Packed { .. } => prop_assert_eq!(Bundle::unpack(9, frames, n, &payload).unwrap(), bundle),
+        }
+    }
+
+    #[test]
+    fn graded_codes_survive(frames in 1u8..8, most in 1u8..=16, seed: u64, bundles in 1u64..5) {
+        let n = stages(most);
+        let mut x = seed;
+        let mut random = move || {
+            x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (x >> 54) as u16
+        };
+        let mut encoder = Encoder::new(model(), ContextRule::Continuous, SimdLevel::detect()).graded();
+        let mut decoder = Decoder::new(model(), ContextRule::Continuous, SimdLevel::Scalar).graded();
+        let real = real_codes(n, 50);
+        for i in 0..bundles {
+            // The first bundles hold real codes, later ones random codes that do not get shorter.
+            let mut codes: Vec<u16> = (0..usize::from(frames) * n.index())
+                .map(|k| if i < 2 { real[(i as usize * 7 + k) % real.len()] } else { random() })
+                .collect();
+            for frame in codes.chunks_exact_mut(n.index()) {
+                frame[1 + usize::from(random()) % n.index()..].fill(ABSENT);
+            }
+            let bundle = Bundle::new(i * u64::from(frames), frames, n, codes).unwrap();
+            let mut payload = Vec::new();
+            match encoder.encode(&bundle, false, &mut payload).unwrap() {
+                Coded::Range { restart } => {
+                    let got = decoder.decode(bundle.first_frame, frames, n, restart, &payload).unwrap();
+                    prop_assert_eq!(got, bundle);
+                }
+                Coded::Packed { restart } => {
+                    let got = Bundle::unpack_graded(bundle.first_frame, frames, n, &payload).unwrap();
+                    decoder.observe(&got, restart).unwrap();
+                    prop_assert_eq!(got, bundle);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn any_graded_payload_gives_codes_or_an_error(
+        payload in prop::collection::vec(any::<u8>(), 0..80), n in 1u8..=16,
+    ) {
+        let mut decoder = Decoder::new(model(), ContextRule::Continuous, SimdLevel::detect()).graded();
+        if let Ok(bundle) = decoder.decode(0, 5, stages(n), true, &payload) {
+            prop_assert!(bundle.by_frame().all(|f| !f.is_empty() && f.iter().all(|&c| c < 1024)));
         }
     }
 

@@ -21,7 +21,9 @@ def parser() -> argparse.ArgumentParser:
     t.add_argument("--steps", type=int, default=0, help="stop after so many steps (0: by time alone)")
     t.add_argument("--device", default="cpu", help="cpu or cuda")
     t.add_argument("--threads", type=int, default=1)
-    t.add_argument("--resume", type=Path)
+    start = t.add_mutually_exclusive_group()
+    start.add_argument("--resume", type=Path, help="checkpoint to go on from")
+    start.add_argument("--from-model", type=Path, help="folder of an exported model to start from")
     r = sub.add_parser("report", help="PESQ-WB and ESTOI of a checkpoint on a folder of recordings")
     r.add_argument("checkpoint", type=Path)
     r.add_argument("--audio", type=Path, default=HERE.parent.parent / "shared" / "audio" / "eval")
@@ -63,7 +65,7 @@ def main() -> int:
         from . import config
         from .train import Run, train
 
-        run = Run(a.data, a.out, a.minutes, a.device, a.resume, a.steps)
+        run = Run(a.data, a.out, a.minutes, a.device, a.resume, a.from_model, a.steps)
         print(train(config.load(a.config), run))
     elif a.command == "report":
         from .report import report

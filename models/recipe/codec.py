@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +15,19 @@ from .quantiser import ResidualQuantiser
 
 # Samples by which the decoder's output lags the encoder's input when both run frame by frame: the overlap of the MDCT.
 OVERLAP_DELAY = config.HOP
+
+SPLITMIX = (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+
+
+def decoder_noise(first_frame: int, frames: int, width: int) -> np.ndarray:
+    """Noise [frames, width] in -1..1 that the decoder is fed: SplitMix64 over a counter (docs/bitstream.md)."""
+    counter = np.uint64(first_frame * width) + np.arange(1, frames * width + 1, dtype=np.uint64)
+    with np.errstate(over="ignore"):
+        x = counter * np.uint64(SPLITMIX[0])
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(SPLITMIX[1])
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(SPLITMIX[2])
+    x ^= x >> np.uint64(31)
+    return ((x >> np.uint64(40)).astype(np.float32) / np.float32(2**23) - 1).reshape(frames, width)
 
 
 class Codec(nn.Module):
@@ -30,7 +44,8 @@ class Codec(nn.Module):
         pad = nn.functional.pad(pcm, (0, config.FRAME))
         z, _ = self.encoder(pad)
         codes = self.quantiser.encode(z, stages, beam)
-        noise = torch.zeros(z.shape[0], 2 * z.shape[1], self.cfg.network.noise, device=z.device)
+        noise = torch.from_numpy(decoder_noise(0, z.shape[1], self.cfg.network.noise_dim)).to(z.device)
+        noise = noise.reshape(1, 2 * z.shape[1], -1).expand(z.shape[0], -1, -1)
         y, _ = self.decoder(self.quantiser.decode(codes), noise)
         return y[:, OVERLAP_DELAY : OVERLAP_DELAY + pcm.shape[1]]
 

@@ -17,6 +17,11 @@ FRAME = 480  # samples of one codec frame (20 ms, two MDCT blocks)
 BAND_EDGES = (0, 4, 8, 12, 16, 20, 24, 28, 32, 38, 44, 52, 60, 70, 82, 96, 112, 132, 156, 188, 240)
 BANDS = len(BAND_EDGES) - 1
 FEATURES = 2 * (HOP + BANDS)
+# From this band on (7.8 kHz) the decoder sends noise of the decoded band energy: nothing there is coded as a waveform at these
+# rates, and a network without an adversary repeats itself there, which shows as dark lines in the spectrogram.
+NOISE_BAND = 18
+SHAPED = BAND_EDGES[NOISE_BAND]  # MDCT bins whose shape is decoded
+NOISE_BINS = HOP - SHAPED
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,7 @@ class Network:
     """Sizes of encoder, quantiser and decoder. Changing one makes a new model id."""
 
     latent: int = 64
-    stages: int = 16
+    stages: int = 24
     entries: int = 1024
     encoder_width: int = 192
     encoder_blocks: int = 5
@@ -36,7 +41,12 @@ class Network:
     fine_blocks: int = 1  # blocks at 10 ms, after the upsampling
     fine_expand: int = 1
     fine_kernel: int = 5
-    noise: int = 16  # random numbers a 10 ms block
+    noise: int = 16  # random numbers a 10 ms block that the network is given, besides NOISE_BINS of the highest bands
+
+    @property
+    def noise_dim(self) -> int:
+        """Random numbers of a frame in all."""
+        return 2 * (self.noise + NOISE_BINS)
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,7 @@ class Training:
     clip_value: float = 0.0  # 0 switches it off
     adversarial_after_step: int = 10**9
     checkpoint_minutes: float = 5.0
+    precision: str = "auto"  # of the networks: "bf16", "fp32", or bf16 where the device computes with it
     seed: int = 1
 
 
@@ -67,8 +78,10 @@ class Quantiser:
     # without end (to a standard deviation of 43 in 6,800 steps) and the moving averages lag behind.
     scale: float = 0.1
     # Stage counts that a listener asks for most, and how often each is drawn; the rest is uniform.
-    favourites: tuple[int, ...] = (3, 6, 12, 16)
+    favourites: tuple[int, ...] = (4, 8, 16, 22)
     favourite_share: float = 0.75
+    # Items whose frames have different stage counts, by their level, as files are encoded (docs/bitstream.md).
+    graded_share: float = 0.7
 
 
 @dataclass(frozen=True)

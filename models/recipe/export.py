@@ -13,22 +13,8 @@ from onnx import numpy_helper
 from safetensors.numpy import load_file, save_file
 
 from . import config
-from .codec import OVERLAP_DELAY, Codec
+from .codec import OVERLAP_DELAY, Codec, decoder_noise
 from .graph import count_macs, decoder_graph, encoder_graph
-
-SPLITMIX = (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
-
-
-def decoder_noise(first_frame: int, frames: int, width: int) -> np.ndarray:
-    """Noise [frames, width] in -1..1 that the decoder is fed: SplitMix64 over a counter (docs/bitstream.md)."""
-    counter = np.uint64(first_frame * width) + np.arange(1, frames * width + 1, dtype=np.uint64)
-    with np.errstate(over="ignore"):
-        x = counter * np.uint64(SPLITMIX[0])
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(SPLITMIX[1])
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(SPLITMIX[2])
-    x ^= x >> np.uint64(31)
-    return ((x >> np.uint64(40)).astype(np.float32) / np.float32(2**23) - 1).reshape(frames, width)
-
 
 def test_signal(frames: int) -> np.ndarray:
     """A swept voice-like tone with noise [frames * FRAME]: no recording is needed for the golden example."""
@@ -47,7 +33,7 @@ def golden(codec: Codec, frames: int = 50) -> dict[str, np.ndarray]:
     with torch.no_grad():
         z, _ = codec.encoder(torch.from_numpy(pcm)[None])
         codes = codec.quantiser.encode(z, net.stages)
-        noise = decoder_noise(0, frames, 2 * net.noise).reshape(1, 2 * frames, net.noise)
+        noise = decoder_noise(0, frames, net.noise_dim).reshape(1, 2 * frames, -1)
         y, _ = codec.decoder(codec.quantiser.decode(codes), torch.from_numpy(noise))
     return {
         "pcm": pcm,
@@ -65,6 +51,9 @@ def export(codec: Codec, out: Path, name: str) -> str:
     """Writes encoder, decoder, codebooks, golden example and manifest; returns the model id."""
     codec = codec.cpu().eval()
     net = codec.cfg.network
+    # Codebooks are shipped in half precision; everything below uses what will be read back.
+    for stage in codec.quantiser.stages:
+        stage.codebook.copy_(stage.codebook.half().float())
     out.mkdir(parents=True, exist_ok=True)
     lines = [
         "# What this model's codes mean. The first 8 bytes of this file's SHA-256 are the model id: never edit it.",
@@ -76,7 +65,7 @@ def export(codec: Codec, out: Path, name: str) -> str:
         f"latent_dim = {net.latent}",
         f"stages = {net.stages}",
         f"entries = {net.entries}",
-        f"noise_dim = {2 * net.noise}",
+        f"noise_dim = {net.noise_dim}",
     ]
     for part, (model, state) in {
         "encoder": encoder_graph(codec.encoder, net),
@@ -86,7 +75,7 @@ def export(codec: Codec, out: Path, name: str) -> str:
         onnx.save(model, path)
         lines += ["", f"[{part}]", f'path = "{path.name}"', f'sha256 = "{sha256(path)}"']
         lines += [f"state_size = {state}", f"macs_per_frame = {count_macs(model)}"]
-    books = np.stack([s.codebook.numpy() for s in codec.quantiser.stages])
+    books = np.stack([s.codebook.numpy().astype(np.float16) for s in codec.quantiser.stages])
     save_file({"codebooks": books}, out / "codebooks.safetensors")
     save_file(golden(codec), out / "golden.safetensors")
     for part in ("codebooks", "golden"):
@@ -117,7 +106,7 @@ def load_exported(folder: Path, cfg: config.Config) -> Codec:
         module.load_state_dict(state)
     books = load_file(folder / "codebooks.safetensors")["codebooks"]
     for stage, book in zip(codec.quantiser.stages, books, strict=True):
-        stage.codebook.copy_(torch.from_numpy(book))
+        stage.codebook.copy_(torch.from_numpy(book.astype(np.float32)))
         stage.total.copy_(stage.codebook)
         stage.count.fill_(1.0)
     codec.quantiser.ready.fill_(True)

@@ -9,12 +9,13 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from .config import BAND_EDGES, BANDS, FEATURES, FRAME, HOP, Network
+from .config import BAND_EDGES, BANDS, FEATURES, FRAME, HOP, NOISE_BINS, SHAPED, Network
 from .network import (
     ENERGY_FLOOR,
     GAIN_RANGE,
     LOG_GAIN_SCALE,
     LOG_GAIN_SHIFT,
+    NOISE_RMS,
     Decoder,
     Encoder,
     band_matrix,
@@ -158,7 +159,7 @@ def encoder_graph(encoder: Encoder, net: Network) -> tuple[onnx.ModelProto, int]
 
 
 def decoder_graph(decoder: Decoder, net: Network) -> tuple[onnx.ModelProto, int]:
-    """latent [B, T, D], noise [B, T, 2 N], state [B, S] -> pcm [B, T, FRAME], next_state [B, S]; also gives S."""
+    """latent [B, T, D], noise [B, T, 2 (N + NOISE_BINS)], state [B, S] -> pcm [B, T, FRAME], next_state [B, S]; also gives S."""
     g, half, w = Graph(weights_of(decoder)), HOP // 2, net.decoder_width
     parts = [(HOP,), *histories(w, net.kernel, net.decoder_blocks), *histories(w, net.fine_kernel, net.fine_blocks)]
     last, *past = g.split_state("state", parts)
@@ -167,12 +168,16 @@ def decoder_graph(decoder: Decoder, net: Network) -> tuple[onnx.ModelProto, int]
         h, history = g.block(h, f"blocks.{i}", past[i], net.kernel)
         kept.append((history, (net.kernel - 1) * w))
     h = g.reshape(g.linear(g.norm(h, "norm"), "up"), 0, -1, w)
-    h = g.op("Add", h, g.linear(g.reshape("noise", 0, -1, net.noise), "noise", bias=False))
+    random = g.reshape("noise", 0, -1, net.noise + NOISE_BINS)
+    h = g.op("Add", h, g.linear(g.slice(random, 0, net.noise, -1), "noise", bias=False))
     for i in range(net.fine_blocks):
         h, history = g.block(h, f"fine.{i}", past[net.decoder_blocks + i], net.fine_kernel)
         kept.append((history, (net.fine_kernel - 1) * w))
     h = g.norm(h, "fine_norm")
-    shape = g.op("Add", g.linear(h, "shape"), g.reshape(g.linear("latent", "shape_skip"), 0, -1, HOP))
+    shape = g.op("Add", g.linear(h, "shape"), g.reshape(g.linear("latent", "shape_skip"), 0, -1, SHAPED))
+    high_bands = g.slice(random, net.noise, net.noise + NOISE_BINS, -1)
+    high_bands = g.op("Mul", high_bands, g.const("noise_scale", np.array([1 / NOISE_RMS], np.float32)))
+    shape = g.op("Concat", shape, high_bands, axis=-1)
     gain = g.op("Add", g.linear(h, "gain"), g.reshape(g.linear("latent", "gain_skip"), 0, -1, BANDS))
     low, high = (g.const(n, np.float32(v)) for n, v in zip(("gain_low", "gain_high"), GAIN_RANGE))
     gain = g.op("Exp", g.op("Clip", gain, low, high))
@@ -190,7 +195,7 @@ def decoder_graph(decoder: Decoder, net: Network) -> tuple[onnx.ModelProto, int]
     size = sum(int(np.prod(p)) for p in parts)
     model = g.model(
         "decoder",
-        [("latent", ["B", "T", net.latent]), ("noise", ["B", "T", 2 * net.noise]), ("state", ["B", size])],
+        [("latent", ["B", "T", net.latent]), ("noise", ["B", "T", net.noise_dim]), ("state", ["B", size])],
         [(("pcm", ["B", "T", FRAME]), pcm), (("next_state", ["B", size]), state)],
     )
     return model, size

@@ -12,11 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import BAND_EDGES, BANDS, FEATURES, HOP, Network
+from .config import BAND_EDGES, BANDS, FEATURES, HOP, NOISE_BINS, SHAPED, Network
 
 LOG_GAIN_SCALE, LOG_GAIN_SHIFT = 0.7, 2.0
 ENERGY_FLOOR = 1e-8
 GAIN_RANGE = (-12.0, 5.0)
+NOISE_RMS = math.sqrt(1 / 3)  # of numbers spread evenly over -1..1
 
 
 def dct4_matrix() -> Tensor:
@@ -122,15 +123,15 @@ class Decoder(nn.Module):
         self.noise = nn.Linear(net.noise, w, bias=False)
         self.fine = nn.ModuleList(Block(w, net.fine_expand, net.fine_kernel) for _ in range(net.fine_blocks))
         self.fine_norm = nn.LayerNorm(w)
-        self.shape = nn.Linear(w, HOP)
+        self.shape = nn.Linear(w, SHAPED)
         self.gain = nn.Linear(w, BANDS)
-        self.shape_skip = nn.Linear(net.latent, 2 * HOP)
+        self.shape_skip = nn.Linear(net.latent, 2 * SHAPED)
         self.gain_skip = nn.Linear(net.latent, 2 * BANDS)
         nn.init.normal_(self.shape.weight, std=0.02)
         nn.init.constant_(self.gain.bias, -3.0)
 
     def forward(self, q: Tensor, noise: Tensor | None = None, state: dict | None = None) -> tuple[Tensor, dict]:
-        """q [B, T, latent], noise [B, 2 T, noise] in -1..1 -> pcm [B, T * FRAME] and the state after it.
+        """q [B, T, latent], noise [B, 2 T, noise + NOISE_BINS] in -1..1 -> pcm [B, T * FRAME] and the state after it.
 
         Output lags the encoder's input by HOP samples on top of the frame itself.
         """
@@ -142,14 +143,15 @@ class Decoder(nn.Module):
             h, out[f"block{i}"] = block(h, state.get(f"block{i}"))
         h = self.up(self.norm(h)).reshape(b, 2 * t, -1)
         if noise is None:
-            noise = torch.rand(b, 2 * t, self.noise_width, device=q.device) * 2 - 1
-        h = h + self.noise(noise)
+            noise = torch.rand(b, 2 * t, self.noise_width + NOISE_BINS, device=q.device) * 2 - 1
+        h = h + self.noise(noise[..., : self.noise_width])
         for i, block in enumerate(self.fine):
             h, out[f"fine{i}"] = block(h, state.get(f"fine{i}"))
         h = self.fine_norm(h)
         shape = self.shape(h).float() + self.shape_skip(q).float().reshape(b, 2 * t, -1)
         gain = self.gain(h).float() + self.gain_skip(q).float().reshape(b, 2 * t, -1)
         with torch.autocast(q.device.type, enabled=False):
+            shape = torch.cat([shape, noise[..., self.noise_width :].float() / NOISE_RMS], -1)
             coefficients = shape * (torch.exp(gain.clamp(*GAIN_RANGE)) @ self.bands.t())
             y = coefficients @ self.dct
             half = HOP // 2
@@ -172,5 +174,5 @@ def macs_per_frame(net: Network) -> dict[str, int]:
     decoder = net.latent * d + net.decoder_blocks * (2 * d * d * net.decoder_expand + net.kernel * d)
     decoder += 2 * d * d + 2 * net.noise * d
     decoder += 2 * net.fine_blocks * (2 * d * d * net.fine_expand + net.fine_kernel * d)
-    decoder += 2 * d * (HOP + BANDS) + 2 * net.latent * (HOP + BANDS) + 2 * HOP * (HOP + BANDS)
+    decoder += 2 * d * (SHAPED + BANDS) + 2 * net.latent * (SHAPED + BANDS) + 2 * HOP * (HOP + BANDS)
     return {"encoder": encoder, "decoder": decoder}

@@ -81,8 +81,25 @@ class ResidualQuantiser(nn.Module):
         pick = fav[torch.randint(0, len(fav), (items,), generator=generator)]
         return torch.where(torch.rand(items, generator=generator) < self.cfg.favourite_share, pick, any_count)
 
+    def grade(self, counts: Tensor, pcm: Tensor, generator: torch.Generator) -> Tensor:
+        """Stages of each frame [B, T] for items of counts [B] stages on average and samples [B, T, FRAME].
+
+        Loud frames get more: an error is heard by its loudness, which grows with the level, while a stage lowers it by about
+        half a decibel (docs/bitstream.md has the rule that files are encoded with).
+        """
+        level = 10 * torch.log10(pcm.pow(2).mean(-1) + 1e-9).cpu()
+        base = counts.float()[:, None]
+        slope = 0.027 * base * (0.5 + torch.rand(base.shape, generator=generator))
+        graded = torch.rand(base.shape, generator=generator) < self.cfg.graded_share
+        offset = torch.zeros_like(base)
+        most = len(self.stages)
+        for _ in range(6):
+            depth = (base + torch.where(graded, slope * (level - level.mean(1, keepdim=True)), 0) + offset).clamp(1, most)
+            offset = offset + base - depth.mean(1, keepdim=True)
+        return depth.round().long()
+
     def forward(self, z: Tensor, counts: Tensor, learn: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """z [B, T, D], counts [B] -> quantised z with a straight-through gradient, commitment loss, codes [B, T, S].
+        """z [B, T, D], counts [B] or [B, T] -> quantised z with a straight-through gradient, commitment loss, codes [B, T, S].
 
         Commitment is measured against the latents' own variance: an absolute one lets the network win by scale.
         """
@@ -90,12 +107,13 @@ class ResidualQuantiser(nn.Module):
         zf = z.float()
         r = zf.detach().reshape(-1, d).clone()
         out = torch.zeros_like(r)
+        counts = counts.to(z.device)
+        depth = (counts if counts.dim() == 2 else counts[:, None].expand(b, t)).reshape(-1)
         codes = []
         for k, stage in enumerate(self.stages):
-            on = counts.to(z.device) > k
-            if not bool(on.any()):
+            rows = (depth > k).nonzero()[:, 0]
+            if not len(rows):
                 break
-            rows = on[:, None].expand(b, t).reshape(-1).nonzero()[:, 0]
             x = r[rows]
             a = nearest(x, stage.codebook)
             q = stage.codebook[a]
@@ -111,12 +129,18 @@ class ResidualQuantiser(nn.Module):
         return zf + (q - zf).detach(), commit, torch.stack(codes, -1)
 
     @torch.no_grad()
-    def encode(self, z: Tensor, count: int, beam: int = 1) -> Tensor:
-        """Codes [B, T, count] for z [B, T, D] by beam search; beam 1 is the greedy search."""
+    def encode(self, z: Tensor, count: int, beam: int = 1, depths: Tensor | None = None) -> Tensor:
+        """Codes [B, T, count] for z [B, T, D] by beam search; beam 1 is the greedy search.
+
+        With depths [B, T] each frame is searched for its own number of stages; stages beyond it are -1.
+        """
         b, t, d = z.shape
         x = z.reshape(-1, d).float()
+        wanted = (torch.full((b, t), count) if depths is None else depths).reshape(-1).to(z.device)
+        out = torch.full((b * t, count), -1, dtype=torch.long, device=z.device)
+        rows = torch.arange(b * t, device=z.device)
         r, codes = x[:, None], torch.zeros(len(x), 1, 0, dtype=torch.long, device=z.device)
-        for stage in self.stages[:count]:
+        for k, stage in enumerate(self.stages[:count]):
             c = stage.codebook
             dist = r.pow(2).sum(-1, keepdim=True) + c.pow(2).sum(1) - 2 * r @ c.t()  # [N, W, K]
             flat = dist.flatten(1)
@@ -124,7 +148,13 @@ class ResidualQuantiser(nn.Module):
             parent, entry = best // len(c), best % len(c)
             r = r.gather(1, parent[..., None].expand(-1, -1, d)) - c[entry]
             codes = torch.cat([codes.gather(1, parent[..., None].expand(-1, -1, codes.shape[2])), entry[..., None]], -1)
-        return codes[:, 0].reshape(b, t, count)
+            done = wanted[rows] == k + 1
+            if bool(done.any()):
+                out[rows[done], : k + 1] = codes[done, 0]
+                rows, r, codes = rows[~done], r[~done], codes[~done]
+                if not len(rows):
+                    break
+        return out.reshape(b, t, count)
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:

@@ -13,10 +13,10 @@ import torch
 from safetensors.numpy import load_file
 
 from recipe import config
-from recipe.codec import OVERLAP_DELAY, Codec, load, save
+from recipe.codec import OVERLAP_DELAY, Codec, decoder_noise, load, save
 from recipe.config import FRAME, ConfigError
 from recipe.discriminator import Discriminators, critic_loss, generator_loss
-from recipe.export import decoder_noise, export, load_exported, sha256
+from recipe.export import export, load_exported, sha256
 from recipe.graph import count_macs, decoder_graph, encoder_graph
 from recipe.losses import LoudnessLoss, SpectralLoss
 from recipe.network import macs_per_frame
@@ -90,7 +90,7 @@ def test_the_adversarial_phase_runs(folder, tmp_path):
 def test_pieces_give_what_the_whole_gives(pieces):
     codec = small_codec()
     pcm = torch.from_numpy(voice(0.2))[None]
-    noise = torch.from_numpy(decoder_noise(0, 20, SMOKE.network.noise))[None]
+    noise = torch.from_numpy(decoder_noise(0, 20, SMOKE.network.noise_dim // 2))[None]
     with torch.no_grad():
         z, _ = codec.encoder(pcm)
         y, _ = codec.decoder(z, noise)
@@ -143,7 +143,7 @@ def test_onnx_runtime_computes_what_torch_computes(exported):
     z, _ = enc.run(None, {"pcm": g["pcm"].reshape(1, -1, FRAME), "state": zero_state(enc)})
     np.testing.assert_allclose(z[0], g["latent"], rtol=1e-3, atol=2e-4)
     q = codec.quantiser.decode(torch.from_numpy(g["codes"]).long()[None]).numpy()
-    noise = decoder_noise(0, 50, 2 * net.noise)[None]
+    noise = decoder_noise(0, 50, net.noise_dim)[None]
     y, _ = dec.run(None, {"latent": q, "noise": noise, "state": zero_state(dec)})
     np.testing.assert_allclose(y.reshape(-1), g["decoded"], rtol=1e-3, atol=2e-4)
 
@@ -183,6 +183,30 @@ def test_compute_is_counted_from_the_graph_and_under_the_limit():
     # The formula leaves out the mean power of the bands.
     assert abs(sum(counted) - sum(expected.values())) < 0.01 * sum(counted)
     assert sum(counted) * 50 <= 200e6
+
+
+def test_frames_are_searched_for_their_own_depth():
+    codec = small_codec()
+    with torch.no_grad():
+        z, _ = codec.encoder(torch.from_numpy(voice(0.4))[None])
+    depths = torch.arange(20)[None] % 4 + 1
+    got = codec.quantiser.encode(z, 4, 3, depths)
+    for d in range(1, 5):
+        at = (depths[0] == d).nonzero()[:, 0]
+        assert torch.equal(got[0, at, :d], codec.quantiser.encode(z, d, 3)[0, at])
+        assert bool((got[0, at, d:] == -1).all())
+
+
+def test_loud_frames_are_given_more_stages_and_the_mean_is_kept():
+    codec = small_codec()
+    codec.quantiser.cfg = replace(SMOKE.quantiser, graded_share=1.0)
+    pcm = torch.randn(2, 40, FRAME) * torch.logspace(-2, -0.5, 40)[None, :, None]
+    depth = codec.quantiser.grade(torch.tensor([2, 3]), pcm, torch.Generator().manual_seed(1))
+    assert depth.min() >= 1 and depth.max() <= 4
+    assert (depth[:, -10:].float().mean(1) > depth[:, :10].float().mean(1)).all()
+    assert (depth.float().mean(1) - torch.tensor([2.0, 3.0])).abs().max() < 0.3
+    codec.quantiser.cfg = replace(SMOKE.quantiser, graded_share=0.0)
+    assert torch.equal(codec.quantiser.grade(torch.tensor([2]), pcm[:1], torch.Generator()), torch.full((1, 40), 2))
 
 
 def test_noise_is_splitmix64():

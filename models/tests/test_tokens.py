@@ -11,7 +11,7 @@ from recipe.tokens.export import export
 from recipe.tokens.integer import Reference, from_float
 from recipe.tokens.model import Shape, TokenModel
 
-SMALL = Shape(width=32, layers=2, heads=2, hidden=48, window=6, depth_hidden=16, rank=16, stages=4, entries=64, latent=16)
+SMALL = Shape(width=32, layers=2, heads=2, hidden=48, window=6, depth_hidden=16, rank=16, late=3, late_hidden=12, late_rank=8, stages=4, entries=64, latent=16)
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +44,21 @@ def test_frames_see_only_the_past_and_only_the_window(model):
     # Within a frame a stage sees the stages before it.
     assert torch.equal(ya[1][0, 10], yb[1][0, 10]) and not torch.equal(ya[2][0, 10], yb[2][0, 10])
     assert not torch.equal(ya[0][0, 11], yb[0][0, 11])
+
+
+@torch.no_grad()
+def test_losses_of_graded_frames_are_those_of_the_codes_they_have(model):
+    full = torch.from_numpy(codes(10, 4))[None]
+    logits = model(full)
+    for k, loss in enumerate(model.losses(full)):
+        assert float(loss) == pytest.approx(float(torch.nn.functional.cross_entropy(logits[k][0], full[0, :, k], reduction="sum")), rel=1e-4)
+    # A frame that lacks stages costs only what it has, and what comes after it depends on how many it had.
+    graded = full.clone()
+    graded[0, 9, 2:] = -1
+    before, after = (torch.stack(model.losses(c)) for c in (full, graded))
+    assert torch.equal(before[:2], after[:2]) and bool((after[2:] < before[2:]).all())
+    graded[0, 4, 3] = -1
+    assert not torch.equal(torch.stack(model.losses(graded))[0], after[0])
 
 
 def test_the_integer_model_is_the_trained_one(model, books):

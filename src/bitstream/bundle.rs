@@ -1,7 +1,10 @@
 //! A bundle: consecutive frames that travel together, and its packed payload.
 
-use super::{BitstreamError, MAX_CODE, MAX_FRAMES};
+use super::{ABSENT, BitstreamError, MAX_CODE, MAX_FRAMES};
 use crate::units::{BITS_PER_CODE, StageCount};
+
+/// Bits of a frame's stage count in a graded payload.
+const BITS_PER_DEPTH: u32 = 5;
 
 /// Consecutive frames of codes, unpacked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -10,9 +13,9 @@ pub struct Bundle {
     pub first_frame: u64,
     /// Frames in the bundle, 1 to 50.
     pub frames: u8,
-    /// Stages of every frame.
+    /// Stages of every frame; of a graded bundle, the most that a frame may have.
     pub stages: StageCount,
-    /// Indices below 1024, `[frames][stages]`, row-major.
+    /// Indices below 1024, `[frames][stages]`, row-major; [`ABSENT`] for stages that a frame does not have.
     pub codes: Vec<u16>,
 }
 
@@ -27,13 +30,76 @@ impl Bundle {
         if codes.len() != wanted {
             return Err(error(format!("{} codes, expected {wanted}", codes.len())));
         }
-        if let Some(code) = codes.iter().find(|&&c| c > MAX_CODE) {
+        if let Some(code) = codes.iter().find(|&&c| c > MAX_CODE && c != ABSENT) {
             return Err(error(format!("code {code} out of range, allowed 0 to {MAX_CODE}")));
+        }
+        let holes = codes.chunks_exact(stages.index()).any(|f| f[present(f).len()..].iter().any(|&c| c != ABSENT));
+        if holes || codes.chunks_exact(stages.index()).any(|f| f[0] == ABSENT) {
+            return Err(error("a frame lacks a stage before its last".to_owned()));
         }
         if first_frame.checked_add(u64::from(frames)).is_none() {
             return Err(error("frame number overflows 64 bits".to_owned()));
         }
         Ok(Self { first_frame, frames, stages, codes })
+    }
+
+    /// Codes of each frame, as many as it has stages.
+    pub fn by_frame(&self) -> impl DoubleEndedIterator<Item = &[u16]> + ExactSizeIterator {
+        self.codes.chunks_exact(self.stages.index()).map(present)
+    }
+
+    /// True if some frame has fewer stages than `stages`: it cannot be packed the plain way.
+    pub fn is_graded(&self) -> bool {
+        self.codes.contains(&ABSENT)
+    }
+
+    /// Longest graded payload in bytes.
+    pub fn graded_len(frames: u8, stages: StageCount) -> usize {
+        let frame = stages.index() * BITS_PER_CODE as usize + BITS_PER_DEPTH as usize;
+        (usize::from(frames) * frame).div_ceil(8)
+    }
+
+    /// Appends the graded payload: before the codes of each frame their number in 5 bits.
+    pub fn pack_graded_into(&self, out: &mut Vec<u8>) {
+        let fields = self.by_frame().flat_map(|frame| {
+            let depth = std::iter::once((frame.len() as u16, BITS_PER_DEPTH));
+            depth.chain(frame.iter().map(|&c| (c & MAX_CODE, BITS_PER_CODE)))
+        });
+        pack_fields(fields, out);
+    }
+
+    /// Reads a graded payload.
+    ///
+    /// Errors: [`BitstreamError::Bundle`] for a stage count out of range, bits that are missing or left over, or padding that
+    /// is not zero.
+    pub fn unpack_graded(
+        first_frame: u64,
+        frames: u8,
+        stages: StageCount,
+        payload: &[u8],
+    ) -> Result<Self, BitstreamError> {
+        let error = |reason: String| BitstreamError::Bundle { first_frame, reason };
+        if !(1..=MAX_FRAMES).contains(&frames) {
+            return Err(error(format!("{frames} frames out of range, allowed 1 to {MAX_FRAMES}")));
+        }
+        let mut bits = Bits { payload, at: 0 };
+        let short = || error(format!("payload of {} bytes ends too early", payload.len()));
+        let mut codes = Vec::with_capacity(usize::from(frames) * stages.index());
+        for _ in 0..frames {
+            let depth = usize::from(bits.take(BITS_PER_DEPTH).ok_or_else(short)?);
+            if !(1..=stages.index()).contains(&depth) {
+                return Err(error(format!("a frame of {depth} stages, allowed 1 to {stages}")));
+            }
+            for _ in 0..depth {
+                codes.push(bits.take(BITS_PER_CODE).ok_or_else(short)?);
+            }
+            codes.resize(codes.len() + stages.index() - depth, ABSENT);
+        }
+        let rest = payload.len() * 8 - bits.at;
+        if rest >= 8 || bits.take(rest as u32) != Some(0) {
+            return Err(error("bits are left over".to_owned()));
+        }
+        Self::new(first_frame, frames, stages, codes)
     }
 
     /// Bytes of a packed payload.
@@ -44,6 +110,7 @@ impl Bundle {
     /// Appends the packed payload: frame after frame, stage after stage, 10 bits each, most significant bit first,
     /// padded with zero bits to a byte.
     pub fn pack_into(&self, out: &mut Vec<u8>) {
+        debug_assert!(!self.is_graded(), "a graded bundle has a graded payload");
         pack(self.codes.iter().copied(), out);
     }
 
@@ -102,11 +169,40 @@ fn check_payload(first_frame: u64, frames: u8, stages: StageCount, payload: &[u8
     Ok(())
 }
 
+/// Reads values bit by bit.
+struct Bits<'a> {
+    payload: &'a [u8],
+    at: usize,
+}
+
+impl Bits<'_> {
+    /// The next value of `width` bits, at most 16; None past the end.
+    fn take(&mut self, width: u32) -> Option<u16> {
+        let end = self.at + width as usize;
+        let value = (self.at..end).try_fold(0u16, |value, bit| {
+            let byte = *self.payload.get(bit / 8)?;
+            Some((value << 1) | u16::from((byte >> (7 - bit % 8)) & 1))
+        })?;
+        self.at = end;
+        Some(value)
+    }
+}
+
+/// The codes that a frame has.
+fn present(frame: &[u16]) -> &[u16] {
+    &frame[..frame.iter().position(|&c| c == ABSENT).unwrap_or(frame.len())]
+}
+
 fn pack(codes: impl Iterator<Item = u16>, out: &mut Vec<u8>) {
+    pack_fields(codes.map(|code| (code & MAX_CODE, BITS_PER_CODE)), out);
+}
+
+/// Writes values of so many bits each, most significant bit first, and fills the last byte with zeros.
+fn pack_fields(fields: impl Iterator<Item = (u16, u32)>, out: &mut Vec<u8>) {
     let (mut held, mut bits) = (0u32, 0u32);
-    for code in codes {
-        held = (held << BITS_PER_CODE) | u32::from(code & MAX_CODE);
-        bits += BITS_PER_CODE;
+    for (value, width) in fields {
+        held = (held << width) | u32::from(value);
+        bits += width;
         while bits >= 8 {
             bits -= 8;
             out.push((held >> bits) as u8);

@@ -12,8 +12,10 @@ pub struct CodedBundle {
     pub first_frame: u64,
     /// Frames in the bundle, 1 to 50.
     pub frames: u8,
-    /// Stages of every frame.
+    /// Stages of every frame; the most that a frame may have if it is graded.
     pub stages: StageCount,
+    /// The payload tells the stages of each frame, as the stream's header says.
+    pub graded: bool,
     /// It builds on no bundle before it.
     pub restart: bool,
     /// The payload is packed after all, because coding would have made it longer.
@@ -25,13 +27,28 @@ pub struct CodedBundle {
 const RESTART: u8 = 1;
 const PACKED: u8 = 2;
 
+impl CodedBundle {
+    /// Whether a payload of `length` bytes is possible.
+    fn allows(&self, length: usize) -> bool {
+        match (self.graded, self.packed) {
+            (true, true) => (1..=Bundle::graded_len(self.frames, self.stages)).contains(&length),
+            (true, false) => length < Bundle::graded_len(self.frames, self.stages),
+            (false, true) => length == Bundle::payload_len(self.frames, self.stages),
+            (false, false) => length < Bundle::payload_len(self.frames, self.stages),
+        }
+    }
+
+    fn length_fits(&self) -> bool {
+        self.allows(self.payload.len())
+    }
+}
+
 impl ContainerWriter {
     /// Appends a coded bundle to `out`.
     ///
     /// Errors: [`BitstreamError::Bundle`] if it starts before the end of the last one or its parts do not fit.
     pub fn write_coded(&mut self, bundle: &CodedBundle, out: &mut Vec<u8>) -> Result<(), BitstreamError> {
-        let most = Bundle::payload_len(bundle.frames, bundle.stages);
-        let fits = if bundle.packed { bundle.payload.len() == most } else { bundle.payload.len() < most };
+        let fits = bundle.graded == self.graded() && bundle.length_fits();
         let end = self.check(bundle.first_frame, bundle.frames, fits)?;
         if bundle.restart && self.wants_index() {
             self.index_here(bundle.first_frame);
@@ -59,7 +76,15 @@ impl ContainerReader {
         let first = self.next_frame();
         self.coded_payload(
             1,
-            CodedBundle { first_frame: first, frames, stages, restart: false, packed: false, payload: Vec::new() },
+            CodedBundle {
+                first_frame: first,
+                frames,
+                stages,
+                graded: self.graded(),
+                restart: false,
+                packed: false,
+                payload: Vec::new(),
+            },
         )
     }
 
@@ -82,7 +107,8 @@ impl ContainerReader {
                     return Err(self.error(4, "first frame", first, "not before the end of the last bundle"));
                 }
                 let (restart, packed) = (flags & RESTART != 0, flags & PACKED != 0);
-                let bundle = CodedBundle { first_frame: first, frames, stages, restart, packed, payload: Vec::new() };
+                let (graded, payload) = (self.graded(), Vec::new());
+                let bundle = CodedBundle { first_frame: first, frames, stages, graded, restart, packed, payload };
                 self.coded_payload(4 + n, bundle)
             }
             varint::Found::Incomplete => Ok(None),
@@ -91,14 +117,13 @@ impl ContainerReader {
     }
 
     fn coded_payload(&mut self, head: usize, mut bundle: CodedBundle) -> Found {
-        let most = Bundle::payload_len(bundle.frames, bundle.stages);
         let length = match varint::get(&self.record()[head..]) {
             varint::Found::Value(length, n) => (usize::try_from(length).unwrap_or(usize::MAX), n),
             varint::Found::Incomplete => return Ok(None),
             varint::Found::TooLong => (usize::MAX, 0),
         };
         let (length, head) = (length.0, head + length.1);
-        if length > most || (bundle.packed && length != most) {
+        if !bundle.allows(length) {
             return Err(self.error(head, "length of a coded payload", length, "at most that of the packed one"));
         }
         let whole = head + length + 2;

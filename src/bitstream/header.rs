@@ -40,6 +40,8 @@ pub struct StreamHeader {
     pub payload_mode: PayloadMode,
     /// What a coded bundle may depend on.
     pub context: ContextRule,
+    /// Frames have stage counts of their own; only in coded streams.
+    pub graded: bool,
     /// The token model of coded payloads.
     pub token_model_id: Option<[u8; 8]>,
     /// Time of the first sample in microseconds since 1970, if known.
@@ -50,6 +52,7 @@ const FLAG_START: u8 = 1;
 const FLAG_TOKEN: u8 = 2;
 const MODE_CODED: u8 = 1;
 const MODE_CONTINUOUS: u8 = 2;
+const MODE_GRADED: u8 = 4;
 /// Bytes before the optional fields.
 const FIXED: usize = 21;
 /// Longest header: both optional fields and the check sum.
@@ -66,6 +69,7 @@ impl StreamHeader {
             frames_per_bundle,
             payload_mode: PayloadMode::Packed,
             context: ContextRule::Bundle,
+            graded: false,
             token_model_id: None,
             start_time_us: None,
         }
@@ -84,7 +88,8 @@ impl StreamHeader {
         out.push(self.frames_per_bundle);
         out.push(
             flag(self.payload_mode == PayloadMode::Coded, MODE_CODED)
-                | flag(self.context == ContextRule::Continuous, MODE_CONTINUOUS),
+                | flag(self.context == ContextRule::Continuous, MODE_CONTINUOUS)
+                | flag(self.graded, MODE_GRADED),
         );
         if let Some(time) = self.start_time_us {
             out.extend_from_slice(&time.to_le_bytes());
@@ -138,8 +143,9 @@ impl StreamHeader {
             return Err(field(19, "frames of a bundle", body[19], "1 to 50"));
         }
         let mode = body[20];
-        if mode & !(MODE_CODED | MODE_CONTINUOUS) != 0 {
-            return Err(field(20, "payload mode", mode, "0 to 3"));
+        if mode & !(MODE_CODED | MODE_CONTINUOUS | MODE_GRADED) != 0 || mode & (MODE_CODED | MODE_GRADED) == MODE_GRADED
+        {
+            return Err(field(20, "payload mode", mode, "0 to 3, 5, 7"));
         }
         let header = Self {
             model_id: ModelId(eight(5)),
@@ -149,6 +155,7 @@ impl StreamHeader {
             frames_per_bundle: body[19],
             payload_mode: if mode & MODE_CODED != 0 { PayloadMode::Coded } else { PayloadMode::Packed },
             context: if mode & MODE_CONTINUOUS != 0 { ContextRule::Continuous } else { ContextRule::Bundle },
+            graded: mode & MODE_GRADED != 0,
             start_time_us: (flags & FLAG_START != 0).then(|| u64::from_le_bytes(eight(FIXED))),
             token_model_id: (flags & FLAG_TOKEN != 0).then(|| eight(FIXED + option(FLAG_START))),
         };

@@ -27,8 +27,11 @@ pub const MAX_CODE: u16 = 1023;
 /// Most frames in a bundle: one second.
 pub const MAX_FRAMES: u8 = 50;
 
-/// Largest payload of a bundle in bytes: 50 frames of 16 stages.
-pub const MAX_PAYLOAD: usize = 1000;
+/// Largest payload of a bundle in bytes: 50 graded frames of 24 stages.
+pub const MAX_PAYLOAD: usize = 1532;
+
+/// In place of a code: the frame has fewer stages than its bundle. Only after the last code of a frame.
+pub const ABSENT: u16 = u16::MAX;
 
 /// First bytes of a container; the last one is the version.
 pub const MAGIC: [u8; 4] = *b"UTN\x01";

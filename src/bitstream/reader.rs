@@ -166,6 +166,10 @@ impl ContainerReader {
         &self.buffer[self.at..]
     }
 
+    pub(super) fn graded(&self) -> bool {
+        self.header.as_ref().is_some_and(|h| h.graded)
+    }
+
     pub(super) fn next_frame(&self) -> u64 {
         self.next_frame
     }

@@ -58,7 +58,7 @@ impl RedundancyWriter {
             }
             Err(_) => out.push(0),
         }
-        for frame in bundle.codes.chunks_exact(bundle.stages.index()) {
+        for frame in bundle.by_frame() {
             self.sent.push_back(frame[..frame.len().min(self.how.stages.index())].to_vec());
         }
         while self.sent.len() > usize::from(self.how.frames) {
@@ -121,7 +121,7 @@ mod tests {
             &[][..],
             &[1],
             &[1, 0, 0],
-            &[1, 17, 0],
+            &[1, 25, 0],
             &[60, 1, 0],
             &[2, 1, 0],
             &[9, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],

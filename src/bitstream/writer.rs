@@ -35,7 +35,7 @@ impl ContainerWriter {
     ///
     /// Errors: [`BitstreamError::Bundle`] if it starts before the end of the last one or its parts do not fit.
     pub fn write(&mut self, bundle: &Bundle, out: &mut Vec<u8>) -> Result<(), BitstreamError> {
-        let fits = bundle.codes.len() == usize::from(bundle.frames) * bundle.stages.index();
+        let fits = bundle.codes.len() == usize::from(bundle.frames) * bundle.stages.index() && !bundle.is_graded();
         let end = self.check(bundle.first_frame, bundle.frames, fits)?;
         if self.header.payload_mode == PayloadMode::Packed && self.wants_index() {
             self.index_entry(IndexEntry { first_frame: bundle.first_frame, offset: self.written });
@@ -75,6 +75,10 @@ impl ContainerWriter {
     pub(super) fn index_entry(&mut self, entry: IndexEntry) {
         self.indexed_at = Some(self.bundles);
         self.index.entries.push(entry);
+    }
+
+    pub(super) fn graded(&self) -> bool {
+        self.header.graded
     }
 
     /// Bytes written so far.

@@ -65,7 +65,7 @@ enum Conceal {
 }
 
 fn parse_redundancy(s: &str) -> Result<Redundancy, String> {
-    let wrong = || format!("redundancy {s} out of range, allowed 1:1 to 16:50 (stages:frames)");
+    let wrong = || format!("redundancy {s} out of range, allowed 1:1 to 24:50 (stages:frames)");
     let (stages, frames) = s.split_once(':').ok_or_else(wrong)?;
     let stages = stages.parse().ok().and_then(|n| StageCount::new(n).ok()).ok_or_else(wrong)?;
     frames.parse().ok().and_then(|n| Redundancy::new(stages, n).ok()).ok_or_else(wrong)

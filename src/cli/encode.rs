@@ -8,20 +8,15 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 
 use super::progress;
+use super::rate::{Steering, TRIAL_SAMPLES, Trial};
 use crate::bitstream::StreamHeader;
 use crate::capture::AudioInput;
-use crate::codec::{Encoder, Processor, encode_all};
+use crate::codec::{Encoder, Processor};
 use crate::entropy::StreamWriter;
 use crate::infer::{self, LoadedModel};
 use crate::rvq::BeamWidth;
 use crate::token::TokenModel;
-use crate::units::{CODEC_RATE, PcmFormat, StageCount};
-
-/// What a coded stage of speech takes on average, kbit/s: the first guess, and all there is to go by on a pipe.
-const TYPICAL_KBPS: f64 = 0.37;
-
-/// Samples from the start of a recording that decide how many stages fit: five minutes.
-const TRIAL_SAMPLES: usize = 300 * 24_000;
+use crate::units::{PcmFormat, StageCount};
 
 /// Frames of a bundle in a file, in a coded one, and on a pipe where somebody waits.
 const FILE_BUNDLE: u8 = 25;
@@ -34,13 +29,16 @@ pub(super) struct Args {
     input: PathBuf,
     /// File of codes (.utn), or - for the standard output
     output: PathBuf,
-    /// Rate in kbit/s, 0.5 to 8. A coded file gets as many stages as fit into it, every byte counted; a packed one has a
-    /// stage for every 0.5
+    /// Rate in kbit/s, 0.5 to 12. A coded file gets as many stages as fit into it, every byte counted, loud frames more than
+    /// quiet ones; a packed one has a stage for every 0.5
     #[arg(long, default_value = "6", value_parser = parse_rate)]
     kbps: f64,
-    /// Use so many stages, 1 to 16, whatever rate that gives
+    /// Use so many stages, 1 to 24, whatever rate that gives
     #[arg(long, value_name = "N", value_parser = parse_stages, conflicts_with = "kbps")]
     stages: Option<StageCount>,
+    /// Give every frame the same number of stages
+    #[arg(long, conflicts_with_all = ["packed", "stages"])]
+    even: bool,
     /// The input is bare samples: s16le or f32le, rate, channels, as in s16le:24000:1
     #[arg(long, value_name = "FORMAT")]
     raw: Option<PcmFormat>,
@@ -68,13 +66,13 @@ pub(super) fn parse_kbps(s: &str) -> Result<StageCount, String> {
 
 fn parse_rate(s: &str) -> Result<f64, String> {
     match s.parse::<f64>() {
-        Ok(kbps) if (0.5..=8.0).contains(&kbps) => Ok(kbps),
-        _ => Err(format!("rate {s} kbit/s out of range, allowed 0.5 to 8")),
+        Ok(kbps) if (0.5..=12.0).contains(&kbps) => Ok(kbps),
+        _ => Err(format!("rate {s} kbit/s out of range, allowed 0.5 to 12")),
     }
 }
 
 fn parse_stages(s: &str) -> Result<StageCount, String> {
-    let n: u8 = s.parse().map_err(|_| format!("stage count {s} out of range, allowed 1 to 16"))?;
+    let n: u8 = s.parse().map_err(|_| format!("stage count {s} out of range, allowed 1 to 24"))?;
     StageCount::new(n).map_err(|e| e.to_string())
 }
 
@@ -133,20 +131,33 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let bundle = args.bundle.unwrap_or(if live { LIVE_BUNDLE } else { file });
     let profile = processor.profile();
     let mut start = Vec::new();
+    let mut steering = None;
     let stages = match (args.stages, &tokens) {
         (Some(stages), _) => stages,
-        (None, None) => StageCount::from_kbps(args.kbps)?,
-        (None, Some(_)) if live => whole_stages(args.kbps / TYPICAL_KBPS),
+        (None, None) => StageCount::from_kbps(args.kbps)?.min(profile.stages),
+        (None, Some(_)) if live => {
+            steering = Some(Steering::live(args.kbps));
+            profile.stages
+        }
         (None, Some(tokens)) => {
             while start.len() < TRIAL_SAMPLES && input.read(&mut start)? {}
-            stages_that_fit(&mut processor, tokens, &start, args.kbps, bundle)?
+            let pcm = &start[..start.len().min(TRIAL_SAMPLES)];
+            let trial = Trial { tokens, pcm, kbps: args.kbps, bundle };
+            if args.even {
+                trial.even(&mut processor)?
+            } else {
+                let frames = pcm.len() / profile.frame_samples + usize::from(bundle);
+                steering = Some(Steering::after(trial.graded(&mut processor)?, args.kbps, frames as u32));
+                profile.stages
+            }
         }
     };
     let mut encoder = Encoder::new(profile.clone(), stages, bundle)?;
     // Whole bundles at a time: the first bundle can leave no earlier than its last frame anyway.
     encoder.set_job_frames(usize::from(bundle));
     let mut out = Out::create(&args.output)?;
-    let mut writer = StreamWriter::new(StreamHeader::packed(&profile, stages, bundle), tokens, &mut out.bytes);
+    let header = StreamHeader { graded: steering.is_some(), ..StreamHeader::packed(&profile, stages, bundle) };
+    let mut writer = StreamWriter::new(header, tokens, &mut out.bytes);
     let bar = progress::bar(input.total_samples(), "samples", [&args.input, &args.output]);
     let mut pcm = Vec::new();
     encoder.push(&start);
@@ -157,7 +168,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         if !more {
             encoder.finish();
         }
-        drain(&mut encoder, &mut processor, &mut writer, &mut out)?;
+        drain(&mut encoder, &mut processor, &mut writer, &mut steering, &mut out)?;
         bar.set_position(encoder.samples_in());
         if !more {
             break;
@@ -169,51 +180,28 @@ pub(super) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn whole_stages(stages: f64) -> StageCount {
-    StageCount::new(stages.clamp(1.0, 16.0) as u8).unwrap_or(StageCount::MAX)
-}
-
-/// The most stages with which the start of a recording, coded, stays within the rate.
-fn stages_that_fit(
+fn drain(
+    encoder: &mut Encoder,
     processor: &mut Processor,
-    tokens: &Arc<TokenModel>,
-    pcm: &[f32],
-    kbps: f64,
-    bundle: u8,
-) -> Result<StageCount> {
-    let profile = processor.profile();
-    let seconds = pcm.len() as f64 / f64::from(CODEC_RATE.hz());
-    let mut size = |stages: StageCount| -> Result<f64> {
-        let mut bytes = Vec::new();
-        let header = StreamHeader::packed(&profile, stages, bundle);
-        let mut writer = StreamWriter::new(header, Some(Arc::clone(tokens)), &mut bytes);
-        for b in encode_all(processor, pcm, stages, bundle)? {
-            writer.write(&b, &mut bytes)?;
-        }
-        writer.finish(Some(pcm.len() as u64), &mut bytes);
-        Ok(bytes.len() as f64 * 8.0 / seconds.max(0.02) / 1000.0)
-    };
-    let mut stages = whole_stages(kbps / TYPICAL_KBPS);
-    let fits = size(stages)? <= kbps;
+    writer: &mut StreamWriter,
+    steering: &mut Option<Steering>,
+    out: &mut Out,
+) -> Result<()> {
     loop {
-        let next = if fits { stages.value() + 1 } else { stages.value().saturating_sub(1) };
-        let Ok(next) = StageCount::new(next) else { return Ok(stages) };
-        match (fits, size(next)? <= kbps) {
-            (true, true) | (false, false) => stages = next,
-            (true, false) => return Ok(stages),
-            (false, true) => return Ok(next),
+        if let Some(steering) = steering {
+            steering.hear(encoder.upcoming(), processor.profile().frame_samples);
+            encoder.set_grading(steering.grading());
         }
-    }
-}
-
-fn drain(encoder: &mut Encoder, processor: &mut Processor, writer: &mut StreamWriter, out: &mut Out) -> Result<()> {
-    while let Some(mut job) = encoder.next_job() {
+        let Some(mut job) = encoder.next_job() else { return Ok(()) };
         processor.run_encode(std::slice::from_mut(&mut job))?;
         encoder.accept(job);
         while let Some(bundle) = encoder.next_bundle() {
+            let before = out.bytes.len();
             writer.write(&bundle, &mut out.bytes)?;
+            if let Some(steering) = steering {
+                steering.spent(bundle.frames, out.bytes.len() - before);
+            }
             out.send(false)?;
         }
     }
-    Ok(())
 }

@@ -27,7 +27,7 @@ pub(super) struct Args {
     /// Seconds to add, up to 600
     #[arg(long, default_value = "3", value_parser = parse_seconds)]
     seconds: f64,
-    /// Rate in kbit/s at which the codes are made, 0.5 to 8 in steps of 0.5
+    /// Rate in kbit/s at which the codes are made, 0.5 to 12 in steps of 0.5
     #[arg(long, default_value = "3", value_parser = parse_kbps)]
     kbps: StageCount,
     /// Divides the logits; 0 always takes the likeliest code

@@ -9,6 +9,7 @@ mod generate;
 mod listen;
 mod model;
 mod progress;
+mod rate;
 mod remote;
 mod send;
 mod serve;

@@ -115,6 +115,7 @@ fn verify(model: &LoadedModel) -> Result<()> {
     let mut job = EncodeJob {
         frames,
         stages,
+        depths: Vec::new(),
         first_frame: 0,
         pcm: golden.pcm.clone(),
         state: vec![0.0; profile.encoder_state],

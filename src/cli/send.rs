@@ -31,7 +31,7 @@ pub(super) struct Args {
     /// Name of the stream
     #[arg(long, default_value = "main", value_parser = parse_stream)]
     stream: StreamName,
-    /// Rate in kbit/s, 0.5 to 8 in steps of 0.5
+    /// Rate in kbit/s, 0.5 to 12 in steps of 0.5
     #[arg(long, default_value = "6", value_parser = parse_kbps)]
     kbps: StageCount,
     /// The input is bare samples: s16le or f32le, rate, channels, as in s16le:24000:1

@@ -18,7 +18,7 @@ pub(super) struct Args {
     /// Recordings to measure on (WAV, FLAC, Ogg Vorbis, MP3)
     #[arg(required = true)]
     inputs: Vec<PathBuf>,
-    /// Rate in kbit/s, 0.5 to 8 in steps of 0.5
+    /// Rate in kbit/s, 0.5 to 12 in steps of 0.5
     #[arg(long, default_value = "6", value_parser = parse_kbps)]
     kbps: StageCount,
     /// Print the nearest neighbours of this entry of every stage

@@ -74,12 +74,12 @@ impl Concealer {
 
     /// Notes a bundle that came.
     pub(super) fn heard(&mut self, bundle: &Bundle) {
-        let frames = bundle.codes.chunks_exact(bundle.stages.index());
-        for frame in frames.rev().take(HISTORY).rev() {
+        for frame in bundle.by_frame().rev().take(HISTORY).rev() {
+            let Ok(stages) = StageCount::new(frame.len() as u8) else { continue };
             if self.history.len() == HISTORY {
                 self.history.pop_front();
             }
-            self.history.push_back((bundle.stages, frame.to_vec()));
+            self.history.push_back((stages, frame.to_vec()));
         }
         self.guessing = None;
         self.age = 0;

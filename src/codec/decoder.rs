@@ -89,11 +89,11 @@ impl Decoder {
         {
             return Err(error("frames, stages and codes do not fit together"));
         }
-        if bundle.codes.iter().any(|&c| usize::from(c) >= self.profile.entries) {
+        if bundle.by_frame().any(|f| f.is_empty() || f.iter().any(|&c| usize::from(c) >= self.profile.entries)) {
             return Err(error("a code is beyond the codebook"));
         }
         let end = first_frame.checked_add(u64::from(bundle.frames)).ok_or_else(|| error("frame number overflows"))?;
-        if self.waiting.len() + 1 >= MAX_WAITING {
+        if self.waiting.len() >= MAX_WAITING {
             return Err(error("more than 64 bundles are waiting"));
         }
         if let Some(expected) = self.expected {

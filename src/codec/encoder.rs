@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{CodecError, EncodeJob, MAX_FRAMES_PER_BUNDLE, Profile};
+use super::{CodecError, EncodeJob, Grading, MAX_FRAMES_PER_BUNDLE, Profile, level_db};
 use crate::bitstream::Bundle;
 use crate::units::StageCount;
 
@@ -22,6 +22,9 @@ pub struct Encoder {
     open: Bundle,
     full: bool,
     finished: bool,
+    /// None: every frame has the same number of stages.
+    grading: Option<Grading>,
+    last_depth: Option<u8>,
 }
 
 impl Encoder {
@@ -42,6 +45,7 @@ impl Encoder {
         let idle = EncodeJob {
             frames: 0,
             stages,
+            depths: Vec::new(),
             first_frame: 0,
             pcm: Vec::new(),
             state: vec![0.0; profile.encoder_state],
@@ -61,6 +65,8 @@ impl Encoder {
             open: Bundle { first_frame: 0, frames: 0, stages, codes: Vec::new() },
             full: false,
             finished: false,
+            grading: None,
+            last_depth: None,
         })
     }
 
@@ -72,6 +78,11 @@ impl Encoder {
     /// Changes the number of stages from the next bundle on, at most what the model has.
     pub fn set_stages(&mut self, stages: StageCount) {
         self.stages = stages.min(self.profile.stages);
+    }
+
+    /// Gives frames from here on stages by their level, at most those of the encoder; such bundles can only be coded.
+    pub fn set_grading(&mut self, grading: Grading) {
+        self.grading = Some(grading);
     }
 
     /// Samples at the codec's rate. Values that are not finite become 0, others are limited to -1..1.
@@ -112,19 +123,7 @@ impl Encoder {
 
     /// The next piece of work; None while samples are missing, a bundle waits to be taken, or a job is out.
     pub fn next_job(&mut self) -> Option<EncodeJob> {
-        if self.full {
-            return None;
-        }
-        let room = usize::from(self.frames_per_bundle - self.open.frames);
-        let ready = self.backlog() / self.profile.frame_samples;
-        let wanted = self.job_frames.min(room);
-        let frames = if ready >= wanted {
-            wanted
-        } else if self.finished {
-            ready
-        } else {
-            0
-        };
+        let frames = self.next_frames();
         if frames == 0 {
             return None;
         }
@@ -140,7 +139,34 @@ impl Encoder {
         job.pcm.clear();
         job.pcm.extend_from_slice(&self.pending[self.read..self.read + samples]);
         self.read += samples;
+        job.depths.clear();
+        if let Some(grading) = &self.grading {
+            for frame in job.pcm.chunks_exact(self.profile.frame_samples) {
+                let depth = grading.depth(level_db(frame), self.last_depth, job.stages);
+                self.last_depth = Some(depth);
+                job.depths.push(depth);
+            }
+        }
         Some(job)
+    }
+
+    /// Samples that the next job will take; empty if there is none yet.
+    pub fn upcoming(&self) -> &[f32] {
+        let samples = self.next_frames() * self.profile.frame_samples;
+        &self.pending[self.read..self.read + samples]
+    }
+
+    /// Frames that the next job will have.
+    fn next_frames(&self) -> usize {
+        let room = usize::from(self.frames_per_bundle - self.open.frames);
+        let ready = self.backlog() / self.profile.frame_samples;
+        let wanted = self.job_frames.min(room);
+        match () {
+            () if self.full => 0,
+            () if ready >= wanted => wanted,
+            () if self.finished => ready,
+            () => 0,
+        }
     }
 
     /// Takes a finished job back.

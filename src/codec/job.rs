@@ -9,6 +9,8 @@ pub struct EncodeJob {
     pub frames: usize,
     /// Stages to search.
     pub stages: StageCount,
+    /// Stages of each frame, at most `stages`; empty if all have that many.
+    pub depths: Vec<u8>,
     /// Number of the first frame.
     pub first_frame: u64,
     /// Samples `[T * frame_samples]`.
@@ -17,7 +19,7 @@ pub struct EncodeJob {
     pub state: Vec<f32>,
     /// Result: latents `[T * latent_dim]`.
     pub latents: Vec<f32>,
-    /// Result: indices `[T * stages]`.
+    /// Result: indices `[T * stages]`, [`crate::bitstream::ABSENT`] for stages that a frame does not have.
     pub codes: Vec<u16>,
 }
 
@@ -30,7 +32,7 @@ pub struct DecodeJob {
     pub stages: StageCount,
     /// Number of the first frame.
     pub first_frame: u64,
-    /// Indices `[T * stages]`.
+    /// Indices `[T * stages]`, [`crate::bitstream::ABSENT`] for stages that a frame does not have.
     pub codes: Vec<u16>,
     /// Quantised latents `[T * latent_dim]`.
     pub latents: Vec<f32>,

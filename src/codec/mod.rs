@@ -7,6 +7,7 @@
 mod conceal;
 mod decoder;
 mod encoder;
+mod grading;
 mod job;
 pub mod loss;
 mod processor;
@@ -15,6 +16,7 @@ mod profile;
 pub use conceal::{Concealer, SAMPLED_FRAMES};
 pub use decoder::{Decoder, MAX_GAP_FRAMES};
 pub use encoder::Encoder;
+pub use grading::{Grading, Loudness, RateControl, level_db};
 pub use job::{DecodeJob, EncodeJob};
 pub use loss::{LossModel, LossTrace};
 pub use processor::{ProcessError, Processor};

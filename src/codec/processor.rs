@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use super::{CodecError, DecodeJob, EncodeJob, Profile};
+use crate::bitstream::ABSENT;
 use crate::model::{DecodeRow, DecoderNet, EncodeRow, EncoderNet, NetworkError};
 use crate::rvq::{Codebooks, RvqError, Searcher};
+use crate::units::StageCount;
 
 /// Why a job could not be run.
 #[derive(Debug, thiserror::Error)]
@@ -79,8 +81,12 @@ impl Processor {
         for job in jobs {
             let stages = job.stages.index();
             job.codes.resize(job.frames * stages, 0);
-            for (latent, codes) in job.latents.chunks_exact(dim).zip(job.codes.chunks_exact_mut(stages)) {
-                self.searcher.encode_into(latent, job.stages, codes)?;
+            let frames = job.latents.chunks_exact(dim).zip(job.codes.chunks_exact_mut(stages));
+            for (frame, (latent, codes)) in frames.enumerate() {
+                let depth = job.depths.get(frame).and_then(|&d| StageCount::new(d).ok()).unwrap_or(job.stages);
+                let (codes, absent) = codes.split_at_mut(depth.index().min(stages));
+                self.searcher.encode_into(latent, depth.min(job.stages), codes)?;
+                absent.fill(ABSENT);
             }
         }
         Ok(())
@@ -95,7 +101,8 @@ impl Processor {
             job.latents.resize(job.frames * dim, 0.0);
             job.pcm.resize(job.frames * self.profile.frame_samples, 0.0);
             for (codes, latent) in job.codes.chunks_exact(job.stages.index()).zip(job.latents.chunks_exact_mut(dim)) {
-                self.codebooks.decode_into(codes, latent)?;
+                let depth = codes.iter().position(|&c| c == ABSENT).unwrap_or(codes.len());
+                self.codebooks.decode_into(&codes[..depth], latent)?;
             }
         }
         if let [job] = jobs {

@@ -428,7 +428,7 @@ mod tests {
         for (text, wanted) in [
             ("nonsense = 1", vec!["nonsense"]),
             ("[codec]\nkbits = 3", vec!["kbits"]),
-            ("[codec]\nkbps = 9", vec!["codec.kbps", "9", "0.5 to 8"]),
+            ("[codec]\nkbps = 13", vec!["codec.kbps", "13", "0.5 to 12"]),
             ("[codec]\nframes_per_bundle = 51", vec!["frames_per_bundle", "51", "1 to 50"]),
             ("[limits]\nidle_s = -1", vec!["idle_s", "-1", "0.05 to 86400"]),
             ("[codes]\nlisten = \"0.0.0.0:7701\"", vec!["codes.listen", "0.0.0.0:7701", "allow_public"]),

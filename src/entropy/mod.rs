@@ -4,6 +4,7 @@
 //! With [`ContextRule::Bundle`] every bundle starts anew and decodes alone; with [`ContextRule::Continuous`] a bundle may
 //! build on all before it, back to the last one marked as a restart.
 
+mod depth;
 mod range;
 mod stream;
 
@@ -11,10 +12,11 @@ pub use stream::{StreamError, StreamReader, StreamWriter};
 
 use std::sync::Arc;
 
-use crate::bitstream::{Bundle, ContextRule};
+use crate::bitstream::{ABSENT, Bundle, ContextRule};
 use crate::rvq::SimdLevel;
 use crate::token::{Context, Frequencies, TokenModel};
 use crate::units::StageCount;
+use depth::Depths;
 
 /// Why a coded payload cannot be decoded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -28,6 +30,12 @@ pub enum EntropyError {
         got: u8,
         /// Stages of the model.
         max: usize,
+    },
+    /// Frames with stage counts of their own in a stream that has none.
+    #[error("bundle at frame {first_frame} is graded, but its stream is not")]
+    Graded {
+        /// First frame of the bundle.
+        first_frame: u64,
     },
     /// A payload that no encoder writes.
     #[error("bundle at frame {first_frame}: coded payload of {bytes} bytes: {reason}")]
@@ -71,6 +79,8 @@ struct Walk {
     frequencies: Frequencies,
     rule: ContextRule,
     expected: Option<u64>,
+    /// Present if the stream's frames have stage counts of their own.
+    depths: Option<Depths>,
 }
 
 impl Walk {
@@ -81,6 +91,7 @@ impl Walk {
             frequencies: Frequencies::uniform(entries),
             rule,
             expected: None,
+            depths: None,
         }
     }
 
@@ -95,8 +106,17 @@ impl Walk {
     fn begin(&mut self, stages: StageCount, restart: bool) {
         if restart {
             self.context.restart();
+            self.depths.iter_mut().for_each(Depths::restart);
         }
         self.context.set_stages(stages);
+    }
+
+    /// Begins a frame of so many stages; in a graded stream the number is remembered.
+    fn frame(&mut self, stages: u8) {
+        if let Some(depths) = &mut self.depths {
+            depths.push(stages);
+            self.context.set_stages(StageCount::new(stages).unwrap_or(StageCount::MAX));
+        }
     }
 
     fn end(&mut self, first_frame: u64, frames: u8) {
@@ -118,31 +138,60 @@ impl Encoder {
         Self { walk: Walk::new(model, rule, level), ranges: Vec::new(), bits: 0.0 }
     }
 
+    /// Frames have stage counts of their own from here on; call it before the first bundle.
+    pub fn graded(mut self) -> Self {
+        self.walk.depths = Some(Depths::new());
+        self
+    }
+
     /// Appends the payload of a bundle: coded, or packed where that is no longer. The context restarts if it must
     /// (`bundle` rule, first bundle, a gap in the frame numbers), or if `restart` asks for it.
     ///
-    /// Errors: [`EntropyError::Stages`].
+    /// Errors: [`EntropyError::Stages`], [`EntropyError::Graded`].
     pub fn encode(&mut self, bundle: &Bundle, restart: bool, out: &mut Vec<u8>) -> Result<Coded, EntropyError> {
         let walk = &mut self.walk;
         walk.check(bundle.first_frame, bundle.stages)?;
+        if walk.depths.is_none() && bundle.is_graded() {
+            return Err(EntropyError::Graded { first_frame: bundle.first_frame });
+        }
         let restart = restart || walk.rule == ContextRule::Bundle || walk.expected != Some(bundle.first_frame);
         walk.begin(bundle.stages, restart);
         self.ranges.clear();
-        for &code in &bundle.codes {
-            walk.context.frequencies(&mut walk.frequencies);
-            self.bits += walk.frequencies.bits(code);
-            // A code beyond the codebook cannot come from our search; the last entry stands for it in the context.
-            self.ranges.push(walk.frequencies.range(code).unwrap_or((0, 1)));
-            walk.context.push(code);
+        for frame in bundle.by_frame() {
+            if let Some(depths) = &mut walk.depths {
+                let symbol = frame.len() as u16 - 1;
+                let frequencies = depths.frequencies(bundle.stages);
+                self.bits += frequencies.bits(symbol);
+                self.ranges.push(frequencies.range(symbol).unwrap_or((0, 1)));
+            }
+            walk.frame(frame.len() as u8);
+            for &code in frame {
+                walk.context.frequencies(&mut walk.frequencies);
+                self.bits += walk.frequencies.bits(code);
+                // A code beyond the codebook cannot come from our search; the last entry stands for it in the context.
+                self.ranges.push(walk.frequencies.range(code).unwrap_or((0, 1)));
+                walk.context.push(code);
+            }
         }
         walk.end(bundle.first_frame, bundle.frames);
         let before = out.len();
         range::encode(&self.ranges, out);
-        if out.len() - before < Bundle::payload_len(bundle.frames, bundle.stages) {
+        let packed = if walk.depths.is_some() {
+            let mut packed = Vec::new();
+            bundle.pack_graded_into(&mut packed);
+            packed.len()
+        } else {
+            Bundle::payload_len(bundle.frames, bundle.stages)
+        };
+        if out.len() - before < packed {
             return Ok(Coded::Range { restart });
         }
         out.truncate(before);
-        bundle.pack_into(out);
+        if walk.depths.is_some() {
+            bundle.pack_graded_into(out)
+        } else {
+            bundle.pack_into(out)
+        }
         Ok(Coded::Packed { restart })
     }
 
@@ -162,6 +211,12 @@ impl Decoder {
     /// A decoder before the first bundle; it may join a stream at any restart.
     pub fn new(model: Arc<TokenModel>, rule: ContextRule, level: SimdLevel) -> Self {
         Self { walk: Walk::new(model, rule, level) }
+    }
+
+    /// As [`Encoder::graded`].
+    pub fn graded(mut self) -> Self {
+        self.walk.depths = Some(Depths::new());
+        self
     }
 
     /// Decodes a payload. The work is bounded by frames times stages, whatever the bytes are.
@@ -194,7 +249,11 @@ impl Decoder {
         let walk = &mut self.walk;
         let error = |reason| EntropyError::Payload { first_frame, bytes: payload.len(), reason };
         walk.check(first_frame, stages)?;
-        if payload.len() >= Bundle::payload_len(frames, stages) {
+        let most = match walk.depths {
+            Some(_) => Bundle::graded_len(frames, stages),
+            None => Bundle::payload_len(frames, stages),
+        };
+        if payload.len() >= most {
             return Err(error("not shorter than the packed payload would be"));
         }
         let restart = restart || walk.rule == ContextRule::Bundle;
@@ -205,11 +264,20 @@ impl Decoder {
         let mut reader = range::Reader::new(payload);
         let count = usize::from(frames) * stages.index();
         let mut codes = Vec::with_capacity(count);
-        for _ in 0..count {
-            walk.context.frequencies(&mut walk.frequencies);
-            let code = reader.next(&walk.frequencies).ok_or_else(|| error("no code has such bits"))?;
-            walk.context.push(code);
-            codes.push(code);
+        let damaged = || error("no code has such bits");
+        for frame in 1..=usize::from(frames) {
+            let depth = match &mut walk.depths {
+                Some(depths) => reader.next(depths.frequencies(stages)).ok_or_else(damaged)? as u8 + 1,
+                None => stages.value(),
+            };
+            walk.frame(depth);
+            for _ in 0..depth {
+                walk.context.frequencies(&mut walk.frequencies);
+                let code = reader.next(&walk.frequencies).ok_or_else(damaged)?;
+                walk.context.push(code);
+                codes.push(code);
+            }
+            codes.resize(frame * stages.index(), ABSENT);
         }
         if !reader.exhausted() {
             return Err(error("bytes are left over"));
@@ -228,7 +296,10 @@ impl Decoder {
             return Ok(());
         }
         walk.begin(bundle.stages, restart);
-        bundle.codes.iter().for_each(|&c| walk.context.push(c));
+        for frame in bundle.by_frame() {
+            walk.frame(frame.len() as u8);
+            frame.iter().for_each(|&c| walk.context.push(c));
+        }
         walk.end(bundle.first_frame, bundle.frames);
         Ok(())
     }

@@ -41,21 +41,24 @@ fn name(id: Option<[u8; 8]>) -> String {
 pub struct StreamWriter {
     container: ContainerWriter,
     encoder: Option<Encoder>,
+    graded: bool,
     restarted: u64,
 }
 
 impl StreamWriter {
     /// Starts a container: appends the header to `out`. With a token model the payloads are coded, and the header's mode,
-    /// context rule (continuous) and token model are set.
+    /// context rule (continuous) and token model are set; without one the stream is not graded.
     pub fn new(mut header: StreamHeader, tokens: Option<Arc<TokenModel>>, out: &mut Vec<u8>) -> Self {
+        header.graded &= tokens.is_some();
         if let Some(tokens) = &tokens {
             header.payload_mode = PayloadMode::Coded;
             header.context = ContextRule::Continuous;
             header.token_model_id = Some(tokens.id());
         }
-        let rule = header.context;
+        let (rule, graded) = (header.context, header.graded);
         let encoder = tokens.map(|t| Encoder::new(t, rule, SimdLevel::detect()));
-        Self { container: ContainerWriter::new(header, out), encoder, restarted: 0 }
+        let encoder = encoder.map(|e| if graded { e.graded() } else { e });
+        Self { container: ContainerWriter::new(header, out), encoder, graded, restarted: 0 }
     }
 
     /// Appends a bundle to `out`.
@@ -74,6 +77,7 @@ impl StreamWriter {
             first_frame: bundle.first_frame,
             frames: bundle.frames,
             stages: bundle.stages,
+            graded: self.graded,
             restart,
             packed: matches!(coded, Coded::Packed { .. }),
             payload,
@@ -125,7 +129,8 @@ impl StreamReader {
         let have = self.tokens.as_ref().map(|t| t.id());
         match &self.tokens {
             Some(tokens) if header.token_model_id == have => {
-                self.decoder = Some(Decoder::new(Arc::clone(tokens), header.context, SimdLevel::detect()));
+                let decoder = Decoder::new(Arc::clone(tokens), header.context, SimdLevel::detect());
+                self.decoder = Some(if header.graded { decoder.graded() } else { decoder });
                 Ok(())
             }
             _ => Err(StreamError::TokenModel { wanted: name(header.token_model_id), have: name(have) }),
@@ -169,7 +174,8 @@ impl StreamReader {
             return Err(StreamError::TokenModel { wanted: "not named".to_owned(), have: "none".to_owned() });
         };
         if b.packed {
-            let bundle = Bundle::unpack(b.first_frame, b.frames, b.stages, &b.payload)?;
+            let unpack = if b.graded { Bundle::unpack_graded } else { Bundle::unpack };
+            let bundle = unpack(b.first_frame, b.frames, b.stages, &b.payload)?;
             decoder.observe(&bundle, b.restart)?;
             return Ok(bundle);
         }

@@ -23,7 +23,7 @@ pub struct Manifest {
     pub delay_samples: usize,
     /// Width of a latent.
     pub latent_dim: usize,
-    /// Quantiser stages, 1 to 16.
+    /// Quantiser stages, 1 to 24.
     pub stages: usize,
     /// Entries of a codebook, 2 to 1024.
     pub entries: usize,
@@ -143,7 +143,7 @@ impl Manifest {
         range("delay_samples", self.delay_samples, self.frame_samples, 24_000, "frame_samples to 24000")?;
         range("latent_dim", self.latent_dim, 8, 512, "8 to 512, a multiple of 8")?;
         range("latent_dim", self.latent_dim % 8, 0, 0, "8 to 512, a multiple of 8")?;
-        range("stages", self.stages, 1, usize::from(MAX_STAGES), "1 to 16")?;
+        range("stages", self.stages, 1, usize::from(MAX_STAGES), "1 to 24")?;
         range("entries", self.entries, 2, 1024, "2 to 1024")?;
         range("noise_dim", self.noise_dim, 0, 1024, "0 to 1024")?;
         range("encoder.state_size", self.encoder.state_size, 1, 1 << 20, "1 to 1048576")?;
@@ -236,7 +236,7 @@ sha256 = "00"
     fn errors_name_key_value_and_range() {
         for (from, to, want) in [
             ("latent_dim = 64", "latent_dim = 63", "8 to 512"),
-            ("stages = 16", "stages = 17", "1 to 16"),
+            ("stages = 16", "stages = 25", "1 to 24"),
             ("entries = 1024", "entries = 4096", "2 to 1024"),
             ("format = 1", "format = 2", "allowed: 1"),
             ("\"encoder.onnx\"", "\"../encoder.onnx\"", "file name"),

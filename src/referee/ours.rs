@@ -75,6 +75,7 @@ impl<'a> Undertone<'a> {
                 first_frame: number as u64 * u64::from(self.frames_per_packet),
                 frames: flags & !(RESTART | PLAIN),
                 stages: self.stages,
+                graded: false,
                 restart: flags & RESTART != 0,
                 packed: flags & PLAIN != 0,
                 payload: payload.to_vec(),

@@ -3,6 +3,7 @@
 use safetensors::{Dtype, SafeTensors};
 
 use super::simd::BLOCK;
+use crate::units::MAX_STAGES;
 
 /// Why codebooks cannot be used, or a code cannot be decoded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -63,13 +64,13 @@ pub(super) struct StageView<'a> {
 impl Codebooks {
     /// `data` is `[stages][entries][dim]`.
     ///
-    /// Errors: [`RvqError::Size`] unless 1 to 16 stages, 2 to 1024 entries and a dimension of 8 to 512 that is a
+    /// Errors: [`RvqError::Size`] unless 1 to 24 stages, 2 to 1024 entries and a dimension of 8 to 512 that is a
     /// multiple of 8; [`RvqError::NotFinite`].
     pub fn new(data: Vec<f32>, stages: usize, entries: usize, dim: usize) -> Result<Self, RvqError> {
         let check = |what, got, fits, allowed: &str| {
             if fits { Ok(()) } else { Err(RvqError::Size { what, got, allowed: allowed.to_owned() }) }
         };
-        check("number of stages", stages, (1..=16).contains(&stages), "1 to 16")?;
+        check("number of stages", stages, (1..=usize::from(MAX_STAGES)).contains(&stages), "1 to 24")?;
         check("number of entries", entries, (2..=1024).contains(&entries), "2 to 1024")?;
         check("dimension", dim, (8..=512).contains(&dim) && dim.is_multiple_of(8), "8 to 512, a multiple of 8")?;
         let wanted = stages * entries * dim;
@@ -92,18 +93,24 @@ impl Codebooks {
         Ok(Self { stages, entries, dim, rows: data, blocked, norms })
     }
 
-    /// Reads tensor `codebooks` `[stages, entries, dim]`, 32-bit floats, from a safetensors file.
+    /// Reads tensor `codebooks` `[stages, entries, dim]`, floats of 32 or 16 bits, from a safetensors file.
     ///
     /// Errors: [`RvqError::File`] and those of [`Codebooks::new`].
     pub fn from_safetensors(bytes: &[u8], stages: usize, entries: usize, dim: usize) -> Result<Self, RvqError> {
         let file = |reason: String| RvqError::File(reason);
         let tensors = SafeTensors::deserialize(bytes).map_err(|e| file(e.to_string()))?;
         let tensor = tensors.tensor("codebooks").map_err(|e| file(e.to_string()))?;
-        if tensor.dtype() != Dtype::F32 || tensor.shape() != [stages, entries, dim] {
-            let got = format!("{:?} {:?}", tensor.dtype(), tensor.shape());
-            return Err(file(format!("tensor is {got}, the manifest says F32 [{stages}, {entries}, {dim}]")));
-        }
-        let data = tensor.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let data: Vec<f32> = match tensor.dtype() {
+            _ if tensor.shape() != [stages, entries, dim] => {
+                return Err(file(format!(
+                    "tensor is {:?}, the manifest says [{stages}, {entries}, {dim}]",
+                    tensor.shape()
+                )));
+            }
+            Dtype::F32 => tensor.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+            Dtype::F16 => tensor.data().chunks_exact(2).map(|b| half(u16::from_le_bytes([b[0], b[1]]))).collect(),
+            other => return Err(file(format!("tensor is {other:?}, allowed F32, F16"))),
+        };
         Self::new(data, stages, entries, dim)
     }
 
@@ -165,5 +172,38 @@ impl Codebooks {
             }
         }
         Ok(())
+    }
+}
+
+/// A float of half precision (IEEE 754 binary16), exactly.
+fn half(bits: u16) -> f32 {
+    let (exponent, fraction) = (u32::from(bits >> 10) & 31, u32::from(bits & 0x3FF));
+    let magnitude = match exponent {
+        0 => fraction as f32 / 16_777_216.0,
+        31 => f32::from_bits(0x7F80_0000 | fraction << 13),
+        _ => f32::from_bits((exponent + 112) << 23 | fraction << 13),
+    };
+    if bits & 0x8000 == 0 { magnitude } else { -magnitude }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::half;
+
+    #[test]
+    fn half_precision_is_read_exactly() {
+        for (bits, value) in [
+            (0x0000, 0.0),
+            (0x3C00, 1.0),
+            (0xC000, -2.0),
+            (0x3555, 0.333_251_95),
+            (0x7BFF, 65_504.0),
+            (0x0001, 5.960_464_5e-8),
+            (0x83FF, -6.097_555e-5),
+            (0x0400, 6.103_515_6e-5),
+        ] {
+            assert_eq!(half(bits), value, "{bits:#06x}");
+        }
+        assert!(half(0x7C00).is_infinite() && half(0x7E00).is_nan());
     }
 }

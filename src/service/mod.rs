@@ -60,7 +60,7 @@ impl Coding {
 }
 
 /// Stages that a bundle may have.
-const MAX_STAGES: usize = 16;
+const MAX_STAGES: usize = crate::units::MAX_STAGES as usize;
 
 /// A code is an index into 1024 entries.
 const BITS_PER_CODE: u64 = 10;

@@ -73,6 +73,7 @@ impl SessionEncoder {
             first_frame: bundle.first_frame,
             frames: bundle.frames,
             stages: bundle.stages,
+            graded: false,
             restart,
             packed: matches!(coded, Coded::Packed { .. }),
             payload,

@@ -35,6 +35,9 @@ pub fn model(codebooks: &Codebooks, seed: u64) -> Arc<TokenModel> {
         window: 16,
         depth_hidden: 16,
         rank: 16,
+        late: 8,
+        late_hidden: 8,
+        late_rank: 8,
         stages: codebooks.stages(),
         entries: codebooks.entries(),
         latent: codebooks.dim(),
@@ -49,11 +52,11 @@ pub fn model(codebooks: &Codebooks, seed: u64) -> Arc<TokenModel> {
         up: r.linear(shape.width, shape.hidden, 20_000),
         down: r.linear(shape.hidden, shape.width, 300_000),
     };
-    let depth = (0..shape.stages).map(|_| Depth {
-        up: r.linear(n, shape.depth_hidden, 20_000),
-        down: r.linear(shape.depth_hidden, shape.rank, 20_000),
-        skip: r.linear(n, shape.rank, 20_000),
-        table: r.linear(shape.rank, shape.entries, 20_000),
+    let depth = (0..shape.stages).map(|k| shape.depth_size(k)).map(|(hidden, rank)| Depth {
+        up: r.linear(n, hidden, 20_000),
+        down: r.linear(hidden, rank, 20_000),
+        skip: r.linear(n, rank, 20_000),
+        table: r.linear(rank, shape.entries, 20_000),
     });
     let depth = depth.collect();
     let books = codebooks.values().iter().map(|v| (v * 1024.0).round_ties_even() as i32).collect();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Context, TokenModel};
 use crate::rvq::SimdLevel;
 use crate::sampling::{Params, Sampler, TokenSource};
-use crate::units::StageCount;
+use crate::units::{MAX_STAGES, StageCount};
 
 /// A stream that goes on by sampling, frame after frame.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ impl Generator {
     ) -> Self {
         let mut context = Context::new(model, stages, SimdLevel::detect());
         for frame in history {
-            if let Ok(n) = StageCount::new(frame.len().min(16) as u8) {
+            if let Ok(n) = StageCount::new(frame.len().min(usize::from(MAX_STAGES)) as u8) {
                 context.set_stages(n);
                 frame.iter().take(n.index()).for_each(|&c| context.push(c));
             }

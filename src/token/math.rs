@@ -69,6 +69,18 @@ impl Frequencies {
         Self { cumulative: (0..=entries).map(|i| (i * u64::from(TOTAL) / entries) as u32).collect() }
     }
 
+    /// Frequencies in proportion to counts, each at least 1; their sum is far below [`TOTAL`].
+    pub fn set_counts(&mut self, counts: &[u32]) {
+        let sum = counts.iter().map(|&c| u64::from(c)).sum::<u64>().max(1);
+        let mut before = 0;
+        self.cumulative.clear();
+        self.cumulative.push(0);
+        self.cumulative.extend(counts.iter().map(|&c| {
+            before += u64::from(c);
+            (before * u64::from(TOTAL) / sum) as u32
+        }));
+    }
+
     pub(super) fn set(&mut self, tables: &Tables, logits: &[i32], weights: &mut Vec<u64>) {
         let max = logits.iter().copied().max().unwrap_or(0);
         weights.clear();

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use super::math::{Frequencies, Tables};
 use super::{Context, TokenError};
 use crate::rvq::{Codebooks, SimdLevel};
-use crate::units::{ModelId, StageCount};
+use crate::units::{MAX_STAGES, ModelId, StageCount};
 
 /// Sizes of a token model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,12 +28,25 @@ pub struct TokenShape {
     pub depth_hidden: usize,
     /// Values from which the logits of a stage are formed.
     pub rank: usize,
+    /// First stage whose depth network is smaller: there is less to predict.
+    pub late: usize,
+    /// As `depth_hidden`, for late stages.
+    pub late_hidden: usize,
+    /// As `rank`, for late stages.
+    pub late_rank: usize,
     /// Stages.
     pub stages: usize,
     /// Entries of a stage.
     pub entries: usize,
     /// Values of a latent.
     pub latent: usize,
+}
+
+impl TokenShape {
+    /// Hidden values and rank of a stage's depth network.
+    pub fn depth_size(&self, stage: usize) -> (usize, usize) {
+        if stage < self.late { (self.depth_hidden, self.rank) } else { (self.late_hidden, self.late_rank) }
+    }
 }
 
 /// A linear layer: int8 weights, held in 16 bits because that is how they are multiplied.
@@ -135,6 +148,8 @@ fn shape_of(meta: &HashMap<String, String>) -> Result<TokenShape, TokenError> {
     if meta.get("format").map(String::as_str) != Some("1") {
         return Err(TokenError::File(format!("format {:?}, allowed 1", meta.get("format"))));
     }
+    // Models of before there were late stages do not mention them.
+    let has_late = meta.contains_key("late");
     let shape = TokenShape {
         width: number("width", 8, 384)?,
         layers: number("layers", 1, 16)?,
@@ -143,7 +158,10 @@ fn shape_of(meta: &HashMap<String, String>) -> Result<TokenShape, TokenError> {
         window: number("window", 1, 1024)?,
         depth_hidden: number("depth_hidden", 8, MAX_INPUTS)?,
         rank: number("rank", 1, MAX_INPUTS)?,
-        stages: number("stages", 1, 16)?,
+        late: if has_late { number("late", 0, usize::from(MAX_STAGES))? } else { usize::from(MAX_STAGES) },
+        late_hidden: if has_late { number("late_hidden", 8, MAX_INPUTS)? } else { 8 },
+        late_rank: if has_late { number("late_rank", 1, MAX_INPUTS)? } else { 1 },
+        stages: number("stages", 1, usize::from(MAX_STAGES))?,
         entries: number("entries", 2, 1024)?,
         latent: number("latent", 8, 128)?,
     };
@@ -185,11 +203,12 @@ impl TokenModel {
             })
         };
         let depth = |k: usize| -> Result<Depth, TokenError> {
+            let (hidden, rank) = s.depth_size(k);
             Ok(Depth {
-                up: r.linear(&format!("depth.{k}.up"), s.width + s.latent, s.depth_hidden)?,
-                down: r.linear(&format!("depth.{k}.down"), s.depth_hidden, s.rank)?,
-                skip: r.linear(&format!("depth.{k}.skip"), s.width + s.latent, s.rank)?,
-                table: r.linear(&format!("depth.{k}.table"), s.rank, s.entries)?,
+                up: r.linear(&format!("depth.{k}.up"), s.width + s.latent, hidden)?,
+                down: r.linear(&format!("depth.{k}.down"), hidden, rank)?,
+                skip: r.linear(&format!("depth.{k}.skip"), s.width + s.latent, rank)?,
+                table: r.linear(&format!("depth.{k}.table"), rank, s.entries)?,
             })
         };
         let gelu = r.get("gelu", Dtype::I16, &[2048])?;
@@ -283,7 +302,7 @@ impl TokenModel {
     /// The `most` entries of a stage whose output embeddings point most nearly where that of `entry` does, with the cosine,
     /// nearest first. Empty beyond the last stage or entry.
     pub fn neighbours(&self, stage: usize, entry: u16, most: usize) -> Vec<(u16, f32)> {
-        let rank = self.shape.rank;
+        let rank = self.shape.depth_size(stage).1;
         let Some(table) = self.depth.get(stage).map(|d| &d.table) else { return Vec::new() };
         // Rows are scaled one by one, which a cosine does not see.
         let row = |e: usize| table.weight.get(e * rank..(e + 1) * rank);

@@ -16,7 +16,7 @@ fn range(what: &'static str, got: impl ToString, allowed: &'static str) -> WireE
 }
 
 fn stages(value: u32) -> Result<StageCount, WireError> {
-    let narrow = u8::try_from(value).map_err(|_| range("stage count", value, "1 to 16"))?;
+    let narrow = u8::try_from(value).map_err(|_| range("stage count", value, "1 to 24"))?;
     Ok(StageCount::new(narrow)?)
 }
 
@@ -111,7 +111,8 @@ fn bundle(m: proto::Bundle) -> Result<Message, WireError> {
     if coding != proto::Coding::Packed {
         let restart = matches!(coding, proto::Coding::RangeRestart | proto::Coding::PlainRestart);
         let packed = matches!(coding, proto::Coding::Plain | proto::Coding::PlainRestart);
-        let bundle = CodedBundle { first_frame: m.first_frame, frames, stages, restart, packed, payload: m.payload };
+        let (first_frame, graded, payload) = (m.first_frame, false, m.payload);
+        let bundle = CodedBundle { first_frame, frames, stages, graded, restart, packed, payload };
         return Ok(Message::Coded { sequence: m.sequence, bundle });
     }
     let bundle = PackedBundle { first_frame: m.first_frame, frames, stages, payload: m.payload };

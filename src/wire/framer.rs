@@ -92,6 +92,7 @@ mod tests {
             first_frame: 1 << 40,
             frames: 5,
             stages,
+            graded: false,
             restart,
             packed,
             payload: vec![0x5A; if packed { 77 } else { 50 }],

@@ -12,39 +12,43 @@ from ..codec import Codec
 from ..config import FRAME, Data
 from ..data import Batches, cache_dir, read_mono
 
-COUNTS = (3, 6, 12, 16)
-COUNT_SHARES = (0.3, 0.15, 0.35, 0.2)
+# Mean stages of the recordings that are coded, and how often each; rates of 1.5, 3, 6 and 8 kbit/s in files.
+COUNTS = (4, 8, 17, 22)
+COUNT_SHARES = (0.25, 0.25, 0.3, 0.2)
+EVEN_SHARE = 0.3  # items whose frames all have the same number, as in live streams
 
 
 @torch.no_grad()
-def codes_of(codec: Codec, pcm: np.ndarray, stages: int, beam: int) -> np.ndarray:
-    """pcm [B, N] -> codes [B, T, stages] int16."""
+def codes_of(codec: Codec, pcm: np.ndarray, stages: int, beam: int, depths: torch.Tensor | None = None) -> np.ndarray:
+    """pcm [B, N] -> codes [B, T, stages] int16; with depths [B, T], -1 for stages that a frame does not have."""
     n = pcm.shape[-1] // FRAME * FRAME
     z, _ = codec.encoder(torch.from_numpy(np.ascontiguousarray(pcm[..., :n])))
-    return codec.quantiser.encode(z, stages, beam).numpy().astype(np.int16)
+    return codec.quantiser.encode(z, stages, beam, depths).numpy().astype(np.int16)
 
 
-def training_codes(codec: Codec, model_id: str, folder: Path, hours: float, seed: int = 1) -> dict[int, np.ndarray]:
-    """Codes [items, frames, stages] by number of stages, drawn with the codec's augmentation, cached by model id."""
-    out = {}
-    cached = cache_dir() / f"codes-{model_id}-{hours:g}h-{seed}.npz"
+def training_codes(codec: Codec, model_id: str, folder: Path, hours: float, seed: int = 1) -> np.ndarray:
+    """Codes [items, frames, stages], -1 for stages that a frame does not have, drawn with the codec's augmentation and cached
+    by model id."""
+    cached = cache_dir() / f"codes-{model_id}-{hours:g}h-{seed}.npy"
     if cached.exists():
-        with np.load(cached) as z:
-            return {int(k): z[k] for k in z.files}
+        return np.load(cached)
     seconds = 6.4
     # Mixtures and noise as for the codec, but natural levels more often: that is what will be coded.
     cfg = dataclasses.replace(Data(), level_share=0.5, music_share=0.12, mixture_share=0.06)
     batches = Batches(folder, cfg, 8, seconds, seed)
-    items = int(hours * 3600 / seconds)
-    for s, share in zip(COUNTS, COUNT_SHARES, strict=True):
-        rows = []
-        while sum(map(len, rows)) < items * share:
-            beam = int(batches.rng.choice([1, 2, 4, 4]))
-            rows.append(codes_of(codec, next(batches), s, beam))
-            if len(rows) % 20 == 0:
-                print(f"{s} stages: {sum(map(len, rows))} of {items * share:.0f} items", flush=True)
-        out[s] = np.concatenate(rows)
-    np.savez(cached, **{str(k): v for k, v in out.items()})
+    draw = torch.Generator().manual_seed(seed)
+    codec.quantiser.cfg = dataclasses.replace(codec.quantiser.cfg, graded_share=1 - EVEN_SHARE)
+    most, items = codec.cfg.network.stages, int(hours * 3600 / seconds)
+    rows: list[np.ndarray] = []
+    while sum(map(len, rows)) < items:
+        pcm = next(batches)
+        counts = torch.from_numpy(batches.rng.choice(COUNTS, len(pcm), p=COUNT_SHARES))
+        depths = codec.quantiser.grade(counts, torch.from_numpy(pcm).reshape(len(pcm), -1, FRAME), draw)
+        rows.append(codes_of(codec, pcm, most, int(batches.rng.choice([1, 2, 4, 4])), depths))
+        if len(rows) % 20 == 0:
+            print(f"codes: {sum(map(len, rows))} of {items} items", flush=True)
+    out = np.concatenate(rows)
+    np.save(cached, out)
     return out
 
 

@@ -33,9 +33,16 @@ class Shape:
     window: int = 128  # frames of context
     depth_hidden: int = 192
     rank: int = 80
-    stages: int = 16
+    late: int = 16  # from this stage on the depth network is smaller: there is less to predict
+    late_hidden: int = 64
+    late_rank: int = 32
+    stages: int = 24
     entries: int = 1024
     latent: int = 64
+
+    def depth_size(self, stage: int) -> tuple[int, int]:
+        """Hidden width and rank of the depth network of a stage."""
+        return (self.late_hidden, self.late_rank) if stage >= self.late else (self.depth_hidden, self.rank)
 
     @property
     def slopes(self) -> tuple[int, ...]:
@@ -44,7 +51,7 @@ class Shape:
 
 
 TARGET = Shape()
-DRAFT = Shape(width=64, layers=2, heads=2, hidden=96, depth_hidden=32, rank=16)
+DRAFT = Shape(width=64, layers=2, heads=2, hidden=96, depth_hidden=32, rank=16, late_hidden=16, late_rank=8)
 
 
 def fake_int8(w: Tensor) -> Tensor:
@@ -86,13 +93,13 @@ class Layer(nn.Module):
 class Depth(nn.Module):
     """Logits of one stage."""
 
-    def __init__(self, s: Shape):
+    def __init__(self, s: Shape, stage: int):
         super().__init__()
-        n = s.width + s.latent
-        self.up = Linear(n, s.depth_hidden)
-        self.down = Linear(s.depth_hidden, s.rank)
-        self.skip = Linear(n, s.rank, bias=False)
-        self.table = Linear(s.rank, s.entries)
+        n, (hidden, rank) = s.width + s.latent, s.depth_size(stage)
+        self.up = Linear(n, hidden)
+        self.down = Linear(hidden, rank)
+        self.skip = Linear(n, rank, bias=False)
+        self.table = Linear(rank, s.entries)
         nn.init.normal_(self.down.weight, std=0.02)
         nn.init.normal_(self.skip.weight, std=0.02)
         nn.init.normal_(self.table.weight, std=0.1)
@@ -113,9 +120,9 @@ class TokenModel(nn.Module):
         self.count = nn.Parameter(torch.zeros(shape.stages, shape.width))
         self.start = nn.Parameter(torch.zeros(shape.width))
         self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.layers))
-        self.depth = nn.ModuleList(Depth(shape) for _ in range(shape.stages))
-        r = min(shape.rank, shape.latent)
-        for stage, book in zip(self.depth, books):
+        self.depth = nn.ModuleList(Depth(shape, k) for k in range(shape.stages))
+        for k, (stage, book) in enumerate(zip(self.depth, books)):
+            r = min(shape.depth_size(k)[1], shape.latent)
             with torch.no_grad():
                 # The strongest directions of the codebook are the first guess of what tells entries apart.
                 u, sv, _ = torch.linalg.svd(book - book.mean(0), full_matrices=False)
@@ -130,22 +137,41 @@ class TokenModel(nn.Module):
         return bias.masked_fill((dist < 0) | (dist >= self.shape.window), float("-inf"))
 
     def partial_sums(self, codes: Tensor) -> Tensor:
-        """codes [B, T, S] -> sums of the first 0..S entries [B, T, S + 1, latent]."""
-        vectors = torch.stack([self.books[k][codes[..., k]] for k in range(codes.shape[-1])], 2)
+        """codes [B, T, S] -> sums of the first 0..S entries [B, T, S + 1, latent]; -1 adds nothing."""
+        vectors = torch.stack([self.books[k][codes[..., k].clamp_min(0)] for k in range(codes.shape[-1])], 2)
+        vectors = vectors * (codes >= 0)[..., None]
         return F.pad(vectors.cumsum(2), (0, 0, 1, 0))
 
-    def forward(self, codes: Tensor) -> list[Tensor]:
-        """codes [B, T, S] -> logits [B, T, entries] of each of the S stages; frame t sees the frames before it."""
+    def hidden(self, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """codes [B, T, S], -1 where a frame has no more stages -> what the transformer says about each frame from those
+        before it [B, T, width], and the partial sums of the frames."""
         b, t, s = codes.shape
         sums = self.partial_sums(codes)
         seen = torch.cat([sums[:, :, s], sums[:, :, 1], sums[:, :, min(4, s)]], -1)[:, :-1]
-        x = self.inp(seen) + self.count[s - 1]
+        depth = (codes >= 0).sum(-1)[:, :-1]
+        x = self.inp(seen) + self.count[depth - 1]
         x = torch.cat([self.start.expand(b, 1, -1), x.float()], 1)
         bias = self.bias(t, codes.device)
         for layer in self.layers:
             x = layer(x, bias)
-        h = norm(x)
-        return [self.depth[k](torch.cat([h, sums[:, :, k]], -1)) for k in range(s)]
+        return norm(x), sums
+
+    def forward(self, codes: Tensor) -> list[Tensor]:
+        """codes [B, T, S] -> logits [B, T, entries] of each of the S stages; frame t sees the frames before it."""
+        h, sums = self.hidden(codes)
+        return [self.depth[k](torch.cat([h, sums[:, :, k]], -1)) for k in range(codes.shape[-1])]
+
+    def losses(self, codes: Tensor) -> list[Tensor]:
+        """Sum of nats of the codes of each stage; frames that lack the stage are left out."""
+        h, sums = self.hidden(codes)
+        out = []
+        for k in range(codes.shape[-1]):
+            there = codes[..., k] >= 0
+            if not bool(there.any()):
+                break
+            logits = self.depth[k](torch.cat([h[there], sums[:, :, k][there]], -1))
+            out.append(F.cross_entropy(logits.float(), codes[..., k][there], reduction="sum"))
+        return out
 
     def parameters_count(self) -> int:
         return sum(p.numel() for p in self.parameters())

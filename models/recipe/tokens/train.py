@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from ..codec import Codec
-from ..train import clip_gradients
-from .data import COUNT_SHARES, COUNTS, eval_codes, training_codes
+from ..train import clip_gradients, computes_bf16
+from .data import COUNTS, eval_codes, training_codes
 from .model import Shape, TokenModel, shape_dict
 
 FRAMES = 160  # of a training sequence; longer than the window, so that the start leaves it
@@ -60,33 +60,30 @@ def train(
     plain = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
     optimiser = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=True)
-    print(f"{model.parameters_count()} parameters, {sum(v[..., 0].size for v in codes.values())} frames", flush=True)
+    print(f"{model.parameters_count()} parameters, {codes[..., 0].size} frames", flush=True)
+    bf16 = computes_bf16(torch.device(device))
     start = saved = time.monotonic()
-    step, mean = 0, {}
+    step, mean = 0, 0.0
     while (progress := (time.monotonic() - start) / (60 * minutes)) < 1:
-        s = int(rng.choice(COUNTS, p=COUNT_SHARES))
-        pool = codes[s]
-        rows = rng.integers(0, len(pool), batch)
-        at = rng.integers(0, pool.shape[1] - FRAMES + 1, batch)
-        x = np.stack([pool[r, a : a + FRAMES] for r, a in zip(rows, at, strict=True)]).astype(np.int64)
+        rows = rng.integers(0, len(codes), batch)
+        at = rng.integers(0, codes.shape[1] - FRAMES + 1, batch)
+        x = np.stack([codes[r, a : a + FRAMES] for r, a in zip(rows, at, strict=True)]).astype(np.int64)
         x = torch.from_numpy(x).to(device)
         for group in optimiser.param_groups:
             group["lr"] = rate * min(1.0, (step + 1) / 200) * max(0.01, min(1.0, (1 - progress) / 0.7))
-        with torch.autocast(torch.device(device).type, torch.bfloat16):
-            logits = model(x)
-            losses = [F.cross_entropy(y.flatten(0, 1), x[..., k].flatten()) for k, y in enumerate(logits)]
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
+            losses = model.losses(x)
         loss = torch.stack(losses).sum()
         optimiser.zero_grad()
-        loss.backward()
+        (loss / x[..., 0].numel()).backward()
         norm = clip_gradients(list(model.parameters()), 1.0, 0.0)
         optimiser.step()
         step += 1
-        bits = float(loss.detach()) / s / np.log(2)
-        mean[s] = bits if s not in mean else 0.97 * mean[s] + 0.03 * bits
+        bits = float(loss.detach()) / int((x >= 0).sum()) / np.log(2)
+        mean = 0.97 * mean + 0.03 * bits if mean else bits
         if step % 100 == 0:
             now = time.monotonic()
-            line = " ".join(f"{k}: {v:.3f}" for k, v in sorted(mean.items()))
-            print(f"{step} {(now - start) / 60:.1f} min {step / (now - start):.2f} steps/s bits a code {line} norm {norm:.2f}", flush=True)
+            print(f"{step} {(now - start) / 60:.1f} min {step / (now - start):.2f} steps/s bits a code {mean:.3f} norm {norm:.2f}", flush=True)
         if time.monotonic() - saved > 300:
             saved = time.monotonic()
             write(out, model)
