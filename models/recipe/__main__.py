@@ -1,4 +1,4 @@
-"""Command line of the recipe: python -m recipe train|report ..."""
+"""Command line of the recipe: python -m recipe train|finetune|export|verify|report|tokens|export-tokens"""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m recipe", description="Training recipe of the undertone codec.")
     sub = p.add_subparsers(dest="command", required=True)
     t = sub.add_parser("train", help="train from scratch or from a checkpoint, for a number of minutes")
-    t.add_argument("--config", type=Path, default=HERE / "configs" / "v1.toml")
+    t.add_argument("--config", type=Path, default=HERE / "configs" / "v2.toml")
     t.add_argument("--data", type=Path, default=HERE.parent.parent / "shared" / "audio" / "train")
     t.add_argument("--out", type=Path, required=True, help="folder for checkpoints")
     t.add_argument("--minutes", type=float, default=60.0)
@@ -32,6 +32,19 @@ def parser() -> argparse.ArgumentParser:
     r.add_argument("--stages", type=int, nargs="+", default=[3, 6, 12, 16])
     r.add_argument("--beam", type=int, default=1)
     r.add_argument("--threads", type=int, default=1)
+    f = sub.add_parser("finetune", help="adapt an exported model to a folder of recordings")
+    f.add_argument("recordings", type=Path)
+    f.add_argument("--model", type=Path, required=True, help="folder of the exported model to start from")
+    f.add_argument("--config", type=Path, default=HERE / "configs" / "finetune.toml")
+    f.add_argument("--out", type=Path, required=True, help="folder for checkpoints")
+    f.add_argument("--minutes", type=float, default=20.0)
+    f.add_argument("--device", default="cpu")
+    f.add_argument("--threads", type=int, default=1)
+    f.add_argument("--stages", type=int, nargs="+", default=[4, 8, 16])
+    v = sub.add_parser("verify", help="check a model folder: hashes, compute, parity of torch and ONNX Runtime, codebooks")
+    v.add_argument("model", type=Path)
+    v.add_argument("--config", type=Path, default=HERE / "configs" / "v2.toml")
+    v.add_argument("--data", type=Path, help="folder of recordings on which the codebooks must be in use")
     e = sub.add_parser("export", help="write a model folder that undertone loads")
     e.add_argument("checkpoint", type=Path)
     e.add_argument("out", type=Path)
@@ -71,6 +84,20 @@ def main() -> int:
         from .report import report
 
         report(a.checkpoint, a.audio, a.kind, a.every, a.stages, a.beam)
+    elif a.command == "finetune":
+        from . import config
+        from .finetune import finetune
+
+        print(finetune(config.load(a.config), a.model, a.recordings, a.out, a.minutes, a.device, a.stages))
+    elif a.command == "verify":
+        from . import config
+        from .verify import VerifyError, verify
+
+        try:
+            verify(a.model, config.load(a.config), a.data)
+        except VerifyError as e:
+            print(f"verify: {e}", file=sys.stderr)
+            return 1
     elif a.command == "export":
         from .codec import load
         from .export import export
@@ -82,7 +109,7 @@ def main() -> int:
         from .tokens.model import DRAFT, TARGET
         from .tokens.train import train as train_tokens
 
-        codec = load_exported(a.model, load_config(HERE / "configs" / "v1.toml")).eval()
+        codec = load_exported(a.model, load_config(HERE / "configs" / "v2.toml")).eval()
         shape = TARGET if a.size == "target" else DRAFT
         how = {"minutes": a.minutes, "hours": a.hours, "device": a.device, "resume": a.resume, "rate": a.rate}
         print(train_tokens(codec, sha256(a.model / "manifest.toml")[:16], shape, a.data, a.audio, a.out, **how))
@@ -94,7 +121,7 @@ def main() -> int:
         from .tokens.export import integer_loss
         from .tokens.train import read
 
-        codec = load_exported(a.model, load_config(HERE / "configs" / "v1.toml")).eval()
+        codec = load_exported(a.model, load_config(HERE / "configs" / "v2.toml")).eval()
         model = read(a.checkpoint, codec)
         codes = codes_of(codec, test_signal(40)[None], 8, 1)[0]
         print("bits a code, integers and floats: %.4f %.4f" % integer_loss(model, codec, codes))

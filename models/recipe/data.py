@@ -31,9 +31,14 @@ def read_mono(path: Path) -> np.ndarray:
     return x
 
 
+def audio_files(folder: Path, kind: str) -> list[Path]:
+    """All recordings `<kind>*` below folder."""
+    return sorted(p for p in folder.rglob(f"{kind}*") if p.suffix in (".opus", ".ogg", ".flac", ".wav"))
+
+
 def load_kind(folder: Path, kind: str) -> np.ndarray:
-    """All recordings `<kind>_*` below folder as one int16 array, decoded once and cached."""
-    files = sorted(p for p in folder.rglob(f"{kind}*") if p.suffix in (".opus", ".ogg", ".flac", ".wav"))
+    """All recordings `<kind>*` below folder as one int16 array, decoded once and cached."""
+    files = audio_files(folder, kind)
     if not files:
         return np.zeros(0, np.int16)
     key = hashlib.sha256("\n".join(f"{p.name} {p.stat().st_size}" for p in files).encode()).hexdigest()[:16]

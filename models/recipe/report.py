@@ -12,7 +12,7 @@ from pystoi import stoi
 
 from .codec import load
 from .config import FRAME
-from .data import read_mono
+from .data import audio_files, read_mono
 
 
 def scores(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
@@ -25,9 +25,9 @@ def report(checkpoint: Path, audio: Path, kind: str, every: int, stages: list[in
     """Prints and returns mean (PESQ-WB, ESTOI) by number of stages; 0 stages stands for unquantised."""
     codec, raw = load(checkpoint)
     codec.eval()
-    files = sorted(audio.glob(f"{kind}*.flac"))[::every]
+    files = audio_files(audio, kind)[::every]
     if not files:
-        raise FileNotFoundError(f"no {kind}*.flac in {audio}")
+        raise FileNotFoundError(f"no recordings {kind}* in {audio}")
     rows: dict[int, list] = {s: [] for s in stages}
     for f in files:
         x = read_mono(f)

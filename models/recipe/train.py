@@ -18,6 +18,10 @@ from .export import load_exported
 from .losses import LoudnessLoss, SpectralLoss
 
 
+# What `finetune` trains first: the layers that give shapes and gains.
+HEADS = ("decoder.fine_norm", "decoder.shape", "decoder.gain")
+
+
 @dataclass
 class Run:
     """What one call of `train` is given besides the configuration."""
@@ -29,7 +33,7 @@ class Run:
     resume: Path | None = None
     model: Path | None = None  # folder of an exported model to start from
     steps: int = 0  # 0: until the minutes are used
-    frozen_encoder: bool = False
+    only: tuple[str, ...] = ()  # prefixes of the parameters to train; all if there are none. Codebooks always learn
 
 
 class Meter:
@@ -89,13 +93,14 @@ class Trainer:
             self.codec = Codec(cfg).to(self.device)
         self.critic = Discriminators().to(self.device)
         self.spectral, self.loud = SpectralLoss().to(self.device), LoudnessLoss().to(self.device)
-        if run.frozen_encoder:
-            self.codec.encoder.requires_grad_(False)
+        for name, parameter in self.codec.named_parameters():
+            parameter.requires_grad_(not run.only or name.startswith(run.only))
         self.parameters = [p for p in self.codec.parameters() if p.requires_grad]
         options = {"lr": t.learning_rate, "betas": t.betas, "fused": True}
         self.optimiser = torch.optim.AdamW(self.parameters, weight_decay=t.weight_decay, **options)
         self.critic_optimiser = torch.optim.AdamW(self.critic.parameters(), **options)
-        if "optimiser" in raw and not run.frozen_encoder:
+        # A checkpoint of a run that trained fewer parameters says nothing about the others.
+        if "optimiser" in raw and not run.only and len(raw["optimiser"]["param_groups"][0]["params"]) == len(self.parameters):
             self.optimiser.load_state_dict(raw["optimiser"])
         if "critic" in raw:
             self.critic.load_state_dict(raw["critic"])

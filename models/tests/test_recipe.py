@@ -17,10 +17,12 @@ from recipe.codec import OVERLAP_DELAY, Codec, decoder_noise, load, save
 from recipe.config import FRAME, ConfigError
 from recipe.discriminator import Discriminators, critic_loss, generator_loss
 from recipe.export import export, load_exported, sha256
+from recipe.finetune import finetune
 from recipe.graph import count_macs, decoder_graph, encoder_graph
 from recipe.losses import LoudnessLoss, SpectralLoss
 from recipe.network import macs_per_frame
-from recipe.train import Run, Trainer, clip_gradients, train
+from recipe.train import HEADS, Run, Trainer, clip_gradients, train
+from recipe.verify import VerifyError, verify
 
 HERE = Path(__file__).resolve().parent.parent
 SMOKE = config.load(HERE / "configs" / "smoke.toml")
@@ -70,13 +72,47 @@ def test_one_step_trains_and_resume_goes_on(folder, tmp_path):
     assert load(again)[1]["step"] == 11
 
 
-def test_a_frozen_encoder_stays_as_it_is(folder, tmp_path):
+def test_only_what_is_asked_for_is_trained(folder, tmp_path):
     path = tmp_path / "start.pt"
     save(path, small_codec())
-    done = train(SMOKE, Run(folder, tmp_path / "run", minutes=5, steps=2, resume=path, frozen_encoder=True))
+    done = train(SMOKE, Run(folder, tmp_path / "run", minutes=5, steps=2, resume=path, only=HEADS))
     old, new = load(path)[0].state_dict(), load(done)[0].state_dict()
-    assert all(torch.equal(old[k], new[k]) for k in old if k.startswith("encoder"))
-    assert not all(torch.equal(old[k], new[k]) for k in old if k.startswith("decoder"))
+    changed = {k for k in old if not torch.equal(old[k], new[k])}
+    assert all(k.startswith((*HEADS, "quantiser")) for k in changed), changed
+    assert "decoder.shape.weight" in changed and any(k.endswith("codebook") for k in changed)
+    # Going on with all parameters works from there.
+    more = train(SMOKE, Run(folder, tmp_path / "more", minutes=5, steps=2, resume=done))
+    assert not torch.equal(load(more)[0].encoder.inp.weight, load(done)[0].encoder.inp.weight)
+
+
+def test_finetune_reports_before_and_after_on_recordings_kept_apart(tmp_path):
+    recordings = tmp_path / "mine"
+    recordings.mkdir()
+    for i in range(3):
+        sf.write(recordings / f"take{i}.wav", voice(3, i), 24_000)
+    model = tmp_path / "model"
+    export(small_codec(), model, "smoke")
+    done = finetune(SMOKE, model, recordings, tmp_path / "out", 0.05, "cpu", [4])
+    assert load(done)[1]["step"] > 0
+    assert [p.name for p in sorted((tmp_path / "out" / "held").iterdir())] == ["00002.wav"]
+    with pytest.raises(ValueError, match="at least 2"):
+        finetune(SMOKE, model, tmp_path / "out" / "held", tmp_path / "again", 0.05, "cpu", [4])
+
+
+def test_verify_notices_a_changed_file_and_a_collapsed_stage(folder, tmp_path, capsys):
+    codec = small_codec()
+    export(codec, tmp_path / "good", "smoke")
+    verify(tmp_path / "good", SMOKE, folder)
+    assert "parity" in capsys.readouterr().out
+    codec.quantiser.stages[2].codebook[:] = codec.quantiser.stages[2].codebook[0]
+    export(codec, tmp_path / "bad", "smoke")
+    with pytest.raises(VerifyError, match="stage 3 has collapsed"):
+        verify(tmp_path / "bad", SMOKE, folder)
+    with open(tmp_path / "good" / "decoder.onnx", "r+b") as f:
+        f.seek(5000)
+        f.write(b"\x01\x02")
+    with pytest.raises(VerifyError, match="decoder.onnx"):
+        verify(tmp_path / "good", SMOKE, folder)
 
 
 def test_the_adversarial_phase_runs(folder, tmp_path):

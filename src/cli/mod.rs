@@ -2,6 +2,7 @@
 
 #[cfg(feature = "referee")]
 mod bench;
+mod codebooks;
 mod decode;
 mod demo;
 mod encode;

@@ -7,7 +7,7 @@ use safetensors::SafeTensors;
 
 use crate::codec::{self, EncodeJob};
 use crate::infer::{self, LoadedModel};
-use crate::rvq::BeamWidth;
+use crate::rvq::{BeamWidth, collapsed_stage};
 use crate::units::StageCount;
 
 #[derive(Debug, clap::Args)]
@@ -22,6 +22,8 @@ enum Command {
     Info(Folder),
     /// Check every file's hash and run the golden example
     Verify(Folder),
+    /// Print usage, perplexity and energy left by stage on recordings, and draw where the entries lie; a collapsed stage fails
+    Codebooks(super::codebooks::Args),
     /// Print what the token model knows: bits by stage, perplexity, what context is worth, neighbours of an entry
     Tokens(super::tokens::Args),
 }
@@ -42,6 +44,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     match &args.command {
         Command::Info(folder) => info(&infer::load_model(folder.model.as_deref())?),
         Command::Verify(folder) => verify(&infer::load_model(folder.model.as_deref())?),
+        Command::Codebooks(args) => super::codebooks::run(args),
         Command::Tokens(args) => super::tokens::run(args),
     }
 }
@@ -104,6 +107,10 @@ fn verify(model: &LoadedModel) -> Result<()> {
     model.manifest.check_file(&model.manifest.golden.path, &bytes)?;
     let golden = Golden::parse(&bytes)?;
     let mut processor = model.processor(BeamWidth::GREEDY)?;
+    if let Some(stage) = collapsed_stage(processor.codebooks()) {
+        bail!("stage {} has collapsed: its entries are mostly copies of each other", stage + 1);
+    }
+    println!("codebooks    {} stages, none collapsed", processor.codebooks().stages());
     let profile = processor.profile();
     let frames = golden.pcm.len() / profile.frame_samples;
     let stages = profile.stages;

@@ -84,7 +84,7 @@ impl Trial<'_> {
         let start = Grading::new(guess(self.kbps) as f32, loudness.mean_db());
         let limit = 2.0 * f64::from(profile.stages.value());
         // Bases that fit and that do not, each with the rate it gave; rates grow almost linearly with the base.
-        let (mut under, mut over): (Option<(f64, f64)>, Option<(f64, f64)>) = (None, None);
+        let (mut under, mut over) = (None::<(f64, f64)>, None::<(f64, f64)>);
         let mut base = guess(self.kbps).min(f64::from(profile.stages.value()));
         for _ in 0..TRIALS {
             let got = self.kbps(processor, profile.stages, Some(Grading { base: base as f32, ..start }))?;

@@ -2,6 +2,8 @@
 //!
 //! The comparison against Opus needs cargo's feature `referee` (docs/architecture.md says why it is not on by default).
 
+mod image;
+mod map;
 #[cfg(feature = "referee")]
 mod metrics;
 #[cfg(feature = "referee")]
@@ -18,6 +20,7 @@ mod stoi;
 #[cfg(feature = "referee")]
 mod table;
 
+pub use map::write_codebook_map;
 #[cfg(feature = "referee")]
 pub use metrics::{MAX_LAG, Scores, align, log_spectral_distance, score, shift};
 #[cfg(feature = "referee")]

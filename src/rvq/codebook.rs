@@ -134,6 +134,18 @@ impl Codebooks {
         &self.rows
     }
 
+    /// Copies entry `code` of a stage to `out` `[dim]`.
+    ///
+    /// Errors: [`RvqError::Code`] beyond the codebooks.
+    pub(super) fn entry_into(&self, stage: usize, code: u16, out: &mut [f32]) -> Result<(), RvqError> {
+        let last = self.entries - 1;
+        if stage >= self.stages || usize::from(code) > last {
+            return Err(RvqError::Code { code, stage, last });
+        }
+        out.copy_from_slice(self.entry(stage, usize::from(code)));
+        Ok(())
+    }
+
     /// Entry `[dim]` of a stage; both must be in range.
     pub(super) fn entry(&self, stage: usize, code: usize) -> &[f32] {
         let at = (stage * self.entries + code) * self.dim;

@@ -1,9 +1,11 @@
 //! Residual vector quantisation: a latent becomes one index a stage, and any prefix of stages decodes.
 
 mod codebook;
+mod health;
 mod search;
 mod simd;
 
 pub use codebook::{Codebooks, RvqError};
+pub use health::{StageHealth, collapsed_stage, neighbours, principal_map, stage_health};
 pub use search::{BeamWidth, Searcher};
 pub use simd::SimdLevel;
