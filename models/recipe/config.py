@@ -103,6 +103,7 @@ class Data:
     silence_share: float = 0.01
     level_share: float = 0.7
     quiet_share: float = 0.06
+    loud_share: float = 0.06
     pitch_share: float = 0.25
 
 

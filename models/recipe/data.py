@@ -118,6 +118,9 @@ class Batches:
             x = x * (10 ** (rng.uniform(-65, -30) / 20) / max(rms(x), 1e-3))
         elif draw < cfg.quiet_share + cfg.level_share:
             x = x * (10 ** (rng.uniform(-30, -12) / 20) / max(rms(x), 1e-3))
+        elif draw < cfg.quiet_share + cfg.level_share + cfg.loud_share:
+            # Overdriven, as from a microphone that is set too high.
+            return (x * (10 ** (rng.uniform(-14, -3) / 20) / max(rms(x), 1e-3))).clip(-0.98, 0.98)
         return x * min(1.0, 0.98 / max(float(np.abs(x).max()), 1e-4))
 
     def __next__(self) -> np.ndarray:

@@ -31,7 +31,7 @@ pub(super) struct Args {
     /// Name of the stream
     #[arg(long, default_value = "main", value_parser = parse_stream)]
     stream: StreamName,
-    /// Rate in kbit/s, 0.5 to 12 in steps of 0.5
+    /// Rate in kbit/s, 0.5 to 12 in steps of 0.5; on average, unless --even is given
     #[arg(long, default_value = "6", value_parser = parse_kbps)]
     kbps: StageCount,
     /// The input is bare samples: s16le or f32le, rate, channels, as in s16le:24000:1
@@ -40,6 +40,9 @@ pub(super) struct Args {
     /// Frames of 20 ms that travel together, 1 to 50
     #[arg(long, value_name = "N", default_value = "5", value_parser = clap::value_parser!(u8).range(1..=50))]
     bundle: u8,
+    /// Give every bundle the same number of stages, instead of more to loud ones and fewer to quiet ones
+    #[arg(long)]
+    even: bool,
     /// Code the indices with the token model, if the daemon has the same: fewer bits, the same sound
     #[arg(long)]
     coded: bool,
@@ -84,12 +87,13 @@ pub(super) fn run(args: Args) -> Result<()> {
     let profile = processor.profile();
     let mut encoder = Encoder::new(profile.clone(), args.kbps, args.bundle)?;
     encoder.set_job_frames(usize::from(args.bundle));
+    let most = if args.even { args.kbps } else { encoder.grade_bundles() };
     let hello = Hello {
         version: PROTOCOL_VERSION,
         role: Role::Publish,
         stream: args.stream,
         model_id: profile.model_id,
-        stages: Some(args.kbps),
+        stages: Some(most),
         frames_per_bundle: args.bundle,
         token: args.remote.token()?,
         coding: None,

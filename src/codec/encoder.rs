@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{CodecError, EncodeJob, Grading, MAX_FRAMES_PER_BUNDLE, Profile, level_db};
+use super::{BundleGrading, CodecError, EncodeJob, Grading, MAX_FRAMES_PER_BUNDLE, Profile, level_db};
 use crate::bitstream::Bundle;
 use crate::units::StageCount;
 
@@ -25,6 +25,7 @@ pub struct Encoder {
     /// None: every frame has the same number of stages.
     grading: Option<Grading>,
     last_depth: Option<u8>,
+    bundle_grading: Option<BundleGrading>,
 }
 
 impl Encoder {
@@ -67,6 +68,7 @@ impl Encoder {
             finished: false,
             grading: None,
             last_depth: None,
+            bundle_grading: None,
         })
     }
 
@@ -78,11 +80,23 @@ impl Encoder {
     /// Changes the number of stages from the next bundle on, at most what the model has.
     pub fn set_stages(&mut self, stages: StageCount) {
         self.stages = stages.min(self.profile.stages);
+        if self.bundle_grading.is_some() {
+            self.grade_bundles();
+        }
     }
 
     /// Gives frames from here on stages by their level, at most those of the encoder; such bundles can only be coded.
     pub fn set_grading(&mut self, grading: Grading) {
         self.grading = Some(grading);
+    }
+
+    /// Gives bundles from here on stages by their level: those of the encoder on average, and at most twice as many, which is
+    /// returned. A bundle's level is that of its first job.
+    pub fn grade_bundles(&mut self) -> StageCount {
+        let most = StageCount::new(self.stages.value().saturating_mul(2)).unwrap_or(StageCount::MAX);
+        let grading = BundleGrading::new(self.stages, most.min(self.profile.stages));
+        self.bundle_grading = Some(grading);
+        grading.most()
     }
 
     /// Samples at the codec's rate. Values that are not finite become 0, others are limited to -1..1.
@@ -129,7 +143,10 @@ impl Encoder {
         }
         let mut job = self.idle.take()?;
         if self.open.frames == 0 {
-            self.open.stages = self.stages;
+            let samples = frames * self.profile.frame_samples;
+            let pcm = &self.pending[self.read..self.read + samples];
+            let graded = self.bundle_grading.as_mut().map(|g| g.next(pcm, self.profile.frame_samples));
+            self.open.stages = graded.unwrap_or(self.stages);
             self.open.first_frame = self.next_frame;
         }
         job.frames = frames;

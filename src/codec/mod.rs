@@ -16,7 +16,7 @@ mod profile;
 pub use conceal::{Concealer, SAMPLED_FRAMES};
 pub use decoder::{Decoder, MAX_GAP_FRAMES};
 pub use encoder::Encoder;
-pub use grading::{Grading, Loudness, RateControl, level_db};
+pub use grading::{BundleGrading, Grading, Loudness, RateControl, level_db};
 pub use job::{DecodeJob, EncodeJob};
 pub use loss::{LossModel, LossTrace};
 pub use processor::{ProcessError, Processor};

@@ -80,6 +80,8 @@ pub struct Codec {
     pub model: Option<PathBuf>,
     /// Stages of new streams.
     pub stages: StageCount,
+    /// Loud bundles get more stages and quiet ones fewer.
+    pub graded: bool,
     /// Frames of 20 ms in a bundle.
     pub frames_per_bundle: u8,
 }
@@ -215,7 +217,7 @@ section!(RawLimits {
     send_buffer_bytes: u32 = 16_384,
     coded_sessions: usize = 64,
 });
-section!(RawCodec { model: String = String::new(), kbps: f64 = 6.0, frames_per_bundle: u8 = 5 });
+section!(RawCodec { model: String = String::new(), kbps: f64 = 6.0, graded: bool = true, frames_per_bundle: u8 = 5 });
 section!(RawEngine { threads: usize = 0, slots: usize = 128, max_batch: usize = 16, gather_us: u64 = 500 });
 section!(RawLog { level: String = "info".to_owned(), target: LogTarget = LogTarget::Auto });
 
@@ -315,6 +317,7 @@ impl Config {
             codec: Codec {
                 model: (!raw.codec.model.is_empty()).then(|| PathBuf::from(raw.codec.model)),
                 stages,
+                graded: raw.codec.graded,
                 frames_per_bundle: within("codec.frames_per_bundle", raw.codec.frames_per_bundle, 1, 50)?,
             },
             engine: Engine {

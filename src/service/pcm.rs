@@ -65,6 +65,9 @@ async fn input(shared: &Shared, port: &PcmPort, socket: &mut Socket) -> Result<u
     let stages = config.codec.stages.min(profile.stages);
     let mut encoder = Encoder::new(profile, stages, config.codec.frames_per_bundle)?;
     encoder.set_job_frames(usize::from(config.codec.frames_per_bundle));
+    if config.codec.graded {
+        encoder.grade_bundles();
+    }
     let mut source = Source { shared, publisher, slot, encoder, pacer: Pacer::default() };
     let (mut reader, mut bytes, mut pcm) = (PcmReader::new(port.format), vec![0; CHUNK], Vec::new());
     info!(stream = %port.stream, %stages, "input started");

@@ -1,0 +1,161 @@
+//! What the shipped model does to sounds that codecs get wrong: silence, room noise, clipped and very quiet speech.
+#![cfg(feature = "full")]
+
+use std::path::Path;
+
+use undertone::capture::AudioInput;
+use undertone::codec::{Processor, decode_all, encode_all};
+use undertone::dsp::Resampler;
+use undertone::infer::load_model;
+use undertone::referee::estoi;
+use undertone::rvq::BeamWidth;
+use undertone::units::{CODEC_RATE, SampleRate, StageCount};
+
+const STAGES: [u8; 5] = [1, 3, 6, 12, 24];
+
+fn processor() -> Processor {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/undertone-24k-v1");
+    load_model(Some(&folder)).unwrap().processor(BeamWidth::new(2).unwrap()).unwrap()
+}
+
+fn there_and_back(p: &mut Processor, pcm: &[f32], stages: u8) -> Vec<f32> {
+    let stages = StageCount::new(stages).unwrap().min(p.profile().stages);
+    let bundles = encode_all(p, pcm, stages, 25).unwrap();
+    let lag = p.profile().overlap_samples();
+    let mut out = decode_all(p, &bundles).unwrap().split_off(lag);
+    out.truncate(pcm.len());
+    assert!(out.iter().all(|v| v.is_finite()));
+    out
+}
+
+fn db(x: &[f32]) -> f64 {
+    let power = x.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / x.len() as f64;
+    10.0 * (power + 1e-20).log10()
+}
+
+fn at_16_khz(pcm: &[f32]) -> Vec<f32> {
+    let mut out = Vec::new();
+    let mut resampler = Resampler::new(CODEC_RATE, SampleRate::new(16_000).unwrap());
+    resampler.push(pcm, &mut out);
+    resampler.finish(&mut out);
+    out
+}
+
+/// Debian's recordings of a voice.
+fn speech() -> Vec<f32> {
+    let mut pcm = Vec::new();
+    for name in ["Front_Center", "Rear_Left", "Side_Right"] {
+        let path = format!("/usr/share/sounds/alsa/{name}.wav");
+        let mut input = AudioInput::open(Path::new(&path), None).unwrap();
+        while input.read(&mut pcm).unwrap() {}
+    }
+    pcm
+}
+
+/// White noise of this level, RMS of full scale.
+fn noise(samples: usize, rms: f32) -> Vec<f32> {
+    let mut x = 0x1234_5678_9ABC_DEFFu64;
+    let uniform = std::iter::repeat_with(move || {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        (x >> 40) as f32 / 8_388_608.0 - 1.0
+    });
+    uniform.take(samples).map(|v| v * rms * 3f32.sqrt()).collect()
+}
+
+#[test]
+fn silence_stays_silent() {
+    let mut p = processor();
+    for stages in STAGES {
+        let out = there_and_back(&mut p, &[0.0; 72_000], stages);
+        assert!(db(&out) < -70.0, "{:.1} dB at {stages} stages", db(&out));
+        let peak = out.iter().fold(0.0f32, |a, v| a.max(v.abs()));
+        assert!(peak < 3e-3, "a click of {peak} at {stages} stages");
+    }
+    // A pause after speech is silent too, once the network has let go.
+    let mut pcm = speech();
+    let end = pcm.len();
+    pcm.extend(vec![0.0; 48_000]);
+    for stages in STAGES {
+        let out = there_and_back(&mut p, &pcm, stages);
+        assert!(db(&out[end + 12_000..]) < -70.0, "{:.1} dB at {stages} stages", db(&out[end + 12_000..]));
+    }
+}
+
+#[test]
+fn room_noise_keeps_its_level_and_has_no_tones() {
+    let mut p = processor();
+    let n = 8 * 24_000;
+    let white = noise(n, 0.004);
+    // A room: falling by 6 dB an octave above 400 Hz.
+    let mut last = 0.0;
+    let room: Vec<f32> = white
+        .iter()
+        .map(|v| {
+            last += 0.1 * (v - last);
+            last * 3.0
+        })
+        .collect();
+    for (name, pcm) in [("white", &white), ("room", &room)] {
+        for stages in STAGES {
+            let out = there_and_back(&mut p, pcm, stages);
+            let change = db(&out[24_000..]) - db(&pcm[24_000..]);
+            assert!((-6.0..3.0).contains(&change), "{name}: {change:.1} dB at {stages} stages");
+            // Bands of 100 Hz, averaged over 7 s: a tone or a dark line stands out against its neighbours.
+            let (had, has) = (spectrum_db(&pcm[24_000..]), spectrum_db(&out[24_000..]));
+            let gain: Vec<f64> = had.iter().zip(&has).map(|(a, b)| b - a).collect();
+            let worst = (6..gain.len() - 6)
+                .map(|i| {
+                    let mut near: Vec<f64> = gain[i - 5..=i + 5].to_vec();
+                    near.sort_by(f64::total_cmp);
+                    (gain[i] - near[5], i)
+                })
+                .max_by(|a, b| a.0.abs().total_cmp(&b.0.abs()))
+                .unwrap();
+            assert!(worst.0.abs() < 8.0, "{name}: {:.1} dB at {} Hz at {stages} stages", worst.0, worst.1 * 100);
+        }
+    }
+}
+
+/// Level in bands of 100 Hz up to 12 kHz, by correlation with sines (Hann windows of 20 ms: exact enough to find lines).
+fn spectrum_db(x: &[f32]) -> Vec<f64> {
+    const WINDOW: usize = 480;
+    let table: Vec<(f64, f64)> =
+        (0..WINDOW).map(|i| (std::f64::consts::TAU * i as f64 / WINDOW as f64).sin_cos()).collect();
+    let mut power = vec![0.0f64; 120];
+    for piece in x.chunks_exact(WINDOW / 2).zip(x.chunks_exact(WINDOW / 2).skip(1)).map(|(a, b)| [a, b].concat()) {
+        let windowed: Vec<f64> =
+            piece.iter().enumerate().map(|(i, &v)| f64::from(v) * (0.5 - 0.5 * table[i].1)).collect();
+        for (k, p) in power.iter_mut().enumerate() {
+            let bin = 2 * k + 1;
+            let (mut re, mut im) = (0.0, 0.0);
+            for (i, v) in windowed.iter().enumerate() {
+                let (s, c) = table[i * bin % WINDOW];
+                re += v * c;
+                im += v * s;
+            }
+            *p += re * re + im * im;
+        }
+    }
+    power.into_iter().map(|p| 10.0 * (p + 1e-20).log10()).collect()
+}
+
+#[test]
+fn clipped_and_very_quiet_speech_survives() {
+    let mut p = processor();
+    let clean = speech();
+    let clipped: Vec<f32> = clean.iter().map(|v| (v * 8.0).clamp(-0.9, 0.9)).collect();
+    let scale = 10f32.powf((-60.0 - db(&clean) as f32) / 20.0);
+    let quiet: Vec<f32> = clean.iter().map(|v| v * scale).collect();
+    for (name, pcm) in [("clean", &clean), ("clipped", &clipped), ("quiet", &quiet)] {
+        for (stages, wanted) in [(6, 0.7), (12, 0.8)] {
+            let out = there_and_back(&mut p, pcm, stages);
+            let change = db(&out) - db(pcm);
+            assert!(change.abs() < 4.0, "{name}: {change:.1} dB at {stages} stages");
+            // ESTOI does not hear the level: what matters is that the words are there.
+            let heard = estoi(&at_16_khz(pcm), &at_16_khz(&out)).unwrap();
+            assert!(heard > wanted, "{name}: ESTOI {heard:.3} at {stages} stages");
+        }
+    }
+}
