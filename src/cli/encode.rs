@@ -8,11 +8,11 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 
 use super::progress;
-use super::rate::{Steering, TRIAL_SAMPLES, Trial};
+use super::rate::{Steering, TRIAL_SAMPLES};
 use crate::bitstream::StreamHeader;
 use crate::capture::AudioInput;
 use crate::codec::{Encoder, Processor};
-use crate::entropy::StreamWriter;
+use crate::entropy::{Fit, StreamWriter};
 use crate::infer::{self, LoadedModel};
 use crate::rvq::BeamWidth;
 use crate::token::TokenModel;
@@ -142,7 +142,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         (None, Some(tokens)) => {
             while start.len() < TRIAL_SAMPLES && input.read(&mut start)? {}
             let pcm = &start[..start.len().min(TRIAL_SAMPLES)];
-            let trial = Trial { tokens, pcm, kbps: args.kbps, bundle };
+            let trial = Fit { tokens, pcm, kbps: args.kbps, bundle };
             if args.even {
                 trial.even(&mut processor)?
             } else {

@@ -5,9 +5,11 @@
 //! build on all before it, back to the last one marked as a restart.
 
 mod depth;
+mod fit;
 mod range;
 mod stream;
 
+pub use fit::{Fit, FitError, guess_stages};
 pub use stream::{StreamError, StreamReader, StreamWriter};
 
 use std::sync::Arc;

@@ -26,7 +26,7 @@ pub use metrics::{MAX_LAG, Scores, align, log_spectral_distance, score, shift};
 #[cfg(feature = "referee")]
 pub use opus::{Opus, OpusSettings, Repair};
 #[cfg(feature = "referee")]
-pub use ours::{Payload, Undertone};
+pub use ours::{CodedFile, Payload, Undertone};
 #[cfg(feature = "referee")]
 pub use report::{Listening, write_report};
 #[cfg(feature = "referee")]

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use super::{Codec, Packet, RefereeError};
-use crate::bitstream::{Bundle, CodedBundle};
+use crate::bitstream::{Bundle, CodedBundle, Item, Limits};
 use crate::codec::{self, Concealer, Decoder, ProcessError, Processor};
+use crate::entropy::{Fit, StreamReader};
 use crate::session::{Message, PackedBundle, SessionDecoder, SessionEncoder};
 use crate::token::TokenModel;
 use crate::units::{CODEC_RATE, StageCount};
@@ -98,6 +99,56 @@ impl<'a> Undertone<'a> {
         let frames = packet.payload.len() * 8 / (self.stages.index() * crate::units::BITS_PER_CODE as usize);
         let first = number as u64 * u64::from(self.frames_per_packet);
         Bundle::unpack(first, frames.min(255) as u8, self.stages, &packet.payload).map_err(error)
+    }
+}
+
+/// undertone's coded files, graded by level, at a rate in kbit/s: one packet holds the whole file, so losses mean nothing here.
+#[derive(Debug)]
+pub struct CodedFile<'a> {
+    processor: &'a mut Processor,
+    tokens: Arc<TokenModel>,
+    kbps: f64,
+}
+
+/// Frames of a bundle in a file.
+const FILE_BUNDLE: u8 = 50;
+
+impl<'a> CodedFile<'a> {
+    /// Files of at most `kbps`, every byte counted.
+    pub fn new(processor: &'a mut Processor, tokens: Arc<TokenModel>, kbps: f64) -> Self {
+        Self { processor, tokens, kbps }
+    }
+}
+
+impl Codec for CodedFile<'_> {
+    fn encode(&mut self, pcm: &[f32]) -> Result<Vec<Packet>, RefereeError> {
+        let fit = Fit { tokens: &self.tokens, pcm, kbps: self.kbps, bundle: FILE_BUNDLE };
+        let grading = fit.graded(self.processor).map_err(error)?;
+        let most = self.processor.profile().stages;
+        let payload = fit.encode(self.processor, most, Some(grading)).map_err(error)?;
+        let bytes = payload.len();
+        Ok(vec![Packet { payload, message_bytes: bytes, ip_bytes: bytes }])
+    }
+
+    fn decode(&mut self, packets: &[Option<&Packet>]) -> Result<Vec<f32>, RefereeError> {
+        let mut reader = StreamReader::new(Limits::default(), Some(Arc::clone(&self.tokens)));
+        packets.iter().flatten().for_each(|p| reader.push(&p.payload));
+        let mut bundles = Vec::new();
+        while let Some(item) = reader.next().map_err(error)? {
+            if let Item::Bundle(bundle) = item {
+                bundles.push(Some(bundle));
+            }
+        }
+        decode_with_gaps(self.processor, None, &bundles, usize::from(FILE_BUNDLE)).map_err(error)
+    }
+
+    fn packet_ms(&self) -> usize {
+        usize::from(FILE_BUNDLE) * self.processor.profile().frame_samples * 1_000 / CODEC_RATE.hz() as usize
+    }
+
+    fn delay_ms(&self) -> f64 {
+        let overlap = self.processor.profile().overlap_samples() as f64 * 1e3 / f64::from(CODEC_RATE.hz());
+        self.packet_ms() as f64 + overlap
     }
 }
 

@@ -10,7 +10,9 @@ use super::{kind, read, stem};
 use crate::cli::progress;
 use crate::codec::Processor;
 use crate::infer::LoadedModel;
-use crate::referee::{Opus, OpusSettings, Outcome, Payload, Repair, Row, Undertone, measure, read_rows, write_rows};
+use crate::referee::{
+    CodedFile, Opus, OpusSettings, Outcome, Payload, Repair, Row, Undertone, measure, read_rows, write_rows,
+};
 use crate::rvq::BeamWidth;
 use crate::token::TokenModel;
 use crate::units::StageCount;
@@ -18,7 +20,15 @@ use crate::units::StageCount;
 /// One codec at one setting.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Entry {
-    Undertone { stages: StageCount, frames_per_packet: u8, payload: Payload },
+    Undertone {
+        stages: StageCount,
+        frames_per_packet: u8,
+        payload: Payload,
+    },
+    /// A coded file, graded by level, of at most this rate.
+    File {
+        kbps: f64,
+    },
     Opus(OpusSettings),
 }
 
@@ -30,6 +40,7 @@ impl Entry {
                 let payload = format!("{payload:?}").to_lowercase();
                 format!("undertone {payload} {} ms", u32::from(*frames_per_packet) * 20)
             }
+            Self::File { .. } => "undertone file".to_owned(),
             Self::Opus(s) => {
                 let rate = if s.cbr { "CBR" } else { "VBR" };
                 let enhancer = if s.nolace { " NoLACE" } else { "" };
@@ -48,6 +59,7 @@ impl Entry {
     pub(super) fn nominal(&self) -> f64 {
         match self {
             Self::Undertone { stages, .. } => stages.kbps(),
+            Self::File { kbps } => *kbps,
             Self::Opus(s) => f64::from(s.bits_per_second) / 1e3,
         }
     }
@@ -64,6 +76,10 @@ impl Entry {
                 let tokens = tokens.cloned();
                 measure(&mut Undertone::new(processor, tokens, stages, frames_per_packet, payload), pcm, lost)
             }
+            Self::File { kbps } => {
+                let tokens = tokens.cloned().context("a coded file needs the token model")?;
+                measure(&mut CodedFile::new(processor, tokens, kbps), pcm, lost)
+            }
             Self::Opus(settings) => measure(&mut Opus::new(OpusSettings { music, ..settings }), pcm, lost),
         };
         outcome.with_context(|| format!("{} at {} kbit/s", self.system(), self.nominal()))
@@ -75,6 +91,7 @@ impl Entry {
                 let overlap = processor.profile().overlap_samples() as f64 / 24.0;
                 f64::from(frames_per_packet) * 20.0 + overlap
             }
+            Self::File { .. } => 1_000.0 + processor.profile().overlap_samples() as f64 / 24.0,
             Self::Opus(s) => s.packet_ms as f64 + 6.5,
         }
     }

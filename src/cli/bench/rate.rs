@@ -70,6 +70,9 @@ fn entries(args: &Args, has_tokens: bool) -> Vec<Entry> {
             args.kbps.iter().map(entry)
         })
         .collect();
+    if has_tokens {
+        all.extend(args.kbps.iter().map(|stages| Entry::File { kbps: stages.kbps() }));
+    }
     for &rate in &args.opus_kbps {
         for (cbr, packet_ms) in [(false, 20), (false, 60), (true, 20), (true, 60)] {
             for nolace in [false, true] {
@@ -184,7 +187,9 @@ fn listening(args: &Args, plan: &Plan<'_>, files: &[PathBuf]) -> Result<Vec<List
     let near = |wanted: f64, ours: bool| {
         plan.entries
             .iter()
-            .filter(|e| matches!(e, Entry::Undertone { .. }) == ours && (ours || e.system() == REFERENCE))
+            .filter(|e| {
+                matches!(e, Entry::Undertone { .. } | Entry::File { .. }) == ours && (ours || e.system() == REFERENCE)
+            })
             .min_by(|a, b| (a.nominal() - wanted).abs().total_cmp(&(b.nominal() - wanted).abs()))
     };
     let mut chosen: Vec<&Entry> = Vec::new();
