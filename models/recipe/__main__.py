@@ -60,7 +60,9 @@ def parser() -> argparse.ArgumentParser:
     k.add_argument("--rate", type=float, default=2e-3)
     k.add_argument("--device", default="cpu")
     k.add_argument("--threads", type=int, default=1)
-    k.add_argument("--resume", type=Path)
+    begin = k.add_mutually_exclusive_group()
+    begin.add_argument("--resume", type=Path, help="checkpoint to go on from")
+    begin.add_argument("--from-model", type=Path, help="model folder whose token model to start from, of this codec or an older one")
     x = sub.add_parser("export-tokens", help="write a token model as undertone loads it")
     x.add_argument("checkpoint", type=Path)
     x.add_argument("model", type=Path, help="folder of the codec's model")
@@ -106,12 +108,21 @@ def main() -> int:
     elif a.command == "tokens":
         from .config import load as load_config
         from .export import load_exported, sha256
+        from safetensors.numpy import load_file
+
         from .tokens.model import DRAFT, TARGET
         from .tokens.train import train as train_tokens
 
         codec = load_exported(a.model, load_config(HERE / "configs" / "v2.toml")).eval()
         shape = TARGET if a.size == "target" else DRAFT
-        how = {"minutes": a.minutes, "hours": a.hours, "device": a.device, "resume": a.resume, "rate": a.rate}
+        start = None
+        if a.from_model:
+            from .tokens.transfer import start_from
+
+            books = load_file(a.from_model / "codebooks.safetensors")["codebooks"].astype("float32")
+            name = "tokens.safetensors" if a.size == "target" else "draft.safetensors"
+            start = start_from(shape, codec, a.from_model / name, torch.from_numpy(books))
+        how = {"start": start, "minutes": a.minutes, "hours": a.hours, "device": a.device, "resume": a.resume, "rate": a.rate}
         print(train_tokens(codec, sha256(a.model / "manifest.toml")[:16], shape, a.data, a.audio, a.out, **how))
     elif a.command == "export-tokens":
         from .config import load as load_config

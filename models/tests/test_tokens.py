@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from safetensors import safe_open
 from recipe.tokens.export import export
 from recipe.tokens.integer import Reference, from_float
 from recipe.tokens.model import Shape, TokenModel
+from recipe.tokens.transfer import moved, start_from
 
 SMALL = Shape(width=32, layers=2, heads=2, hidden=48, window=6, depth_hidden=16, rank=16, late=3, late_hidden=12, late_rank=8, stages=4, entries=64, latent=16)
 
@@ -79,6 +82,25 @@ def test_frequencies_always_sum_to_the_total(model, books):
     for scale in (0, 10, 1000, 100_000):
         f = reference.frequencies(rng.integers(-scale, scale + 1, 64))
         assert f.sum() == 2**20 and f.min() >= 1
+
+
+def test_a_model_starts_from_an_exported_one_also_of_moved_codebooks(model, books, tmp_path):
+    class Codec:
+        def __init__(self, books):
+            self.quantiser = type("Q", (), {"stages": [type("S", (), {"codebook": b}) for b in books]})
+
+    export(model, Codec(books), "0123456789abcdef", codes(12, 4), tmp_path / "tokens.safetensors")
+    same = start_from(SMALL, Codec(books), tmp_path / "tokens.safetensors", books)
+    c = torch.from_numpy(codes(10, 4))[None]
+    for a, b in zip(same(c), model(c), strict=True):
+        torch.testing.assert_close(a, b, atol=0.05, rtol=0.05)
+    # Entries in another order: after the move the same vectors get the same logits as far as these are linear in them.
+    order = torch.randperm(64, generator=torch.Generator().manual_seed(2))
+    table = books[0] @ torch.randn(16, 5, generator=torch.Generator().manual_seed(3))
+    torch.testing.assert_close(moved(table, books[0], books[0][order]), table[order], atol=1e-2, rtol=1e-3)
+    more = dataclasses.replace(SMALL, width=48)
+    with pytest.raises(ValueError, match="wanted"):
+        start_from(more, Codec(books), tmp_path / "tokens.safetensors", books)
 
 
 def test_the_exported_file_names_its_codec_and_carries_a_golden_example(model, books, tmp_path):

@@ -46,13 +46,13 @@ def report(model: TokenModel, codec: Codec, folder: Path, every: int = 5, kind: 
 
 def train(
     codec: Codec, model_id: str, shape: Shape, data: Path, evaluation: Path, out: Path,
-    *, minutes: float, hours: float, device: str = "cpu", resume: Path | None = None, rate: float = 2e-3, batch: int = 8,
+    *, minutes: float, hours: float, device: str = "cpu", resume: Path | None = None, start: TokenModel | None = None, rate: float = 2e-3, batch: int = 8,
 ) -> Path:
     """Trains for so many minutes; leaves and returns the checkpoint `out`."""
     torch.manual_seed(1)
     rng = np.random.default_rng(1)
     codes = training_codes(codec, model_id, data, hours)
-    model = TokenModel(shape, codebooks_of(codec)).to(device)
+    model = (start or TokenModel(shape, codebooks_of(codec))).to(device)
     if resume:
         raw = torch.load(resume, map_location=device, weights_only=True)
         model.load_state_dict(raw["model"])
@@ -84,7 +84,7 @@ def train(
         if step % 100 == 0:
             now = time.monotonic()
             print(f"{step} {(now - start) / 60:.1f} min {step / (now - start):.2f} steps/s bits a code {mean:.3f} norm {norm:.2f}", flush=True)
-        if time.monotonic() - saved > 300:
+        if time.monotonic() - saved > 600:
             saved = time.monotonic()
             write(out, model)
             report(model, codec, evaluation)
