@@ -14,6 +14,8 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("prost", &["wire"]),
     ("symphonia", &["capture"]),
     ("hound", &["capture"]),
+    ("cpal", &["capture/device"]),
+    ("rtrb", &["capture/device"]),
     ("constriction", &["entropy"]),
     ("rand_chacha", &["sampling"]),
     ("rubato", &["dsp/resample.rs"]),
