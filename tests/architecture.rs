@@ -19,7 +19,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("constriction", &["entropy"]),
     ("rand_chacha", &["sampling"]),
     ("rubato", &["dsp/resample.rs"]),
-    ("tokio", &["service", "cli/serve.rs", "cli/send.rs", "cli/listen.rs", "cli/demo.rs"]),
+    ("tokio", &["service", "cli/serve.rs", "cli/send.rs", "cli/listen.rs", "cli/demo.rs", "cli/devices.rs"]),
     ("tokio_util", &["service"]),
     ("rustls", &["service/tls.rs"]),
     ("tokio_rustls", &["service/tls.rs"]),

@@ -31,7 +31,7 @@ fn default_device() -> String {
 }
 
 /// Whether a name can stand in logs, metrics and JSON as it is.
-pub(crate) fn checked_name(name: &str) -> Result<String, String> {
+fn checked_name(name: &str) -> Result<String, String> {
     let plain = |c: char| !c.is_control() && !['"', '\\'].contains(&c);
     if (1..=MAX_NAME).contains(&name.len()) && name.chars().all(plain) {
         Ok(name.to_owned())

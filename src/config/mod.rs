@@ -14,7 +14,6 @@ use crate::session::{StreamName, Timeouts};
 use crate::units::{OutOfRange, PcmFormat, StageCount};
 pub use device::DevicePort;
 use device::RawDevice;
-pub(crate) use device::checked_name;
 use security::{Guard, RawTls, RawToken, address};
 pub use security::{Tls, Token};
 
