@@ -13,7 +13,9 @@ esac
 
 # Debian packages that are missing: package=what shows that it is there.
 missing=()
-for need in gcc=gcc pkg-config=pkg-config unzip=unzip python3-pip=pip3 alsa-utils=/usr/share/sounds/alsa/Front_Center.wav \
+# Sound devices: ALSA's headers to build, a private PulseAudio to test.
+for need in gcc=gcc pkg-config=pkg-config libasound2-dev=/usr/include/alsa/asoundlib.h unzip=unzip python3-pip=pip3 \
+  pulseaudio=pulseaudio pulseaudio-utils=pactl alsa-utils=/usr/share/sounds/alsa/Front_Center.wav \
   "${@/%/=}"; do
   what=${need#*=}
   what=${what:-${need%%=*}}

@@ -1,5 +1,6 @@
-//! Audio from and to files and pipes: symphonia reads, hound writes.
+//! Audio from and to files and pipes (symphonia reads, hound writes) and sound devices (cpal).
 
+pub mod device;
 mod input;
 mod output;
 

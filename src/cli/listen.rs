@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
@@ -11,6 +11,7 @@ use super::encode::{parse_kbps, tokens};
 use super::send::parse_stream;
 use crate::bitstream::{Bundle, ContainerWriter, StreamHeader};
 use crate::capture::AudioOutput;
+use crate::capture::device::{CpalBackend, DeviceOutput};
 use crate::codec::{Concealer, Decoder, Processor, Profile};
 use crate::infer;
 use crate::rvq::BeamWidth;
@@ -21,7 +22,11 @@ use crate::units::{PcmFormat, StageCount};
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Recording (24 kHz mono WAV), codes as they come (.utn), or - for the standard output
-    output: PathBuf,
+    #[arg(required_unless_present = "device")]
+    output: Option<PathBuf>,
+    /// A sound device instead (`undertone devices` lists them; default is the system's)
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["output", "raw"])]
+    device: Option<String>,
     /// The daemon's port for codes
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7701")]
     from: String,
@@ -71,9 +76,33 @@ fn parse_temperature(s: &str) -> Result<u16, String> {
     }
 }
 
+/// Where decoded samples go.
+enum Output {
+    Recording(AudioOutput),
+    Device(Box<DeviceOutput>),
+}
+
+impl Output {
+    fn write(&mut self, pcm: &[f32]) -> Result<()> {
+        match self {
+            Self::Recording(output) => output.write(pcm)?,
+            Self::Device(device) => device.write(pcm),
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<()> {
+        match self {
+            Self::Recording(output) => output.finish()?,
+            Self::Device(device) => device.finish(),
+        }
+        Ok(())
+    }
+}
+
 /// Where a stream goes.
 enum Sink {
-    Audio { processor: Box<Processor>, decoder: Box<Decoder>, output: AudioOutput, skip: usize },
+    Audio { processor: Box<Processor>, decoder: Box<Decoder>, output: Output, skip: usize },
     Codes { file: File, path: PathBuf, writer: Option<ContainerWriter>, bytes: Vec<u8> },
 }
 
@@ -107,7 +136,7 @@ impl Sink {
 
     fn finish(self) -> Result<()> {
         match self {
-            Self::Audio { output, .. } => Ok(output.finish()?),
+            Self::Audio { output, .. } => output.finish(),
             Self::Codes { mut file, path, writer, mut bytes } => {
                 if let Some(writer) = writer {
                     writer.finish(None, &mut bytes);
@@ -121,14 +150,23 @@ impl Sink {
 pub(super) fn run(args: Args) -> Result<()> {
     let model = infer::load_model(args.model.as_deref())?;
     let profile = model.profile.clone();
-    let mut sink = if args.output.extension().is_some_and(|e| e == "utn") {
-        let file = File::create(&args.output).with_context(|| args.output.display().to_string())?;
-        Sink::Codes { file, path: args.output.clone(), writer: None, bytes: Vec::new() }
+    // Without a device there is an output: clap sees to that.
+    let path = args.output.clone().unwrap_or_default();
+    let mut sink = if path.extension().is_some_and(|e| e == "utn") {
+        let file = File::create(&path).with_context(|| path.display().to_string())?;
+        Sink::Codes { file, path, writer: None, bytes: Vec::new() }
     } else {
+        let output = match &args.device {
+            Some(name) => {
+                let device = DeviceOutput::open(name, Box::new(CpalBackend), super::devices::report(name))?;
+                Output::Device(Box::new(device))
+            }
+            None => Output::Recording(AudioOutput::create(&path, args.raw)?),
+        };
         Sink::Audio {
             processor: Box::new(model.processor(BeamWidth::GREEDY)?),
             decoder: Box::new(Decoder::concealing(profile.clone(), Concealer::new(model.tokens()?))),
-            output: AudioOutput::create(Path::new(&args.output), args.raw)?,
+            output,
             skip: profile.overlap_samples(),
         }
     };

@@ -5,6 +5,7 @@ mod bench;
 mod codebooks;
 mod decode;
 mod demo;
+mod devices;
 mod encode;
 mod generate;
 mod listen;
@@ -35,7 +36,9 @@ const EXAMPLES: &str = "Examples:
   arecord -f S16_LE -r 24000 -c 1 -t raw | undertone encode --raw s16le:24000:1 - - | ssh HOST 'undertone decode - - | aplay'
   undertone serve                                      the daemon: raw PCM in on 7700, codes on 7701, PCM out on 7702
   undertone send talk.wav --stream radio --kbps 3      publish codes to a daemon
-  undertone listen out.wav --stream radio              subscribe and decode";
+  undertone listen out.wav --stream radio              subscribe and decode
+  undertone send --device default --stream talk        a microphone as a stream; undertone devices lists names
+  undertone listen --device default --stream talk      and to a loudspeaker";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -49,6 +52,8 @@ enum Command {
     Send(send::Args),
     /// Subscribe to a daemon's stream and decode it here
     Listen(listen::Args),
+    /// List sound devices for --device and the configuration
+    Devices(devices::Args),
     /// Show what a running daemon does
     Status(status::Args),
     /// Send recordings through a daemon and back, and measure it
@@ -77,6 +82,7 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => serve::run(args),
         Command::Send(args) => send::run(args),
         Command::Listen(args) => listen::run(args),
+        Command::Devices(args) => devices::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Generate(args) => generate::run(&args),

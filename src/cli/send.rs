@@ -1,19 +1,22 @@
 //! `undertone send`: encode here, publish the codes to a daemon.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
 use anyhow::Result;
 
 use super::encode::{parse_beam, parse_kbps, tokens};
+use crate::capture::device::{CpalBackend, DeviceInput};
 use crate::capture::{AudioInput, CaptureError};
 use crate::codec::Encoder;
 use crate::infer;
 use crate::rvq::BeamWidth;
 use crate::service::Client;
 use crate::session::{Hello, PROTOCOL_VERSION, PackedBundle, Role, StreamName};
-use crate::units::{PcmFormat, StageCount};
+use crate::units::{CODEC_RATE, PcmFormat, StageCount};
 
 /// Silence of the input after which the server is told that we are still here; its patience is 30 s by default.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
@@ -24,7 +27,14 @@ const READ_AHEAD: usize = 2;
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Recording (WAV, FLAC, Ogg Vorbis, MP3), or - for the standard input
-    input: PathBuf,
+    #[arg(required_unless_present = "device")]
+    input: Option<PathBuf>,
+    /// A sound device instead (`undertone devices` lists them; default is the system's), until interrupted
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["input", "raw"])]
+    device: Option<String>,
+    /// Stop after so many seconds of the device
+    #[arg(long, requires = "device")]
+    seconds: Option<f64>,
     /// The daemon's port for codes
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7701")]
     to: String,
@@ -60,8 +70,43 @@ pub(super) fn parse_stream(s: &str) -> Result<StreamName, String> {
     StreamName::new(s).map_err(|e| e.to_string())
 }
 
+/// Where samples come from.
+enum Input {
+    Recording(Box<AudioInput>),
+    Device { device: Box<DeviceInput>, samples_left: u64, stop: Arc<AtomicBool> },
+}
+
+impl Input {
+    fn open(args: &Args) -> Result<Self> {
+        if let Some(name) = &args.device {
+            let device = DeviceInput::open(name, Box::new(CpalBackend), super::devices::report(name))?;
+            let samples = |seconds: f64| (seconds * f64::from(CODEC_RATE.hz())).ceil() as u64;
+            let (samples_left, stop) = (args.seconds.map_or(u64::MAX, samples), super::devices::stop_flag()?);
+            return Ok(Self::Device { device: Box::new(device), samples_left, stop });
+        }
+        let path = args.input.as_deref().unwrap_or(Path::new("-"));
+        Ok(Self::Recording(Box::new(AudioInput::open(path, args.raw)?)))
+    }
+
+    /// Appends the next piece; false at the end.
+    fn read(&mut self, pcm: &mut Vec<f32>) -> Result<bool, CaptureError> {
+        match self {
+            Self::Recording(input) => input.read(pcm),
+            Self::Device { device, samples_left, stop } => {
+                if *samples_left == 0 || stop.load(Ordering::Relaxed) {
+                    return Ok(false);
+                }
+                device.read(pcm);
+                pcm.truncate(usize::try_from(*samples_left).unwrap_or(usize::MAX));
+                *samples_left -= pcm.len() as u64;
+                Ok(true)
+            }
+        }
+    }
+}
+
 /// Reads the input in a thread of its own; the queue ends after the last piece or with an error.
-fn read_ahead(mut input: AudioInput) -> Receiver<Result<Vec<f32>, CaptureError>> {
+fn read_ahead(mut input: Input) -> Receiver<Result<Vec<f32>, CaptureError>> {
     let (sender, receiver) = sync_channel(READ_AHEAD);
     std::thread::spawn(move || {
         loop {
@@ -80,7 +125,7 @@ fn read_ahead(mut input: AudioInput) -> Receiver<Result<Vec<f32>, CaptureError>>
 }
 
 pub(super) fn run(args: Args) -> Result<()> {
-    let input = AudioInput::open(&args.input, args.raw)?;
+    let input = Input::open(&args)?;
     let model = infer::load_model(args.model.as_deref())?;
     let mut processor = model.processor(args.beam)?;
     let tokens = if args.coded { Some(tokens(&model)?) } else { None };

@@ -74,7 +74,8 @@ impl Args {
 type LevelHandle = reload::Handle<EnvFilter, Registry>;
 
 fn filter(level: &str) -> Result<EnvFilter> {
-    EnvFilter::try_new(level).with_context(|| format!("log.level = {level}"))
+    // The sound server's client calls the normal end of a device an error; what matters is reported by us.
+    EnvFilter::try_new(format!("pulseaudio=off,{level}")).with_context(|| format!("log.level = {level}"))
 }
 
 /// Starts the log; the handle changes its level later.

@@ -1,5 +1,6 @@
 //! The daemon's configuration: raw TOML -> checked values. packaging/undertone.toml shows every key.
 
+mod device;
 mod security;
 
 use std::net::SocketAddr;
@@ -11,6 +12,8 @@ use serde::Deserialize;
 use crate::engine::EngineOptions;
 use crate::session::{StreamName, Timeouts};
 use crate::units::{OutOfRange, PcmFormat, StageCount};
+pub use device::DevicePort;
+use device::RawDevice;
 use security::{Guard, RawTls, RawToken, address};
 pub use security::{Tls, Token};
 
@@ -27,6 +30,10 @@ pub struct Config {
     pub pcm_input: Vec<PcmPort>,
     /// Where raw samples go out.
     pub pcm_output: Vec<PcmPort>,
+    /// Microphones that become streams.
+    pub device_input: Vec<DevicePort>,
+    /// Loudspeakers that play streams.
+    pub device_output: Vec<DevicePort>,
     /// Where codes are published and subscribed.
     pub codes: Option<SocketAddr>,
     /// Where operators ask for health and metrics.
@@ -167,6 +174,8 @@ struct Raw {
     token: Vec<RawToken>,
     pcm_input: Option<Vec<RawPort>>,
     pcm_output: Option<Vec<RawPort>>,
+    device_input: Vec<RawDevice>,
+    device_output: Vec<RawDevice>,
     codes: RawCodes,
     http: RawHttp,
     limits: RawLimits,
@@ -267,6 +276,9 @@ impl Config {
         let ports = |key: &'static str, ports: Vec<RawPort>| {
             ports.into_iter().map(|p| p.check(key)).collect::<Result<Vec<_>, _>>()
         };
+        let devices = |key: &'static str, devices: Vec<RawDevice>| {
+            devices.into_iter().map(|d| d.check(key)).collect::<Result<Vec<_>, _>>()
+        };
         let codes = match raw.codes.listen.as_str() {
             "" => None,
             listen => Some(address("codes.listen", listen)?),
@@ -284,6 +296,8 @@ impl Config {
             tokens,
             pcm_input: ports("pcm_input", input)?,
             pcm_output: ports("pcm_output", output)?,
+            device_input: devices("device_input", raw.device_input)?,
+            device_output: devices("device_output", raw.device_output)?,
             codes,
             http,
             limits: Limits {
@@ -337,6 +351,8 @@ impl Config {
         [
             ("pcm_input", self.pcm_input != new.pcm_input),
             ("pcm_output", self.pcm_output != new.pcm_output),
+            ("device_input", self.device_input != new.device_input),
+            ("device_output", self.device_output != new.device_output),
             ("http.listen", self.http != new.http),
             ("codes.listen", self.codes != new.codes),
             ("tls (its files may change)", self.tls != new.tls),
@@ -402,6 +418,9 @@ mod tests {
             "plain",
             "[[pcm_input]]",
             "[[pcm_output]]",
+            "# [[device_input]]",
+            "# [[device_output]]",
+            "# device",
             "listen",
             "stream",
             "format",

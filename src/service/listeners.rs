@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
 use super::access::Gate;
+use super::devices::Devices;
 use super::hub::Hub;
 use super::outbox::Outbox;
 use super::tls::{Server, Socket, TlsError};
@@ -165,6 +166,7 @@ pub async fn run(
     config: watch::Receiver<Arc<Config>>,
     shutdown: impl Future<Output = ()>,
 ) -> Summary {
+    let devices = Devices::new(&config.borrow());
     let shared = Shared {
         engine,
         hub: Arc::new(Hub::default()),
@@ -172,6 +174,7 @@ pub async fn run(
         stop_output: CancellationToken::new(),
         counters: Arc::new(Counters::default()),
         coding: tokens.map(|t| Coding::new(t, config.borrow().limits.coded_sessions)),
+        devices: devices.states().into(),
         tls: bound.tls,
         config,
     };
@@ -184,6 +187,7 @@ pub async fn run(
         let tracker = if matches!(kind, Kind::Output(_)) { outputs.clone() } else { inputs.clone() };
         accepting.spawn(accept(listener, kind, shared.clone(), door, tracker));
     }
+    devices.start(&shared, &inputs, &outputs);
     accepting.spawn(renew(shared.clone()));
     shutdown.await;
     let (streams, listeners) = shared.hub.count();

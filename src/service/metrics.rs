@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::sync::atomic::Ordering;
 
 use super::Shared;
+use crate::capture::device::DeviceStats;
 use crate::engine::Histogram;
 
 /// Why no new work should come; None if it may.
@@ -71,12 +72,34 @@ pub(super) fn prometheus(shared: &Shared) -> String {
         let bits = bits.load(Ordering::Relaxed);
         let _ = writeln!(page.0, "undertone_stage_bits_total{{stage=\"{}\"}} {bits}", stage + 1);
     }
+    devices(&mut page, shared);
     page.head("phase_seconds", "histogram", "Time by phase: queue (a job), compute (a batch), send (a message).");
     let phases = shared.engine.phases();
     page.histogram("queue", &phases.queue);
     page.histogram("compute", &phases.compute);
     page.histogram("send", &c.send);
     page.0
+}
+
+/// One line a device and figure. Names have no characters that need escaping (src/config/device.rs).
+fn devices(page: &mut Page, shared: &Shared) {
+    type Figure = (&'static str, &'static str, &'static str, fn(&DeviceStats) -> f64);
+    let figures: [Figure; 6] = [
+        ("open", "gauge", "Whether the device is open.", |s| f64::from(u8::from(s.is_open()))),
+        ("ring_seconds", "gauge", "Audio between the device and the codec.", DeviceStats::fill_s),
+        ("overruns_total", "counter", "Times that samples were dropped for lack of room.", |s| s.overruns() as f64),
+        ("underruns_total", "counter", "Times that silence took the place of late samples.", |s| s.underruns() as f64),
+        ("reopened_total", "counter", "Times that the device was lost and opened again.", |s| s.reopened() as f64),
+        ("drift_ppm", "gauge", "How much faster the audio's source is than its sink.", DeviceStats::drift_ppm),
+    ];
+    for (name, kind, help, value) in figures.into_iter().filter(|_| !shared.devices.is_empty()) {
+        page.head(&format!("device_{name}"), kind, help);
+        for d in shared.devices.iter() {
+            let (direction, port, value) = (d.direction, &d.port, value(&d.stats));
+            let labels = format!("direction=\"{direction}\",device=\"{}\",stream=\"{}\"", port.device, port.stream);
+            let _ = writeln!(page.0, "undertone_device_{name}{{{labels}}} {value}");
+        }
+    }
 }
 
 /// For people.
@@ -92,6 +115,27 @@ pub(super) fn table(shared: &Shared) -> String {
         let name = s.name.as_str();
         let _ = writeln!(page.0, "{name:<32} {published:>9} {:>9} {:>10} {:>12}", s.listeners, s.bundles, s.bytes);
     }
+    if !shared.devices.is_empty() {
+        let _ = writeln!(
+            page.0,
+            "\n{:<32} {:>9} {:<20} {:>5} {:>8} {:>9} {:>9} {:>8}",
+            "device", "direction", "stream", "open", "ring ms", "overruns", "underruns", "ppm"
+        );
+    }
+    for d in shared.devices.iter() {
+        let (s, open) = (&d.stats, if d.stats.is_open() { "yes" } else { "no" });
+        let _ = writeln!(
+            page.0,
+            "{:<32} {:>9} {:<20} {open:>5} {:>8.0} {:>9} {:>9} {:>8.0}",
+            d.port.device,
+            d.direction,
+            d.port.stream.as_str(),
+            s.fill_s() * 1e3,
+            s.overruns(),
+            s.underruns(),
+            s.drift_ppm()
+        );
+    }
     page.0
 }
 
@@ -105,8 +149,25 @@ pub(super) fn json(shared: &Shared) -> String {
         )
     };
     let streams = shared.hub.list().into_iter().map(stream).collect::<Vec<_>>().join(",");
+    let device = |d: &super::devices::DeviceState| {
+        let s = &d.stats;
+        format!(
+            "{{\"device\":\"{}\",\"direction\":\"{}\",\"stream\":\"{}\",\"open\":{},\"ring_s\":{},\"overruns\":{},\
+             \"underruns\":{},\"reopened\":{},\"drift_ppm\":{}}}",
+            d.port.device,
+            d.direction,
+            d.port.stream,
+            s.is_open(),
+            s.fill_s(),
+            s.overruns(),
+            s.underruns(),
+            s.reopened(),
+            s.drift_ppm()
+        )
+    };
+    let devices = shared.devices.iter().map(device).collect::<Vec<_>>().join(",");
     format!(
-        "{{\"version\":\"{}\",\"ready\":{},\"engine_slots_used\":{used},\"engine_slots\":{slots},\"streams\":[{streams}]}}\n",
+        "{{\"version\":\"{}\",\"ready\":{},\"engine_slots_used\":{used},\"engine_slots\":{slots},\"streams\":[{streams}],\"devices\":[{devices}]}}\n",
         env!("CARGO_PKG_VERSION"),
         unready(shared).is_none(),
     )

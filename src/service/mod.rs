@@ -3,6 +3,7 @@
 mod access;
 mod client;
 mod codes;
+mod devices;
 mod ending;
 mod http;
 mod hub;
@@ -43,6 +44,7 @@ pub(crate) struct Shared {
     stop_output: CancellationToken,
     counters: Arc<Counters>,
     coding: Option<Coding>,
+    devices: Arc<[devices::DeviceState]>,
 }
 
 /// What coded sessions need: the token model, its tag, and room.

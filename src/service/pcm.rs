@@ -15,7 +15,7 @@ use crate::codec::{Concealer, Decoder, Encoder, Profile};
 use crate::config::PcmPort;
 use crate::dsp::{PcmReader, PcmWriter};
 use crate::engine::{EngineError, Job, Slot};
-use crate::session::PackedBundle;
+use crate::session::{PackedBundle, StreamName};
 use crate::units::CODEC_RATE;
 
 /// Bytes read at a time.
@@ -23,7 +23,7 @@ const CHUNK: usize = 8 << 10;
 
 /// Why a raw connection ended early.
 #[derive(Debug, thiserror::Error)]
-enum PcmError {
+pub(super) enum PcmError {
     #[error(transparent)]
     Io(#[from] std::io::Error),
     #[error(transparent)]
@@ -35,7 +35,7 @@ enum PcmError {
     #[error("nothing arrived for {0:?}")]
     Silent(Duration),
     #[error("somebody else publishes stream {0}")]
-    Taken(crate::session::StreamName),
+    Taken(StreamName),
     #[error("the listener does not read fast enough")]
     Slow,
 }
@@ -59,19 +59,9 @@ pub(super) async fn serve_input(shared: Shared, port: Arc<PcmPort>, mut socket: 
 }
 
 async fn input(shared: &Shared, port: &PcmPort, socket: &mut Socket) -> Result<u64, PcmError> {
-    let publisher = shared.hub.publish(&port.stream).ok_or_else(|| PcmError::Taken(port.stream.clone()))?;
-    let config = Arc::clone(&shared.config.borrow());
-    let (profile, slot) = (shared.engine.profile(), shared.engine.admit()?);
-    let stages = config.codec.stages.min(profile.stages);
-    let mut encoder = Encoder::new(profile, stages, config.codec.frames_per_bundle)?;
-    encoder.set_job_frames(usize::from(config.codec.frames_per_bundle));
-    if config.codec.graded {
-        encoder.grade_bundles();
-    }
-    let mut source = Source { shared, publisher, slot, encoder, pacer: Pacer::default() };
+    let mut source = Source::open(shared, &port.stream)?;
     let (mut reader, mut bytes, mut pcm) = (PcmReader::new(port.format), vec![0; CHUNK], Vec::new());
-    info!(stream = %port.stream, %stages, "input started");
-    let idle = config.limits.timeouts.idle;
+    let idle = shared.config.borrow().limits.timeouts.idle;
     let result = loop {
         let read = tokio::select! {
             () = shared.stop_input.cancelled() => break Ok(()),
@@ -83,8 +73,7 @@ async fn input(shared: &Shared, port: &PcmPort, socket: &mut Socket) -> Result<u
             Ok(Ok(n)) => {
                 pcm.clear();
                 reader.push(&bytes[..n], &mut pcm);
-                source.encoder.push(&pcm);
-                source.encode().await?;
+                source.push(&pcm).await?;
             }
             // What arrived before the connection broke is still sent.
             Ok(Err(e)) => break Err(e.into()),
@@ -93,12 +82,12 @@ async fn input(shared: &Shared, port: &PcmPort, socket: &mut Socket) -> Result<u
     pcm.clear();
     reader.finish(&mut pcm);
     source.encoder.push(&pcm);
-    source.encoder.finish();
-    source.encode().await?;
+    source.finish().await?;
     result.map(|()| source.encoder.samples_in())
 }
 
-struct Source<'a> {
+/// A stream that is encoded here.
+pub(super) struct Source<'a> {
     shared: &'a Shared,
     publisher: Publisher,
     slot: Slot,
@@ -106,7 +95,34 @@ struct Source<'a> {
     pacer: Pacer,
 }
 
-impl Source<'_> {
+impl<'a> Source<'a> {
+    /// Takes the stream's name and a slot of the engine.
+    pub(super) fn open(shared: &'a Shared, stream: &StreamName) -> Result<Self, PcmError> {
+        let publisher = shared.hub.publish(stream).ok_or_else(|| PcmError::Taken(stream.clone()))?;
+        let config = Arc::clone(&shared.config.borrow());
+        let (profile, slot) = (shared.engine.profile(), shared.engine.admit()?);
+        let stages = config.codec.stages.min(profile.stages);
+        let mut encoder = Encoder::new(profile, stages, config.codec.frames_per_bundle)?;
+        encoder.set_job_frames(usize::from(config.codec.frames_per_bundle));
+        if config.codec.graded {
+            encoder.grade_bundles();
+        }
+        info!(%stream, %stages, "input started");
+        Ok(Self { shared, publisher, slot, encoder, pacer: Pacer::default() })
+    }
+
+    /// Encodes and publishes samples.
+    pub(super) async fn push(&mut self, pcm: &[f32]) -> Result<(), PcmError> {
+        self.encoder.push(pcm);
+        self.encode().await
+    }
+
+    /// Encodes and publishes what is left.
+    pub(super) async fn finish(&mut self) -> Result<(), PcmError> {
+        self.encoder.finish();
+        self.encode().await
+    }
+
     /// Encodes and publishes what is ready.
     async fn encode(&mut self) -> Result<(), PcmError> {
         while let Some(job) = self.encoder.next_job() {
@@ -143,20 +159,9 @@ pub(super) async fn serve_output(shared: Shared, port: Arc<PcmPort>, mut socket:
 
 async fn output(shared: &Shared, port: &PcmPort, socket: &mut Socket) -> Result<(), PcmError> {
     let config = Arc::clone(&shared.config.borrow());
-    let (profile, slot) = (shared.engine.profile(), shared.engine.admit()?);
+    let sound = Sound::open(shared)?;
     let mut listener = shared.hub.listen(&port.stream, config.limits.listener_queue);
-    let mut sink = Sink {
-        shared,
-        slot,
-        decoder: Decoder::concealing(
-            Arc::clone(&profile),
-            Concealer::new(shared.coding.as_ref().map(|c| Arc::clone(&c.model))),
-        ),
-        writer: PcmWriter::new(port.format),
-        skip: profile.overlap_samples(),
-        pcm: Vec::new(),
-        bytes: Vec::new(),
-    };
+    let mut sink = Sink { sound, writer: PcmWriter::new(port.format), bytes: Vec::new() };
     let (mut reader, mut writer) = tokio::io::split(socket);
     let mut scratch = [0; 256];
     let ended = loop {
@@ -188,23 +193,27 @@ async fn output(shared: &Shared, port: &PcmPort, socket: &mut Socket) -> Result<
     Ok(())
 }
 
-struct Sink<'a> {
+/// A stream that is decoded here.
+pub(super) struct Sound<'a> {
     shared: &'a Shared,
     slot: Slot,
     decoder: Decoder,
-    writer: PcmWriter,
     /// Samples before the first one that was encoded.
     skip: usize,
     pcm: Vec<f32>,
-    bytes: Vec<u8>,
 }
 
-impl Sink<'_> {
-    async fn decode(
-        &mut self,
-        bundle: &PackedBundle,
-        to: &mut (impl tokio::io::AsyncWrite + Unpin),
-    ) -> Result<(), PcmError> {
+impl<'a> Sound<'a> {
+    /// Takes a slot of the engine.
+    pub(super) fn open(shared: &'a Shared) -> Result<Self, PcmError> {
+        let (profile, slot) = (shared.engine.profile(), shared.engine.admit()?);
+        let skip = profile.overlap_samples();
+        let concealer = Concealer::new(shared.coding.as_ref().map(|c| Arc::clone(&c.model)));
+        Ok(Self { shared, slot, decoder: Decoder::concealing(profile, concealer), skip, pcm: Vec::new() })
+    }
+
+    /// The samples that a bundle adds.
+    pub(super) async fn decode(&mut self, bundle: &PackedBundle) -> Result<&[f32], PcmError> {
         self.decoder.push(bundle.unpack()?)?;
         while let Some(job) = self.decoder.next_job() {
             let budget = media_time(&self.shared.engine.profile(), bundle.frames);
@@ -216,8 +225,25 @@ impl Sink<'_> {
         self.decoder.pcm(&mut self.pcm);
         let skipped = self.skip.min(self.pcm.len());
         self.skip -= skipped;
+        Ok(&self.pcm[skipped..])
+    }
+}
+
+struct Sink<'a> {
+    sound: Sound<'a>,
+    writer: PcmWriter,
+    bytes: Vec<u8>,
+}
+
+impl Sink<'_> {
+    async fn decode(
+        &mut self,
+        bundle: &PackedBundle,
+        to: &mut (impl tokio::io::AsyncWrite + Unpin),
+    ) -> Result<(), PcmError> {
+        let pcm = self.sound.decode(bundle).await?;
         self.bytes.clear();
-        self.writer.push(&self.pcm[skipped..], &mut self.bytes);
+        self.writer.push(pcm, &mut self.bytes);
         to.write_all(&self.bytes).await?;
         to.flush().await?;
         Ok(())

@@ -1,0 +1,111 @@
+//! `undertone devices`: what can be captured from and played on; and devices for `send` and `listen`.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::Result;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::capture::device::{DeviceEvent, DeviceInfo, Report, list};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// JSON instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
+    let devices = list()?;
+    let mut out = std::io::stdout().lock();
+    if args.json {
+        let all = devices.iter().map(json).collect::<Vec<_>>().join(",\n ");
+        writeln!(out, "[{all}]")?;
+        return Ok(());
+    }
+    writeln!(out, "{:<40} {:>14} {:>14} {:>7}  description", "device", "input", "output", "default")?;
+    for d in &devices {
+        let shape =
+            |s: Option<(u32, u16)>| s.map_or_else(|| "-".to_owned(), |(hz, channels)| format!("{hz} Hz x {channels}"));
+        let (input, output, default) = (shape(d.input), shape(d.output), if d.default { "yes" } else { "" });
+        writeln!(out, "{:<40} {input:>14} {output:>14} {default:>7}  {}", d.name, one_line(&d.description))?;
+    }
+    if devices.is_empty() {
+        eprintln!("undertone: no sound system answers here");
+    }
+    Ok(())
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn json(d: &DeviceInfo) -> String {
+    let shape = |s: Option<(u32, u16)>| {
+        s.map_or_else(
+            || "null".to_owned(),
+            |(hz, channels)| format!("{{\"sample_rate_hz\":{hz},\"channels\":{channels}}}"),
+        )
+    };
+    format!(
+        "{{\"device\":{},\"description\":{},\"input\":{},\"output\":{},\"default\":{}}}",
+        quoted(&d.name),
+        quoted(&d.description),
+        shape(d.input),
+        shape(d.output),
+        d.default
+    )
+}
+
+fn quoted(text: &str) -> String {
+    let mut out = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            c if u32::from(c) < 0x20 => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}
+
+/// Tells people at the terminal what happens to a device.
+pub(super) fn report(name: &str) -> Report {
+    let name = name.to_owned();
+    Box::new(move |event: &DeviceEvent| eprintln!("undertone: {name}: {event}"))
+}
+
+/// A flag that is set when the user or the system asks the program to end.
+pub(super) fn stop_flag() -> Result<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let set = Arc::clone(&flag);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (mut interrupt, mut terminate) = {
+        let _guard = runtime.enter();
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+    };
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        runtime.block_on(async {
+            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+        });
+        set.store(true, Ordering::Relaxed);
+    })?;
+    Ok(flag)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_escapes_what_makers_call_their_devices() {
+        let (name, description) = ("alsa:hw:0".to_owned(), "A \"good\" one\n\\o/".to_owned());
+        let info = DeviceInfo { name, description, input: Some((48_000, 2)), output: None, default: true };
+        assert_eq!(
+            json(&info),
+            r#"{"device":"alsa:hw:0","description":"A \"good\" one\u000a\\o/","input":{"sample_rate_hz":48000,"channels":2},"output":null,"default":true}"#
+        );
+    }
+}
