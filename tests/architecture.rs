@@ -5,19 +5,22 @@ use std::path::{Path, PathBuf};
 
 const CORE: &[&str] =
     &["bitstream", "codec", "dsp", "entropy", "model", "rvq", "sampling", "session", "token", "units"];
-const ADAPTERS: &[&str] = &["capture", "infer", "wire"];
+const ADAPTERS: &[&str] = &["bus", "capture", "infer", "wire"];
 const COMPOSITION: &[&str] = &["cli", "config", "engine", "referee", "service"];
 
 /// Foreign crate -> modules (or files) that may name it.
 const OWNERS: &[(&str, &[&str])] = &[
     ("ort", &["infer"]),
+    ("async_nats", &["bus"]),
+    ("futures_util", &["bus"]),
+    ("serde_json", &["bus"]),
     ("prost", &["wire"]),
     ("symphonia", &["capture"]),
     ("hound", &["capture"]),
     ("constriction", &["entropy"]),
     ("rand_chacha", &["sampling"]),
     ("rubato", &["dsp/resample.rs"]),
-    ("tokio", &["service", "cli/serve.rs", "cli/send.rs", "cli/listen.rs", "cli/demo.rs"]),
+    ("tokio", &["bus", "service", "cli/serve.rs", "cli/send.rs", "cli/listen.rs", "cli/demo.rs"]),
     ("tokio_util", &["service"]),
     ("rustls", &["service/tls.rs"]),
     ("tokio_rustls", &["service/tls.rs"]),

@@ -2,6 +2,7 @@
 
 mod access;
 mod client;
+mod cluster;
 mod codes;
 mod ending;
 mod http;
@@ -43,6 +44,8 @@ pub(crate) struct Shared {
     stop_output: CancellationToken,
     counters: Arc<Counters>,
     coding: Option<Coding>,
+    /// None unless other daemons are reached through NATS.
+    cluster: Option<Arc<cluster::Cluster>>,
 }
 
 /// What coded sessions need: the token model, its tag, and room.

@@ -10,7 +10,7 @@ use tracing::{info, warn};
 use super::hub::{Ended, Publisher};
 use super::pacer::Pacer;
 use super::tls::Socket;
-use super::{Counters, Shared, process};
+use super::{Counters, Shared, cluster, process};
 use crate::codec::{Concealer, Decoder, Encoder, Profile};
 use crate::config::PcmPort;
 use crate::dsp::{PcmReader, PcmWriter};
@@ -36,6 +36,8 @@ enum PcmError {
     Silent(Duration),
     #[error("somebody else publishes stream {0}")]
     Taken(crate::session::StreamName),
+    #[error("an earlier publisher of this stream is on another daemon")]
+    Overruled,
     #[error("the listener does not read fast enough")]
     Slow,
 }
@@ -59,7 +61,7 @@ pub(super) async fn serve_input(shared: Shared, port: Arc<PcmPort>, mut socket: 
 }
 
 async fn input(shared: &Shared, port: &PcmPort, socket: &mut Socket) -> Result<u64, PcmError> {
-    let publisher = shared.hub.publish(&port.stream).ok_or_else(|| PcmError::Taken(port.stream.clone()))?;
+    let publisher = cluster::publish(shared, &port.stream).await.ok_or_else(|| PcmError::Taken(port.stream.clone()))?;
     let config = Arc::clone(&shared.config.borrow());
     let (profile, slot) = (shared.engine.profile(), shared.engine.admit()?);
     let stages = config.codec.stages.min(profile.stages);
@@ -119,6 +121,9 @@ impl Source<'_> {
                 let bundle = PackedBundle::pack(&bundle);
                 self.shared.counters.bundle(&bundle);
                 self.publisher.send(bundle);
+                if self.publisher.is_overruled() {
+                    return Err(PcmError::Overruled);
+                }
             }
         }
         Ok(())
