@@ -10,7 +10,7 @@
 //! 1. the pure core: synchronous, no threads, no clock, no I/O; built alone by `--no-default-features`;
 //! 2. adapters, each of which owns one foreign crate: [`infer`] (ONNX Runtime), [`wire`] (protobuf), [`capture`] (files),
 //!    [`bus`] (NATS);
-//! 3. composition: [`engine`], [`service`], [`config`], [`referee`], [`cli`].
+//! 3. composition: [`batch`], [`engine`], [`service`], [`config`], [`referee`], [`cli`].
 //!
 //! The core encodes and decodes with any implementation of the networks; here with the deterministic fake:
 //!
@@ -50,6 +50,8 @@ pub mod infer;
 pub mod wire;
 
 // Layer 3: composition.
+#[cfg(feature = "full")]
+pub mod batch;
 #[cfg(feature = "full")]
 pub mod cli;
 #[cfg(feature = "full")]

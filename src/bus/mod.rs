@@ -26,7 +26,7 @@ use async_nats::{Client, ConnectOptions, Event};
 use crate::session::StreamName;
 
 pub use live::{Claim, Heard, LiveStream};
-pub use replay::{Kept, Replay};
+pub use replay::{Kept, Replay, parse_time};
 
 /// Messages that a subscription may hold; beyond them NATS' client drops, and counts.
 const SUBSCRIPTION_QUEUE: usize = 1024;

@@ -99,3 +99,12 @@ impl Replay {
         }
     }
 }
+
+/// A time as in RFC 3339: `2026-05-01T09:30:00Z`.
+///
+/// Errors: [`BusError`] for anything else, and for times before 1970.
+pub fn parse_time(text: &str) -> Result<SystemTime, BusError> {
+    let time = async_nats::datetime::parse_rfc3339(text).map_err(refused("read the time"))?;
+    let since = u64::try_from(time.unix_timestamp()).map_err(refused("read the time"))?;
+    Ok(SystemTime::UNIX_EPOCH + Duration::new(since, time.nanosecond()))
+}

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
@@ -12,7 +13,7 @@ use super::send::parse_stream;
 use crate::bitstream::{Bundle, ContainerWriter, StreamHeader};
 use crate::capture::AudioOutput;
 use crate::codec::{Concealer, Decoder, Processor, Profile};
-use crate::infer;
+use crate::infer::{self, LoadedModel};
 use crate::rvq::BeamWidth;
 use crate::service::{Client, ClientError};
 use crate::session::{Continuation, Hello, PROTOCOL_VERSION, Role, StreamName};
@@ -72,13 +73,28 @@ fn parse_temperature(s: &str) -> Result<u16, String> {
 }
 
 /// Where a stream goes.
-enum Sink {
+pub(super) enum Sink {
     Audio { processor: Box<Processor>, decoder: Box<Decoder>, output: AudioOutput, skip: usize },
     Codes { file: File, path: PathBuf, writer: Option<ContainerWriter>, bytes: Vec<u8> },
 }
 
 impl Sink {
-    fn write(&mut self, bundle: Bundle, profile: &Profile) -> Result<()> {
+    /// By the name of the output: codes for `.utn`, sound for everything else.
+    pub(super) fn create(output: &Path, raw: Option<PcmFormat>, model: &LoadedModel) -> Result<Self> {
+        let profile = &model.profile;
+        if output.extension().is_some_and(|e| e == "utn") {
+            let file = File::create(output).with_context(|| output.display().to_string())?;
+            return Ok(Self::Codes { file, path: output.to_owned(), writer: None, bytes: Vec::new() });
+        }
+        Ok(Self::Audio {
+            processor: Box::new(model.processor(BeamWidth::GREEDY)?),
+            decoder: Box::new(Decoder::concealing(Arc::clone(profile), Concealer::new(model.tokens()?))),
+            output: AudioOutput::create(output, raw)?,
+            skip: profile.overlap_samples(),
+        })
+    }
+
+    pub(super) fn write(&mut self, bundle: Bundle, profile: &Profile) -> Result<()> {
         match self {
             Self::Audio { processor, decoder, output, skip } => {
                 decoder.push(bundle)?;
@@ -105,7 +121,7 @@ impl Sink {
         Ok(())
     }
 
-    fn finish(self) -> Result<()> {
+    pub(super) fn finish(self) -> Result<()> {
         match self {
             Self::Audio { output, .. } => Ok(output.finish()?),
             Self::Codes { mut file, path, writer, mut bytes } => {
@@ -121,17 +137,7 @@ impl Sink {
 pub(super) fn run(args: Args) -> Result<()> {
     let model = infer::load_model(args.model.as_deref())?;
     let profile = model.profile.clone();
-    let mut sink = if args.output.extension().is_some_and(|e| e == "utn") {
-        let file = File::create(&args.output).with_context(|| args.output.display().to_string())?;
-        Sink::Codes { file, path: args.output.clone(), writer: None, bytes: Vec::new() }
-    } else {
-        Sink::Audio {
-            processor: Box::new(model.processor(BeamWidth::GREEDY)?),
-            decoder: Box::new(Decoder::concealing(profile.clone(), Concealer::new(model.tokens()?))),
-            output: AudioOutput::create(Path::new(&args.output), args.raw)?,
-            skip: profile.overlap_samples(),
-        }
-    };
+    let mut sink = Sink::create(&args.output, args.raw, &model)?;
     let hello = Hello {
         version: PROTOCOL_VERSION,
         role: Role::Subscribe,

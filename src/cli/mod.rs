@@ -1,5 +1,6 @@
 //! The command line: parse, run, exit code.
 
+mod batch;
 #[cfg(feature = "referee")]
 mod bench;
 mod decode;
@@ -8,12 +9,15 @@ mod encode;
 mod generate;
 mod listen;
 mod model;
+mod nats;
 mod progress;
 mod remote;
+mod replay;
 mod send;
 mod serve;
 mod status;
 mod tokens;
+mod worker;
 
 use std::process::ExitCode;
 
@@ -47,6 +51,12 @@ enum Command {
     Send(send::Args),
     /// Subscribe to a daemon's stream and decode it here
     Listen(listen::Args),
+    /// Hear what a stream carried a while ago, from what NATS keeps
+    Replay(replay::Args),
+    /// Encode recordings from the queue on NATS
+    Worker(worker::Args),
+    /// Hand recordings to the workers, and see how far they are
+    Batch(batch::Args),
     /// Show what a running daemon does
     Status(status::Args),
     /// Send recordings through a daemon and back, and measure it
@@ -75,6 +85,9 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => serve::run(args),
         Command::Send(args) => send::run(args),
         Command::Listen(args) => listen::run(args),
+        Command::Replay(args) => replay::run(args),
+        Command::Worker(args) => worker::run(args),
+        Command::Batch(args) => batch::run(args),
         Command::Status(args) => status::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Generate(args) => generate::run(&args),
