@@ -14,6 +14,7 @@ esac
 # Debian packages that are missing: package=what shows that it is there.
 missing=()
 for need in gcc=gcc pkg-config=pkg-config unzip=unzip python3-pip=pip3 alsa-utils=/usr/share/sounds/alsa/Front_Center.wav \
+  nats-server=/usr/sbin/nats-server \
   "${@/%/=}"; do
   what=${need#*=}
   what=${what:-${need%%=*}}

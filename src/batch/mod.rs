@@ -23,10 +23,13 @@ use crate::bus::jobs::{Job, Jobs, Record, Taken};
 use output::Place;
 
 /// How often a worker says that it is still at it: three times before it would be taken for dead.
-const HEARTBEAT: Duration = Duration::from_secs(10);
+const HEARTBEAT: Duration = Duration::from_secs(4);
 
 /// How long a worker waits for a job before it asks again.
 const ASK: Duration = Duration::from_secs(5);
+
+/// And if it wants to be gone when there are no more.
+const ASK_SOON: Duration = Duration::from_millis(500);
 
 /// First pause after a failure; it doubles with every attempt.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -52,7 +55,7 @@ pub struct WorkerOptions {
     pub root: PathBuf,
     /// Attempts after which a job is given up.
     pub attempts: u64,
-    /// End when the queue has been empty for a while, instead of waiting for more.
+    /// End when every job is done or given up, instead of waiting for more.
     pub drain: bool,
 }
 
@@ -71,11 +74,11 @@ pub async fn work(
     loop {
         let next = tokio::select! {
             _ = stop.wait_for(|s| *s) => return Ok(tally),
-            next = jobs.next(ASK) => next,
+            next = jobs.next(if options.drain { ASK_SOON } else { ASK }) => next,
         };
         let taken = match next {
             Ok(Some(taken)) => taken,
-            Ok(None) if options.drain => return Ok(tally),
+            Ok(None) if options.drain && jobs.open().await.is_ok_and(|n| n == 0) => return Ok(tally),
             Ok(None) => continue,
             Err(e) => {
                 warn!(error = %e, "no jobs to be had, trying again");

@@ -16,7 +16,7 @@ use super::{ANSWER, Bus, BusError, refused, token};
 const VERSION: u32 = 1;
 
 /// A worker that says nothing for so long has died, and its job goes to another.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(12);
 
 /// Jobs handed in before the first of them is acknowledged.
 const IN_FLIGHT: usize = 256;
@@ -190,6 +190,13 @@ impl Jobs {
         }
         status.running = self.workers.get_info().await.map_err(refused("count jobs"))?.num_ack_pending;
         Ok(status)
+    }
+
+    /// Jobs that wait, are worked on or will be tried again, of all batches.
+    ///
+    /// Errors: [`BusError`] if the server does not say.
+    pub async fn open(&self) -> Result<u64, BusError> {
+        Ok(self.jobs.get_info().await.map_err(refused("count jobs"))?.state.messages)
     }
 
     /// Jobs of a batch that were given up, at most `most` of them.

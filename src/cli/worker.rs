@@ -22,7 +22,7 @@ pub(super) struct Args {
     /// Attempts after which a job is given up, 1 to 100
     #[arg(long, value_name = "N", default_value = "5", value_parser = clap::value_parser!(u64).range(1..=100))]
     attempts: u64,
-    /// End when there are no more jobs, instead of waiting for some
+    /// End when every job is done or given up, instead of waiting for more
     #[arg(long)]
     drain: bool,
     /// Width of the codebook search, 1 (fastest) to 16 (best); the same for all workers

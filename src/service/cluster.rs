@@ -318,7 +318,9 @@ impl Follower {
         }
         let now = Instant::now();
         let silent = self.following.as_ref().is_none_or(|f| now.duration_since(f.heard) > f.silence);
-        if silent {
+        // Who begins had its claim looked at: the one before it has gone, however lately it was heard.
+        let successor = message.sequence == 0 && self.following.as_ref().is_some_and(|f| f.epoch < message.epoch);
+        if silent || successor {
             // The first bundle, the publisher came back after a pause, or another one took its place.
             self.pass_on(true);
             let assembler = Assembler::new(wanted, self.profile.entries);

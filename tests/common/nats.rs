@@ -1,4 +1,5 @@
 //! A nats-server of the test's own.
+#![allow(dead_code)]
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -26,7 +27,9 @@ pub(crate) async fn until(what: &str, mut so: impl AsyncFnMut() -> bool) {
 fn spawn(dir: &Path, port: i32, monitor: i32) -> Child {
     let _ = std::fs::remove_dir_all(dir.join("ports"));
     std::fs::create_dir(dir.join("ports")).unwrap();
-    let mut server = Command::new("nats-server");
+    // Debian puts it where only root's PATH looks.
+    let debian = Path::new("/usr/sbin/nats-server");
+    let mut server = Command::new(if debian.exists() { debian } else { Path::new("nats-server") });
     server.args(["-a", "127.0.0.1", "-js", "-p", &port.to_string(), "-m", &monitor.to_string()]);
     server.arg("-sd").arg(dir.join("store")).arg("--ports_file_dir").arg(dir.join("ports"));
     server.stdout(Stdio::null()).stderr(Stdio::null());
@@ -115,4 +118,18 @@ pub(crate) async fn metric(port: u16, name: &str) -> f64 {
     let page = get(port, "/metrics").await;
     let line = page.lines().find_map(|l| l.strip_prefix(&format!("undertone_{name} ")));
     line.map_or(f64::NAN, |value| value.trim().parse().unwrap())
+}
+
+/// The head of a WAV file of 24 kHz mono.
+pub(crate) fn wav_head(samples: u32) -> Vec<u8> {
+    let mut out = b"RIFF".to_vec();
+    out.extend((36 + samples * 2).to_le_bytes());
+    out.extend(b"WAVEfmt ");
+    out.extend(16u32.to_le_bytes());
+    out.extend([1u16, 1].iter().flat_map(|n| n.to_le_bytes()));
+    out.extend([24_000u32, 48_000].iter().flat_map(|n| n.to_le_bytes()));
+    out.extend([2u16, 16].iter().flat_map(|n| n.to_le_bytes()));
+    out.extend(b"data");
+    out.extend((samples * 2).to_le_bytes());
+    out
 }
