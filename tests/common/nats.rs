@@ -68,6 +68,10 @@ impl NatsServer {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// A section of the configuration, ports for operators included.
     pub(crate) fn config(&self) -> String {
         format!("[http]\nlisten = \"127.0.0.1:0\"\n[nats]\nurl = \"{}\"\nprefix = \"test\"\n", self.url())
