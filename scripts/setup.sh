@@ -13,9 +13,10 @@ esac
 
 # Debian packages that are missing: package=what shows that it is there.
 missing=()
-# Sound devices: ALSA's headers to build, a private PulseAudio to test.
+# Sound devices: ALSA's headers to build; a private PulseAudio and a NATS server to test.
 for need in gcc=gcc pkg-config=pkg-config libasound2-dev=/usr/include/alsa/asoundlib.h unzip=unzip python3-pip=pip3 \
-  pulseaudio=pulseaudio pulseaudio-utils=pactl alsa-utils=/usr/share/sounds/alsa/Front_Center.wav \
+  pulseaudio=pulseaudio pulseaudio-utils=pactl nats-server=/usr/sbin/nats-server \
+  alsa-utils=/usr/share/sounds/alsa/Front_Center.wav \
   "${@/%/=}"; do
   what=${need#*=}
   what=${what:-${need%%=*}}

@@ -8,8 +8,9 @@
 //!
 //! Three layers; an arrow may only point down (`tests/architecture.rs` enforces it):
 //! 1. the pure core: synchronous, no threads, no clock, no I/O; built alone by `--no-default-features`;
-//! 2. adapters, each of which owns one foreign crate: [`infer`] (ONNX Runtime), [`wire`] (protobuf), [`capture`] (files);
-//! 3. composition: [`engine`], [`service`], [`config`], [`referee`], [`cli`].
+//! 2. adapters, each of which owns one foreign crate: [`infer`] (ONNX Runtime), [`wire`] (protobuf), [`capture`] (files),
+//!    [`bus`] (NATS);
+//! 3. composition: [`batch`], [`engine`], [`service`], [`config`], [`referee`], [`cli`].
 //!
 //! The core encodes and decodes with any implementation of the networks; here with the deterministic fake:
 //!
@@ -40,6 +41,8 @@ pub mod units;
 
 // Layer 2: adapters.
 #[cfg(feature = "full")]
+pub mod bus;
+#[cfg(feature = "full")]
 pub mod capture;
 #[cfg(feature = "full")]
 pub mod infer;
@@ -47,6 +50,8 @@ pub mod infer;
 pub mod wire;
 
 // Layer 3: composition.
+#[cfg(feature = "full")]
+pub mod batch;
 #[cfg(feature = "full")]
 pub mod cli;
 #[cfg(feature = "full")]

@@ -5,12 +5,15 @@ use std::path::{Path, PathBuf};
 
 const CORE: &[&str] =
     &["bitstream", "codec", "dsp", "entropy", "model", "rvq", "sampling", "session", "token", "units"];
-const ADAPTERS: &[&str] = &["capture", "infer", "wire"];
-const COMPOSITION: &[&str] = &["cli", "config", "engine", "referee", "service"];
+const ADAPTERS: &[&str] = &["bus", "capture", "infer", "wire"];
+const COMPOSITION: &[&str] = &["batch", "cli", "config", "engine", "referee", "service"];
 
 /// Foreign crate -> modules (or files) that may name it.
 const OWNERS: &[(&str, &[&str])] = &[
     ("ort", &["infer"]),
+    ("async_nats", &["bus"]),
+    ("futures_util", &["bus"]),
+    ("serde_json", &["bus"]),
     ("prost", &["wire"]),
     ("symphonia", &["capture"]),
     ("hound", &["capture"]),
@@ -19,7 +22,22 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("constriction", &["entropy"]),
     ("rand_chacha", &["sampling"]),
     ("rubato", &["dsp/resample.rs"]),
-    ("tokio", &["service", "cli/serve.rs", "cli/send.rs", "cli/listen.rs", "cli/demo.rs", "cli/devices.rs"]),
+    (
+        "tokio",
+        &[
+            "batch",
+            "bus",
+            "service",
+            "cli/batch.rs",
+            "cli/demo.rs",
+            "cli/devices.rs",
+            "cli/listen.rs",
+            "cli/replay.rs",
+            "cli/send.rs",
+            "cli/serve.rs",
+            "cli/worker.rs",
+        ],
+    ),
     ("tokio_util", &["service"]),
     ("rustls", &["service/tls.rs"]),
     ("tokio_rustls", &["service/tls.rs"]),
@@ -34,7 +52,8 @@ const OWNERS: &[(&str, &[&str])] = &[
 
 /// Modules of the composition layer that each may use from their own layer.
 const SIDEWAYS: &[(&str, &[&str])] = &[
-    ("cli", &["config", "engine", "referee", "service"]),
+    ("batch", &[]),
+    ("cli", &["batch", "config", "engine", "referee", "service"]),
     ("service", &["config", "engine"]),
     ("config", &["engine"]),
     ("engine", &[]),

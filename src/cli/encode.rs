@@ -71,7 +71,7 @@ fn parse_rate(s: &str) -> Result<f64, String> {
     }
 }
 
-fn parse_stages(s: &str) -> Result<StageCount, String> {
+pub(super) fn parse_stages(s: &str) -> Result<StageCount, String> {
     let n: u8 = s.parse().map_err(|_| format!("stage count {s} out of range, allowed 1 to 24"))?;
     StageCount::new(n).map_err(|e| e.to_string())
 }

@@ -2,7 +2,8 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
@@ -13,7 +14,7 @@ use crate::bitstream::{Bundle, ContainerWriter, StreamHeader};
 use crate::capture::AudioOutput;
 use crate::capture::device::{CpalBackend, DeviceOutput};
 use crate::codec::{Concealer, Decoder, Processor, Profile};
-use crate::infer;
+use crate::infer::{self, LoadedModel};
 use crate::rvq::BeamWidth;
 use crate::service::{Client, ClientError};
 use crate::session::{Continuation, Hello, PROTOCOL_VERSION, Role, StreamName};
@@ -77,7 +78,7 @@ fn parse_temperature(s: &str) -> Result<u16, String> {
 }
 
 /// Where decoded samples go.
-enum Output {
+pub(super) enum Output {
     Recording(AudioOutput),
     Device(Box<DeviceOutput>),
 }
@@ -101,13 +102,33 @@ impl Output {
 }
 
 /// Where a stream goes.
-enum Sink {
+pub(super) enum Sink {
     Audio { processor: Box<Processor>, decoder: Box<Decoder>, output: Output, skip: usize },
     Codes { file: File, path: PathBuf, writer: Option<ContainerWriter>, bytes: Vec<u8> },
 }
 
 impl Sink {
-    fn write(&mut self, bundle: Bundle, profile: &Profile) -> Result<()> {
+    /// By the name of the output: codes for `.utn`, sound for everything else.
+    pub(super) fn create(output: &Path, raw: Option<PcmFormat>, model: &LoadedModel) -> Result<Self> {
+        if output.extension().is_some_and(|e| e == "utn") {
+            let file = File::create(output).with_context(|| output.display().to_string())?;
+            return Ok(Self::Codes { file, path: output.to_owned(), writer: None, bytes: Vec::new() });
+        }
+        Self::sound(Output::Recording(AudioOutput::create(output, raw)?), model)
+    }
+
+    /// Decoded sound.
+    fn sound(output: Output, model: &LoadedModel) -> Result<Self> {
+        let profile = &model.profile;
+        Ok(Self::Audio {
+            processor: Box::new(model.processor(BeamWidth::GREEDY)?),
+            decoder: Box::new(Decoder::concealing(Arc::clone(profile), Concealer::new(model.tokens()?))),
+            output,
+            skip: profile.overlap_samples(),
+        })
+    }
+
+    pub(super) fn write(&mut self, bundle: Bundle, profile: &Profile) -> Result<()> {
         match self {
             Self::Audio { processor, decoder, output, skip } => {
                 decoder.push(bundle)?;
@@ -134,7 +155,7 @@ impl Sink {
         Ok(())
     }
 
-    fn finish(self) -> Result<()> {
+    pub(super) fn finish(self) -> Result<()> {
         match self {
             Self::Audio { output, .. } => output.finish(),
             Self::Codes { mut file, path, writer, mut bytes } => {
@@ -150,25 +171,13 @@ impl Sink {
 pub(super) fn run(args: Args) -> Result<()> {
     let model = infer::load_model(args.model.as_deref())?;
     let profile = model.profile.clone();
-    // Without a device there is an output: clap sees to that.
-    let path = args.output.clone().unwrap_or_default();
-    let mut sink = if path.extension().is_some_and(|e| e == "utn") {
-        let file = File::create(&path).with_context(|| path.display().to_string())?;
-        Sink::Codes { file, path, writer: None, bytes: Vec::new() }
-    } else {
-        let output = match &args.device {
-            Some(name) => {
-                let device = DeviceOutput::open(name, Box::new(CpalBackend), super::devices::report(name))?;
-                Output::Device(Box::new(device))
-            }
-            None => Output::Recording(AudioOutput::create(&path, args.raw)?),
-        };
-        Sink::Audio {
-            processor: Box::new(model.processor(BeamWidth::GREEDY)?),
-            decoder: Box::new(Decoder::concealing(profile.clone(), Concealer::new(model.tokens()?))),
-            output,
-            skip: profile.overlap_samples(),
+    let mut sink = match &args.device {
+        Some(name) => {
+            let device = DeviceOutput::open(name, Box::new(CpalBackend), super::devices::report(name))?;
+            Sink::sound(Output::Device(Box::new(device)), &model)?
         }
+        // Without a device there is an output: clap sees to that.
+        None => Sink::create(&args.output.clone().unwrap_or_default(), args.raw, &model)?,
     };
     let hello = Hello {
         version: PROTOCOL_VERSION,

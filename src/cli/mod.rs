@@ -1,5 +1,6 @@
 //! The command line: parse, run, exit code.
 
+mod batch;
 #[cfg(feature = "referee")]
 mod bench;
 mod codebooks;
@@ -10,13 +11,16 @@ mod encode;
 mod generate;
 mod listen;
 mod model;
+mod nats;
 mod progress;
 mod rate;
 mod remote;
+mod replay;
 mod send;
 mod serve;
 mod status;
 mod tokens;
+mod worker;
 
 use std::process::ExitCode;
 
@@ -54,6 +58,12 @@ enum Command {
     Listen(listen::Args),
     /// List sound devices for --device and the configuration
     Devices(devices::Args),
+    /// Hear what a stream carried a while ago, from what NATS keeps
+    Replay(replay::Args),
+    /// Encode recordings from the queue on NATS
+    Worker(worker::Args),
+    /// Hand recordings to the workers, and see how far they are
+    Batch(batch::Args),
     /// Show what a running daemon does
     Status(status::Args),
     /// Send recordings through a daemon and back, and measure it
@@ -83,6 +93,9 @@ pub fn main() -> ExitCode {
         Command::Send(args) => send::run(args),
         Command::Listen(args) => listen::run(args),
         Command::Devices(args) => devices::run(&args),
+        Command::Replay(args) => replay::run(args),
+        Command::Worker(args) => worker::run(args),
+        Command::Batch(args) => batch::run(args),
         Command::Status(args) => status::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Generate(args) => generate::run(&args),

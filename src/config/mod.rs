@@ -14,6 +14,8 @@ use crate::session::{StreamName, Timeouts};
 use crate::units::{OutOfRange, PcmFormat, StageCount};
 pub use device::DevicePort;
 use device::RawDevice;
+pub use nats::Nats;
+use nats::RawNats;
 use security::{Guard, RawTls, RawToken, address};
 pub use security::{Tls, Token};
 
@@ -38,6 +40,8 @@ pub struct Config {
     pub codes: Option<SocketAddr>,
     /// Where operators ask for health and metrics.
     pub http: Option<SocketAddr>,
+    /// How other daemons are reached; None is not at all.
+    pub nats: Option<Nats>,
     /// What clients may do.
     pub limits: Limits,
     /// How raw samples are encoded.
@@ -178,6 +182,7 @@ struct Raw {
     device_output: Vec<RawDevice>,
     codes: RawCodes,
     http: RawHttp,
+    nats: RawNats,
     limits: RawLimits,
     codec: RawCodec,
     engine: RawEngine,
@@ -204,7 +209,7 @@ macro_rules! section {
     ($name:ident { $($key:ident: $type:ty = $default:expr),* $(,)? }) => {
         #[derive(Debug, Deserialize)]
         #[serde(default, deny_unknown_fields)]
-        struct $name { $($key: $type,)* }
+        pub(super) struct $name { $($key: $type,)* }
 
         impl Default for $name {
             fn default() -> Self {
@@ -213,6 +218,8 @@ macro_rules! section {
         }
     };
 }
+
+mod nats;
 
 section!(RawCodes { listen: String = "127.0.0.1:7701".to_owned() });
 section!(RawHttp { listen: String = String::new() });
@@ -300,6 +307,7 @@ impl Config {
             device_output: devices("device_output", raw.device_output)?,
             codes,
             http,
+            nats: raw.nats.check()?,
             limits: Limits {
                 max_connections: within("limits.max_connections", raw.limits.max_connections, 1, 100_000)?,
                 max_connections_per_address: within(
@@ -355,6 +363,7 @@ impl Config {
             ("device_output", self.device_output != new.device_output),
             ("http.listen", self.http != new.http),
             ("codes.listen", self.codes != new.codes),
+            ("nats", self.nats != new.nats),
             ("tls (its files may change)", self.tls != new.tls),
             ("limits.send_buffer_bytes", self.limits.send_buffer != new.limits.send_buffer),
             ("limits.coded_sessions", self.limits.coded_sessions != new.limits.coded_sessions),
@@ -426,6 +435,13 @@ mod tests {
             "format",
             "[codes]",
             "[http]",
+            "[nats]",
+            "url",
+            "credentials",
+            "ca",
+            "prefix",
+            "replay_s",
+            "replay_bytes",
             "max_connections",
             "handshake_s",
             "idle_s",
@@ -456,6 +472,9 @@ mod tests {
             ("[codes]\nlisten = \"0.0.0.0:7701\"", vec!["codes.listen", "0.0.0.0:7701", "allow_public"]),
             ("[codes]\nlisten = \"here\"", vec!["codes.listen", "here", "ADDRESS:PORT"]),
             ("[[pcm_input]]\nlisten = \"127.0.0.1:1\"\nstream = \"a b\"", vec!["pcm_input", "a b", "1 to 64"]),
+            ("[nats]\nprefix = \"a.b\"", vec!["nats.prefix", "a.b", "1 to 32"]),
+            ("[nats]\nurl = \"http://a\"", vec!["nats.url", "nats://", "tls://"]),
+            ("[nats]\nreplay_bytes = 5", vec!["nats.replay_bytes", "5", "1048576 to"]),
             ("[log]\ntarget = \"file\"", vec!["target", "file"]),
         ] {
             let e = Config::parse(text).unwrap_err().to_string();

@@ -17,7 +17,7 @@ use super::outbox::Outbox;
 use super::pacer::Pacer;
 use super::pcm::media_time;
 use super::tls::Socket;
-use super::{Counters, Shared};
+use super::{Counters, Shared, cluster};
 use crate::session::{
     Close, Control, Event, Hello, Message, PackedBundle, Reason, Role, ServerSession, SessionDecoder, SessionEncoder,
 };
@@ -199,8 +199,9 @@ impl Connection<'_> {
                     self.sign_of_life(socket).await?;
                 }
                 Event::Stages(wanted) => {
-                    if let Task::Subscribe { stages, .. } = &mut self.task {
+                    if let Task::Subscribe { stages, listener, .. } = &mut self.task {
                         *stages = wanted;
+                        listener.want(wanted);
                     }
                 }
                 Event::Alive => {}
@@ -259,7 +260,7 @@ impl Connection<'_> {
         authorize(&self.shared.config.borrow().tokens, hello)?;
         self.task = match hello.role {
             Role::Publish => {
-                let publisher = self.shared.hub.publish(name);
+                let publisher = cluster::publish(self.shared, name).await;
                 let busy = || Close::new(Reason::Busy, format!("somebody else publishes stream {name}"));
                 Task::Publish { publisher: publisher.ok_or_else(busy)?, pacer: Pacer::default(), taken: 0 }
             }
@@ -267,6 +268,7 @@ impl Connection<'_> {
                 let queue = self.shared.config.borrow().limits.listener_queue;
                 let stages = hello.stages.unwrap_or(StageCount::MAX);
                 let listener = self.shared.hub.listen(name, queue);
+                listener.want(stages);
                 let ending = hello.continuation.map(Ending::new);
                 Task::Subscribe { listener, stages, sequence: 0, ending }
             }
@@ -287,6 +289,9 @@ impl Connection<'_> {
         self.shared.counters.bundle(&bundle);
         publisher.send(bundle);
         *taken += 1;
+        if publisher.is_overruled() {
+            return Err(Close::new(Reason::Busy, "an earlier publisher of this stream is on another daemon"));
+        }
         if stopped { Err(self.shutting_down()) } else { Ok(()) }
     }
 

@@ -122,7 +122,7 @@ async fn serve_input(shared: Shared, port: DevicePort, mut device: DeviceInput) 
 
 /// Publishes what the device gives until the daemon stops.
 async fn input(shared: &Shared, port: &DevicePort, captured: &mut mpsc::Receiver<Vec<f32>>) -> Result<(), PcmError> {
-    let mut source = Source::open(shared, &port.stream)?;
+    let mut source = Source::open(shared, &port.stream).await?;
     loop {
         tokio::select! {
             () = shared.stop_input.cancelled() => break,

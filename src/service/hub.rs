@@ -1,17 +1,21 @@
 //! Named streams: one publisher, any number of listeners.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
+use super::cluster::Tap;
 use crate::session::{PackedBundle, StreamName};
+use crate::units::StageCount;
 
 /// All streams of the daemon. Entries exist while somebody publishes or listens.
 #[derive(Default)]
 pub(crate) struct Hub {
     streams: Mutex<HashMap<StreamName, Stream>>,
+    /// Somebody came, went, or wants other stages.
+    changed: Arc<Notify>,
 }
 
 #[derive(Default)]
@@ -20,6 +24,38 @@ struct Stream {
     bundles: u64,
     bytes: u64,
     listeners: Vec<Outlet>,
+    /// Which of several relayed publishers the bundles come from; None is the local one.
+    source: Option<u64>,
+    /// Added to the source's frame numbers, so that those that listeners see never go back.
+    shift: u64,
+    /// Frame after the last one that listeners got.
+    next_frame: u64,
+}
+
+impl Stream {
+    /// Gives a bundle to every listener; one whose queue is full is dropped.
+    fn give(&mut self, bundle: Arc<PackedBundle>, source: Option<u64>) {
+        if self.source != source {
+            self.source = source;
+            self.shift = self.next_frame.saturating_sub(bundle.first_frame);
+        }
+        let first_frame = bundle.first_frame.saturating_add(self.shift);
+        let bundle = match self.shift {
+            0 => bundle,
+            _ => Arc::new(PackedBundle { first_frame, ..PackedBundle::clone(&bundle) }),
+        };
+        self.next_frame = first_frame.saturating_add(u64::from(bundle.frames));
+        self.bundles += 1;
+        self.bytes += bundle.payload.len() as u64;
+        self.listeners.retain(|outlet| match outlet.queue.try_send(Arc::clone(&bundle)) {
+            Ok(()) => true,
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                outlet.slow.store(true, Ordering::Release);
+                false
+            }
+            Err(mpsc::error::TrySendError::Closed(_)) => false,
+        });
+    }
 }
 
 /// A stream as operators see it.
@@ -36,18 +72,23 @@ pub(crate) struct StreamState {
 struct Outlet {
     queue: mpsc::Sender<Arc<PackedBundle>>,
     slow: Arc<AtomicBool>,
+    stages: Arc<AtomicU8>,
 }
 
 /// The right to publish a stream; dropping it ends the stream for its listeners.
 pub(crate) struct Publisher {
     hub: Arc<Hub>,
     name: StreamName,
+    /// Where other daemons get the stream from.
+    tap: Option<Tap>,
 }
 
 /// A listener's end: bundles from the next one on.
 pub(crate) struct Listener {
     queue: mpsc::Receiver<Arc<PackedBundle>>,
     slow: Arc<AtomicBool>,
+    stages: Arc<AtomicU8>,
+    changed: Arc<Notify>,
 }
 
 /// Why a listener gets nothing more.
@@ -72,7 +113,9 @@ impl Hub {
             return None;
         }
         stream.published = true;
-        Some(Publisher { hub: Arc::clone(self), name: name.clone() })
+        drop(streams);
+        self.changed.notify_one();
+        Some(Publisher { hub: Arc::clone(self), name: name.clone(), tap: None })
     }
 
     /// Joins a stream, whether it is published yet or not; `queue` bundles may wait.
@@ -85,9 +128,43 @@ impl Hub {
             s.listeners.retain(|l| !l.queue.is_closed());
             s.published || !s.listeners.is_empty()
         });
+        let stages = Arc::new(AtomicU8::new(StageCount::MAX.value()));
         let stream = streams.entry(name.clone()).or_default();
-        stream.listeners.push(Outlet { queue: sender, slow: Arc::clone(&slow) });
-        Listener { queue: receiver, slow }
+        stream.listeners.push(Outlet { queue: sender, slow: Arc::clone(&slow), stages: Arc::clone(&stages) });
+        drop(streams);
+        self.changed.notify_one();
+        Listener { queue: receiver, slow, stages, changed: Arc::clone(&self.changed) }
+    }
+
+    /// Waits until [`Hub::wanted`] may have changed.
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Streams that somebody listens to and nobody publishes here, with the most stages that anybody wants.
+    pub(super) fn wanted(&self) -> HashMap<StreamName, StageCount> {
+        let most = |s: &Stream| {
+            let open = s.listeners.iter().filter(|l| !l.queue.is_closed());
+            open.filter_map(|l| StageCount::new(l.stages.load(Ordering::Relaxed)).ok()).max()
+        };
+        let streams = self.lock();
+        let unpublished = streams.iter().filter(|(_, s)| !s.published);
+        unpublished.filter_map(|(name, s)| Some((name.clone(), most(s)?))).collect()
+    }
+
+    /// Gives a bundle that is published elsewhere to those who listen here; `source` tells its publishers apart.
+    pub(super) fn relay(&self, name: &StreamName, source: u64, bundle: PackedBundle) {
+        if let Some(stream) = self.lock().get_mut(name).filter(|s| !s.published) {
+            stream.give(Arc::new(bundle), Some(source));
+        }
+    }
+
+    /// Ends a stream that was published elsewhere.
+    pub(super) fn end_relay(&self, name: &StreamName) {
+        let mut streams = self.lock();
+        if streams.get(name).is_some_and(|s| !s.published) {
+            streams.remove(name);
+        }
     }
 
     /// All streams, by name.
@@ -117,28 +194,46 @@ impl Publisher {
     /// Gives a bundle to every listener; one whose queue is full is dropped.
     pub(crate) fn send(&self, bundle: PackedBundle) {
         let bundle = Arc::new(bundle);
-        if let Some(stream) = self.hub.lock().get_mut(&self.name) {
-            stream.bundles += 1;
-            stream.bytes += bundle.payload.len() as u64;
-            stream.listeners.retain(|outlet| match outlet.queue.try_send(Arc::clone(&bundle)) {
-                Ok(()) => true,
-                Err(mpsc::error::TrySendError::Full(_)) => {
-                    outlet.slow.store(true, Ordering::Release);
-                    false
-                }
-                Err(mpsc::error::TrySendError::Closed(_)) => false,
-            });
+        if let Some(tap) = &self.tap {
+            tap.send(&bundle);
         }
+        if let Some(stream) = self.hub.lock().get_mut(&self.name) {
+            stream.give(bundle, None);
+        }
+    }
+
+    /// Passes the stream on to other daemons from here on.
+    pub(super) fn set_tap(&mut self, tap: Tap) {
+        self.tap = Some(tap);
+    }
+
+    /// Whether an earlier publisher of the same name turned up on another daemon.
+    pub(super) fn is_overruled(&self) -> bool {
+        self.tap.as_ref().is_some_and(Tap::is_overruled)
     }
 }
 
 impl Drop for Publisher {
     fn drop(&mut self) {
         self.hub.lock().remove(&self.name);
+        self.hub.changed.notify_one();
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.queue.close();
+        self.changed.notify_one();
     }
 }
 
 impl Listener {
+    /// Says how many stages are wanted, so that no more are fetched from another daemon.
+    pub(crate) fn want(&self, stages: StageCount) {
+        self.stages.store(stages.value(), Ordering::Relaxed);
+        self.changed.notify_one();
+    }
+
     /// The next bundle; everything queued is given before the end. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Result<Arc<PackedBundle>, Ended> {
         match self.queue.recv().await {
@@ -157,7 +252,6 @@ impl Listener {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::units::StageCount;
 
     fn bundle(first_frame: u64) -> PackedBundle {
         let stages = StageCount::new(4).expect("in range");
@@ -182,5 +276,26 @@ mod tests {
         }
         assert_eq!(good.next().await.unwrap_err(), Ended::Stream);
         assert_eq!(hub.count(), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn frame_numbers_of_listeners_never_go_back_when_publishers_change() {
+        let (hub, name) = (Arc::new(Hub::default()), StreamName::new("a").unwrap());
+        let mut listener = hub.listen(&name, 10);
+        listener.want(StageCount::new(2).unwrap());
+        assert_eq!(hub.wanted()[&name].value(), 2);
+        hub.relay(&name, 1, bundle(70));
+        hub.relay(&name, 1, bundle(72));
+        hub.relay(&name, 2, bundle(0));
+        hub.relay(&name, 2, bundle(1));
+        let publisher = hub.publish(&name).unwrap();
+        assert!(hub.wanted().is_empty());
+        hub.relay(&name, 2, bundle(2));
+        publisher.send(bundle(0));
+        for frame in [70, 72, 73, 74, 75] {
+            assert_eq!(listener.next().await.unwrap().first_frame, frame);
+        }
+        drop(publisher);
+        assert_eq!(listener.next().await.unwrap_err(), Ended::Stream);
     }
 }

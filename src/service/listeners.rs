@@ -13,11 +13,13 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
 use super::access::Gate;
+use super::cluster::Cluster;
 use super::devices::Devices;
 use super::hub::Hub;
 use super::outbox::Outbox;
 use super::tls::{Server, Socket, TlsError};
 use super::{Coding, Counters, Shared, codes, http, pcm};
+use crate::bus::{Bus, BusError};
 use crate::config::{Config, PcmPort};
 use crate::engine::EngineHandle;
 use crate::session::{Close, Reason};
@@ -46,6 +48,9 @@ pub enum ServiceError {
     /// TLS could not be set up.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// NATS could not be set up; that it is away is no error.
+    #[error(transparent)]
+    Bus(#[from] BusError),
 }
 
 /// What happened from start to end.
@@ -85,6 +90,7 @@ impl Kind {
 pub struct Bound {
     ports: Vec<(TcpListener, Kind)>,
     tls: Option<Arc<Server>>,
+    bus: Option<Bus>,
     /// Addresses in the order raw in, raw out, codes, HTTP; port 0 has become a real one.
     pub addresses: Vec<SocketAddr>,
 }
@@ -105,7 +111,11 @@ impl Bound {
         let codes = config.codes.iter().map(|&a| (a, Kind::Codes));
         let tls = config.tls.as_ref().map(Server::load).transpose()?.map(Arc::new);
         let http = config.http.iter().map(|&a| (a, Kind::Http));
-        let mut bound = Self { tls, ports: Vec::new(), addresses: Vec::new() };
+        let bus = match &config.nats {
+            Some(nats) => Some(Bus::start(&nats.bus).await?),
+            None => None,
+        };
+        let mut bound = Self { tls, bus, ports: Vec::new(), addresses: Vec::new() };
         for (address, kind) in input.chain(output).chain(codes).chain(http) {
             let bind = |source| ServiceError::Bind { address, source };
             let buffer = match &kind {
@@ -176,8 +186,10 @@ pub async fn run(
         coding: tokens.map(|t| Coding::new(t, config.borrow().limits.coded_sessions)),
         devices: devices.states().into(),
         tls: bound.tls,
+        cluster: bound.bus.map(|bus| Arc::new(Cluster::new(bus))),
         config,
     };
+    let _relaying = shared.cluster.as_ref().map(|cluster| relay(cluster, &shared));
     let gate = Arc::new(Gate::default());
     let (room, refusals) = (Arc::new(Room::default()), Arc::new(Semaphore::new(REFUSALS)));
     let (inputs, outputs) = (TaskTracker::new(), TaskTracker::new());
@@ -200,6 +212,9 @@ pub async fn run(
         while shared.hub.count().0 > 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+        if let Some(cluster) = &shared.cluster {
+            cluster.drained().await;
+        }
         shared.stop_output.cancel();
         inputs.close();
         outputs.close();
@@ -218,6 +233,29 @@ pub async fn run(
         bundles: counters.bundles.load(Ordering::Relaxed),
         fallbacks: counters.fallbacks.load(Ordering::Relaxed),
     }
+}
+
+/// Ends a task when dropped.
+struct Running(tokio::task::JoinHandle<()>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Fetches streams of other daemons, and has streams kept, until dropped.
+fn relay(cluster: &Arc<Cluster>, shared: &Shared) -> [Running; 2] {
+    let (here, hub, profile) = (Arc::clone(cluster), Arc::clone(&shared.hub), shared.engine.profile());
+    let relaying = tokio::spawn(async move { here.relay(&hub, &profile).await });
+    let here = Arc::clone(cluster);
+    let kept = shared.config.borrow().nats.as_ref().and_then(|n| n.kept);
+    let keeping = tokio::spawn(async move {
+        if let Some(kept) = kept {
+            here.keep(kept).await;
+        }
+    });
+    [Running(relaying), Running(keeping)]
 }
 
 /// Reads the certificates again whenever the configuration is.

@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::sync::atomic::Ordering;
 
 use super::Shared;
+use super::cluster::Cluster;
 use crate::capture::device::DeviceStats;
 use crate::engine::Histogram;
 
@@ -67,6 +68,9 @@ pub(super) fn prometheus(shared: &Shared) -> String {
     ] {
         page.number(name, "counter", help, value as f64);
     }
+    if let Some(cluster) = &shared.cluster {
+        nats(&mut page, cluster);
+    }
     page.head("stage_bits_total", "counter", "Bits of code published, by stage of the quantiser.");
     for (stage, bits) in c.stage_bits.iter().enumerate() {
         let bits = bits.load(Ordering::Relaxed);
@@ -99,6 +103,33 @@ fn devices(page: &mut Page, shared: &Shared) {
             let labels = format!("direction=\"{direction}\",device=\"{}\",stream=\"{}\"", port.device, port.stream);
             let _ = writeln!(page.0, "undertone_device_{name}{{{labels}}} {value}");
         }
+    }
+}
+
+fn nats(page: &mut Page, cluster: &Cluster) {
+    let c = cluster.bus().counters();
+    let connected = f64::from(u8::from(cluster.bus().is_connected()));
+    page.number("nats_connected", "gauge", "1 while NATS can be reached.", connected);
+    page.number("nats_queued", "gauge", "Bundles on their way to NATS.", cluster.queued() as f64);
+    page.number("nats_relayed_streams", "gauge", "Streams fetched from other daemons.", cluster.relayed() as f64);
+    page.number(
+        "nats_subscriptions",
+        "gauge",
+        "Layers of streams fetched from other daemons.",
+        cluster.layers() as f64,
+    );
+    for (name, help, value) in [
+        ("nats_published_total", "Bundles published to other daemons.", &c.published),
+        ("nats_messages_total", "Messages of these bundles.", &c.messages),
+        ("nats_bytes_total", "Bytes of these messages.", &c.bytes),
+        ("nats_dropped_total", "Bundles not published: NATS was away or too slow.", &c.dropped),
+        ("nats_received_total", "Bundles of other daemons passed on to listeners.", &c.received),
+        ("nats_lost_total", "Bundles of other daemons that never came.", &c.lost),
+        ("nats_malformed_total", "Messages that made no sense or were of another model.", &c.malformed),
+        ("nats_overflowed_total", "Times that a subscription was full.", &c.overflowed),
+        ("nats_connects_total", "Connections to NATS made, the first one included.", &c.connects),
+    ] {
+        page.number(name, "counter", help, value.load(Ordering::Relaxed) as f64);
     }
 }
 

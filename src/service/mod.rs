@@ -2,6 +2,7 @@
 
 mod access;
 mod client;
+mod cluster;
 mod codes;
 mod devices;
 mod ending;
@@ -45,6 +46,8 @@ pub(crate) struct Shared {
     counters: Arc<Counters>,
     coding: Option<Coding>,
     devices: Arc<[devices::DeviceState]>,
+    /// None unless other daemons are reached through NATS.
+    cluster: Option<Arc<cluster::Cluster>>,
 }
 
 /// What coded sessions need: the token model, its tag, and room.

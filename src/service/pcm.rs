@@ -10,7 +10,7 @@ use tracing::{info, warn};
 use super::hub::{Ended, Publisher};
 use super::pacer::Pacer;
 use super::tls::Socket;
-use super::{Counters, Shared, process};
+use super::{Counters, Shared, cluster, process};
 use crate::codec::{Concealer, Decoder, Encoder, Profile};
 use crate::config::PcmPort;
 use crate::dsp::{PcmReader, PcmWriter};
@@ -36,6 +36,8 @@ pub(super) enum PcmError {
     Silent(Duration),
     #[error("somebody else publishes stream {0}")]
     Taken(StreamName),
+    #[error("an earlier publisher of this stream is on another daemon")]
+    Overruled,
     #[error("the listener does not read fast enough")]
     Slow,
 }
@@ -59,7 +61,7 @@ pub(super) async fn serve_input(shared: Shared, port: Arc<PcmPort>, mut socket: 
 }
 
 async fn input(shared: &Shared, port: &PcmPort, socket: &mut Socket) -> Result<u64, PcmError> {
-    let mut source = Source::open(shared, &port.stream)?;
+    let mut source = Source::open(shared, &port.stream).await?;
     let (mut reader, mut bytes, mut pcm) = (PcmReader::new(port.format), vec![0; CHUNK], Vec::new());
     let idle = shared.config.borrow().limits.timeouts.idle;
     let result = loop {
@@ -97,8 +99,8 @@ pub(super) struct Source<'a> {
 
 impl<'a> Source<'a> {
     /// Takes the stream's name and a slot of the engine.
-    pub(super) fn open(shared: &'a Shared, stream: &StreamName) -> Result<Self, PcmError> {
-        let publisher = shared.hub.publish(stream).ok_or_else(|| PcmError::Taken(stream.clone()))?;
+    pub(super) async fn open(shared: &'a Shared, stream: &StreamName) -> Result<Self, PcmError> {
+        let publisher = cluster::publish(shared, stream).await.ok_or_else(|| PcmError::Taken(stream.clone()))?;
         let config = Arc::clone(&shared.config.borrow());
         let (profile, slot) = (shared.engine.profile(), shared.engine.admit()?);
         let stages = config.codec.stages.min(profile.stages);
@@ -138,6 +140,9 @@ impl<'a> Source<'a> {
                 let bundle = PackedBundle::pack(&bundle);
                 self.shared.counters.bundle(&bundle);
                 self.publisher.send(bundle);
+                if self.publisher.is_overruled() {
+                    return Err(PcmError::Overruled);
+                }
             }
         }
         Ok(())

@@ -54,6 +54,11 @@ impl Daemon {
         Self { pcm, pcm_out, codes, http, stop: Some(stop), running, _engine: engine, _config: sender }
     }
 
+    /// As [`Daemon::start`].
+    pub async fn start_owned(limits: String) -> Self {
+        Self::start(&limits).await
+    }
+
     pub async fn stop(mut self) -> Summary {
         let _ = self.stop.take().unwrap().send(());
         tokio::time::timeout(Duration::from_secs(20), self.running).await.expect("the daemon stops").unwrap()

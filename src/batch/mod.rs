@@ -1,0 +1,181 @@
+//! Encoding of many recordings by many workers that share a folder.
+//!
+//! A job may be handed out twice: after a crash, a lost acknowledgement, a pause that was too long. So its output is
+//! written under another name, synced and renamed, with a note beside it that says what it was made from; a job whose
+//! output is there, whole and made from the same bytes with the same settings, is done already.
+
+mod encode;
+mod output;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+pub use encode::Coder;
+pub use output::BatchError;
+
+use crate::bus::BusError;
+use crate::bus::jobs::{Job, Jobs, Record, Taken};
+use output::Place;
+
+/// How often a worker says that it is still at it: three times before it would be taken for dead.
+const HEARTBEAT: Duration = Duration::from_secs(4);
+
+/// How long a worker waits for a job before it asks again.
+const ASK: Duration = Duration::from_secs(5);
+
+/// And if it wants to be gone when there are no more.
+const ASK_SOON: Duration = Duration::from_millis(500);
+
+/// First pause after a failure; it doubles with every attempt.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
+/// What a worker did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tally {
+    /// Recordings encoded.
+    pub encoded: u64,
+    /// Jobs whose output was there already.
+    pub skipped: u64,
+    /// Attempts that failed and will be repeated.
+    pub retried: u64,
+    /// Jobs given up.
+    pub dead: u64,
+}
+
+/// How a worker works.
+#[derive(Debug, Clone)]
+pub struct WorkerOptions {
+    /// The folder that all workers share; nothing outside it is read or written.
+    pub root: PathBuf,
+    /// Attempts after which a job is given up.
+    pub attempts: u64,
+    /// End when every job is done or given up, instead of waiting for more.
+    pub drain: bool,
+}
+
+/// Takes jobs until `stop` turns true. A job that is worked on then goes back at once.
+///
+/// Errors: [`BatchError`] if the shared folder is not there.
+pub async fn work(
+    jobs: &Jobs,
+    mut coder: Coder,
+    options: &WorkerOptions,
+    mut stop: watch::Receiver<bool>,
+) -> Result<Tally, BatchError> {
+    let root = std::fs::canonicalize(&options.root).map_err(|e| BatchError::io(&options.root, e))?;
+    let mut tally = Tally::default();
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let next = tokio::select! {
+            _ = stop.wait_for(|s| *s) => return Ok(tally),
+            next = jobs.next(if options.drain { ASK_SOON } else { ASK }) => next,
+        };
+        let taken = match next {
+            Ok(Some(taken)) => taken,
+            Ok(None) if options.drain && jobs.open().await.is_ok_and(|n| n == 0) => return Ok(tally),
+            Ok(None) => continue,
+            Err(e) => {
+                warn!(error = %e, "no jobs to be had, trying again");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_secs(30));
+                continue;
+            }
+        };
+        pause = FIRST_PAUSE;
+        let (back, outcome) = attempt(&taken, coder, &root, &mut stop).await?;
+        coder = back;
+        settle(&taken, outcome, options, &mut tally).await;
+        if *stop.borrow() {
+            return Ok(tally);
+        }
+    }
+}
+
+/// Does a job in a thread of its own, and meanwhile says that it is being done.
+async fn attempt(
+    taken: &Taken,
+    mut coder: Coder,
+    root: &Path,
+    stop: &mut watch::Receiver<bool>,
+) -> Result<(Coder, Result<Made, BatchError>), BatchError> {
+    let job = match &taken.job {
+        Ok(job) => job.clone(),
+        Err(e) => return Ok((coder, Err(BatchError::Hopeless(e.to_string())))),
+    };
+    let (root, cancel) = (root.to_owned(), Arc::new(AtomicBool::new(false)));
+    let cancelled = Arc::clone(&cancel);
+    let work = tokio::task::spawn_blocking(move || {
+        let outcome = make(&job, &root, &mut coder, &cancelled);
+        (coder, outcome)
+    });
+    tokio::pin!(work);
+    let mut heartbeat = tokio::time::interval(HEARTBEAT);
+    heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            done = &mut work => return done.map_err(|e| BatchError::Hopeless(e.to_string())),
+            _ = heartbeat.tick() => if let Err(e) = taken.progress().await {
+                warn!(job = taken.name, error = %e, "no progress reported");
+            },
+            _ = stop.wait_for(|s| *s), if !cancel.load(Ordering::Relaxed) => cancel.store(true, Ordering::Relaxed),
+        }
+    }
+}
+
+/// An output that is there.
+struct Made {
+    bytes: u64,
+    skipped: bool,
+}
+
+fn make(job: &Job, root: &Path, coder: &mut Coder, cancelled: &AtomicBool) -> Result<Made, BatchError> {
+    let place = Place::find(root, job)?;
+    let key = coder.key(job, &place)?;
+    if let Some(bytes) = place.finished(&key) {
+        return Ok(Made { bytes, skipped: true });
+    }
+    let bytes = place.write(&key, |out| coder.encode(job, &place.input, out, cancelled))?;
+    Ok(Made { bytes, skipped: false })
+}
+
+/// Tells the queue what became of a job.
+async fn settle(taken: &Taken, outcome: Result<Made, BatchError>, options: &WorkerOptions, tally: &mut Tally) {
+    let input = taken.job.as_ref().map_or_else(|_| "(none)".to_owned(), |j| j.input.clone());
+    let record =
+        |bytes, skipped, error| Record { input: input.clone(), bytes, skipped, attempts: taken.attempts, error };
+    let told: Result<(), BusError> = match outcome {
+        Ok(made) => {
+            info!(job = taken.name, input, bytes = made.bytes, skipped = made.skipped, "job done");
+            let told = taken.finish(&record(made.bytes, made.skipped, None)).await;
+            // Without the confirmation another worker may be given the job: it is not ours to count.
+            if told.is_ok() {
+                tally.skipped += u64::from(made.skipped);
+                tally.encoded += u64::from(!made.skipped);
+            }
+            told
+        }
+        Err(BatchError::Cancelled) => taken.retry(Duration::ZERO).await,
+        Err(e) if matches!(e, BatchError::Hopeless(_)) || taken.attempts >= options.attempts => {
+            warn!(job = taken.name, input, attempts = taken.attempts, error = %e, "job given up");
+            let told = taken.finish(&record(0, false, Some(e.to_string()))).await;
+            tally.dead += u64::from(told.is_ok());
+            told
+        }
+        Err(e) => {
+            let doublings = u32::try_from(taken.attempts.saturating_sub(1)).unwrap_or(u32::MAX).min(16);
+            let wait = (FIRST_PAUSE * 2u32.pow(doublings)).min(LONGEST_PAUSE);
+            warn!(job = taken.name, input, attempts = taken.attempts, error = %e, ?wait, "job failed, trying again");
+            tally.retried += 1;
+            taken.retry(wait).await
+        }
+    };
+    if let Err(e) = told {
+        warn!(job = taken.name, error = %e, "the queue was not told; another worker will get the job");
+    }
+}

@@ -1,0 +1,239 @@
+//! Where a job's files are, and how an output comes to be whole or not at all.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Read, Write};
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+use crate::bus::jobs::Job;
+
+/// Age at which a half-written output of a worker that died is cleared away.
+const STALE: Duration = Duration::from_secs(3_600);
+
+/// Why a job was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum BatchError {
+    /// A file could not be read or written; it may work another time.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// It would fail every time.
+    #[error("{0}")]
+    Hopeless(String),
+    /// The worker was told to stop.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl BatchError {
+    pub(super) fn io(path: &Path, source: std::io::Error) -> Self {
+        Self::Io { path: path.to_owned(), source }
+    }
+}
+
+/// SHA-256 in hexadecimal digits.
+pub(super) fn hex(digest: &[u8]) -> String {
+    digest.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// SHA-256 and length of a file.
+pub(super) fn digest(path: &Path) -> Result<(String, u64), BatchError> {
+    let error = |e| BatchError::io(path, e);
+    let mut file = File::open(path).map_err(error)?;
+    let (mut sha, mut chunk, mut length) = (Sha256::new(), vec![0; 64 << 10], 0);
+    loop {
+        match file.read(&mut chunk).map_err(error)? {
+            0 => return Ok((hex(&sha.finalize()), length)),
+            n => {
+                sha.update(&chunk[..n]);
+                length += n as u64;
+            }
+        }
+    }
+}
+
+/// A job's files, known to lie below the shared folder.
+pub(super) struct Place {
+    pub(super) input: PathBuf,
+    folder: PathBuf,
+    name: String,
+}
+
+/// A path that only goes down.
+fn below(path: &str) -> Result<&Path, BatchError> {
+    let path = Path::new(path);
+    let down = path.components().all(|c| matches!(c, Component::Normal(_)));
+    if down && path.file_name().is_some() {
+        Ok(path)
+    } else {
+        Err(BatchError::Hopeless(format!("{}: not a path below the shared folder", path.display())))
+    }
+}
+
+impl Place {
+    /// Finds the input and makes the folder of the output.
+    ///
+    /// Errors: [`BatchError`] for a path that leaves `root`, which must be canonical, by itself or through links.
+    pub(super) fn find(root: &Path, job: &Job) -> Result<Self, BatchError> {
+        let (input, output) = (root.join(below(&job.input)?), root.join(below(&job.output)?));
+        let inside = |path: &Path| {
+            let real = fs::canonicalize(path).map_err(|e| BatchError::io(path, e))?;
+            if real.starts_with(root) {
+                Ok(real)
+            } else {
+                Err(BatchError::Hopeless(format!("{}: leads out of the shared folder", path.display())))
+            }
+        };
+        let input = inside(&input)?;
+        let name = output.file_name().and_then(|n| n.to_str()).map(ToOwned::to_owned);
+        let (Some(folder), Some(name)) = (output.parent(), name) else {
+            return Err(BatchError::Hopeless(format!("{}: not a file name", output.display())));
+        };
+        // What exists of the way there is looked at before anything is created.
+        let there = folder.ancestors().find(|a| a.exists()).unwrap_or(root);
+        inside(there)?;
+        fs::create_dir_all(folder).map_err(|e| BatchError::io(folder, e))?;
+        Ok(Self { input, folder: inside(folder)?, name })
+    }
+
+    fn output(&self) -> PathBuf {
+        self.folder.join(&self.name)
+    }
+
+    /// The note that says what the output was made from: its key, length and digest.
+    fn note(&self) -> PathBuf {
+        self.folder.join(format!(".{}.made", self.name))
+    }
+
+    /// Length of the output if it is whole and has this key.
+    pub(super) fn finished(&self, key: &str) -> Option<u64> {
+        let note = fs::read_to_string(self.note()).ok()?;
+        let (digest, length) = digest(&self.output()).ok()?;
+        (note == text(key, length, &digest)).then_some(length)
+    }
+
+    /// Writes the output under another name, syncs it, and gives it its name and its note.
+    pub(super) fn write(
+        &self,
+        key: &str,
+        fill: impl FnOnce(&mut dyn Write) -> Result<(), BatchError>,
+    ) -> Result<u64, BatchError> {
+        self.sweep();
+        let (output, part) = (self.output(), self.part());
+        let written = (|| {
+            let error = |e| BatchError::io(&part, e);
+            let mut out = BufWriter::new(File::create_new(&part).map_err(error)?);
+            fill(&mut out)?;
+            let file = out.into_inner().map_err(|e| error(e.into_error()))?;
+            file.sync_all().map_err(error)?;
+            let (digest, length) = digest(&part)?;
+            fs::rename(&part, &output).map_err(error)?;
+            self.sync()?;
+            self.write_note(&text(key, length, &digest))?;
+            Ok(length)
+        })();
+        if written.is_err() {
+            let _ = fs::remove_file(&part);
+        }
+        written
+    }
+
+    fn write_note(&self, text: &str) -> Result<(), BatchError> {
+        let (note, part) = (self.note(), self.part());
+        let error = |e| BatchError::io(&part, e);
+        let mut file = File::create_new(&part).map_err(error)?;
+        file.write_all(text.as_bytes()).map_err(error)?;
+        file.sync_all().map_err(error)?;
+        fs::rename(&part, note).map_err(error)?;
+        self.sync()
+    }
+
+    /// A name that nobody else writes to: of two workers with the same job neither spoils the other's file.
+    fn part(&self) -> PathBuf {
+        use std::hash::{BuildHasher, Hasher};
+        let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
+        self.folder.join(format!(".{}.{random:016x}.part", self.name))
+    }
+
+    /// A rename is on disk when its folder is.
+    fn sync(&self) -> Result<(), BatchError> {
+        File::open(&self.folder).and_then(|d| d.sync_all()).map_err(|e| BatchError::io(&self.folder, e))
+    }
+
+    /// Clears away what workers that died left of this output.
+    fn sweep(&self) {
+        let start = format!(".{}.", self.name);
+        let Ok(entries) = fs::read_dir(&self.folder) else { return };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let ours = name.to_str().is_some_and(|n| n.starts_with(&start) && n.ends_with(".part"));
+            let age = entry.metadata().and_then(|m| m.modified()).ok().and_then(|t| t.elapsed().ok());
+            if ours && age.is_some_and(|a| a > STALE) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+}
+
+fn text(key: &str, length: u64, digest: &str) -> String {
+    format!("key = \"{key}\"\nbytes = {length}\nsha256 = \"{digest}\"\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(input: &str, output: &str) -> Job {
+        Job::new(input.to_owned(), output.to_owned(), 6, 5, false)
+    }
+
+    #[test]
+    fn an_output_is_whole_or_not_there_and_known_again_by_its_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = fs::canonicalize(dir.path()).unwrap();
+        fs::write(root.join("a.wav"), "sound").unwrap();
+        let place = Place::find(&root, &job("a.wav", "out/deep/a.utn")).unwrap();
+        let failed = place.write("k", |out| {
+            out.write_all(b"half").unwrap();
+            Err(BatchError::Cancelled)
+        });
+        assert!(failed.is_err());
+        assert_eq!(fs::read_dir(root.join("out/deep")).unwrap().count(), 0);
+        let fill = |out: &mut dyn Write| out.write_all(b"codes").map_err(|e| BatchError::io(Path::new("a"), e));
+        assert_eq!(place.write("k", fill).unwrap(), 5);
+        assert_eq!(place.finished("k"), Some(5));
+        assert_eq!(place.finished("other"), None);
+        fs::write(root.join("out/deep/a.utn"), "codfs").unwrap();
+        assert_eq!(place.finished("k"), None);
+    }
+
+    #[test]
+    fn nothing_outside_the_shared_folder_is_touched() {
+        let (dir, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let root = fs::canonicalize(dir.path()).unwrap();
+        fs::write(root.join("a.wav"), "sound").unwrap();
+        fs::write(outside.path().join("b.wav"), "secret").unwrap();
+        std::os::unix::fs::symlink(outside.path(), root.join("link")).unwrap();
+        let absolute = outside.path().join("b.wav").display().to_string();
+        for (input, output) in [
+            ("../b.wav", "a.utn"),
+            (absolute.as_str(), "a.utn"),
+            ("link/b.wav", "a.utn"),
+            ("a.wav", "../a.utn"),
+            ("a.wav", "link/a.utn"),
+            ("a.wav", "link/new/a.utn"),
+            ("a.wav", ""),
+        ] {
+            let found = Place::find(&root, &job(input, output));
+            assert!(matches!(found, Err(BatchError::Hopeless(_))), "{input} {output}");
+        }
+        assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 1);
+        assert!(matches!(Place::find(&root, &job("none.wav", "a.utn")), Err(BatchError::Io { .. })));
+    }
+}

@@ -1,0 +1,469 @@
+//! What travels between daemons: a bundle cut into layers of stages, one message each, and put together again.
+//!
+//! Everything here is pure. The bytes come from whoever may publish on the NATS server, so they are checked like a
+//! client's: a wrong message is an error and takes no memory.
+
+use std::collections::VecDeque;
+
+use crate::bitstream::{BitstreamError, Bundle};
+use crate::session::PackedBundle;
+use crate::units::{ModelId, OutOfRange, StageCount};
+
+/// Layers of a stream. A layer is a subject of its own, so that a daemon fetches only what its listeners want.
+pub const LAYERS: usize = 4;
+
+/// Stages before which each layer ends: 1 to 3, 4 to 6, 7 to 12, and the rest. The steps are 1.5, 3 and 6 kbit/s. A
+/// message costs about 110 bytes besides its codes, so a layer for every stage would cost ten times its codes, and a
+/// single layer would make thin listeners fetch everything.
+const ENDS: [usize; LAYERS] = [3, 6, 12, usize::MAX];
+
+/// Version of the message.
+const VERSION: u8 = 1;
+
+/// Bytes before the codes.
+pub const HEAD: usize = 45;
+
+/// Bundles that may wait for their layers.
+pub const MAX_PENDING: usize = 8;
+
+/// How far a bundle may be ahead of the one before it. A relay that heard nothing for long starts afresh instead.
+const MAX_JUMP: u64 = 1_000;
+
+/// Later bundles that were begun when a bundle stops waiting for its missing layers.
+const PATIENCE: usize = 2;
+
+/// Layers that hold the first `stages` stages.
+pub fn layers_of(stages: StageCount) -> usize {
+    ENDS.iter().take_while(|&&end| end < stages.index()).count() + 1
+}
+
+/// The stages of a layer, out of so many.
+fn range(layer: usize, stages: usize) -> std::ops::Range<usize> {
+    let start = if layer == 0 { 0 } else { ENDS[layer - 1] };
+    start.min(stages)..ENDS[layer].min(stages)
+}
+
+/// Who publishes a stream: of two, the earlier one is right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Epoch {
+    /// Microseconds since 1970 on the publisher's clock when it began.
+    pub started: u64,
+    /// Tells two that began in the same microsecond apart.
+    pub id: u64,
+}
+
+/// What a message is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A layer of a bundle.
+    Codes,
+    /// The publisher ended the stream; the sequence is the number of its bundles.
+    End,
+    /// The publisher gave way to an earlier one: the stream goes on without it.
+    Yield,
+    /// The publisher says that the stream is its own.
+    Claim,
+}
+
+/// One message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerMessage {
+    /// What it is about.
+    pub kind: Kind,
+    /// Who sent it.
+    pub epoch: Epoch,
+    /// Model of the codes.
+    pub model: ModelId,
+    /// Number of the bundle since the publisher began.
+    pub sequence: u64,
+    /// Number of its first frame.
+    pub first_frame: u64,
+    /// Its frames; 0 unless this is a layer.
+    pub frames: u8,
+    /// Stages of the whole bundle; 0 unless this is a layer.
+    pub stages: u8,
+    /// Which layer, from 0.
+    pub layer: u8,
+    /// Indices of the layer's stages, `[frames][stages of the layer]`, ten bits each.
+    pub payload: Vec<u8>,
+}
+
+/// Why a message was thrown away.
+#[derive(Debug, thiserror::Error)]
+pub enum MessageError {
+    /// Too short, or of another version or kind.
+    #[error("not a message of this version: {0}")]
+    Head(String),
+    /// Numbers out of range.
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
+    /// Codes that do not fit the numbers.
+    #[error(transparent)]
+    Codes(#[from] BitstreamError),
+    /// A bundle from so far ahead that the number cannot be true.
+    #[error("bundle {got}, but {next} is the next one")]
+    Jump {
+        /// Its number.
+        got: u64,
+        /// The number that was expected.
+        next: u64,
+    },
+    /// Layers of one bundle that contradict each other.
+    #[error("bundle {0}: its layers contradict each other")]
+    Differs(u64),
+    /// A code that the model does not have.
+    #[error("bundle {sequence}: code {code} out of range, allowed 0 to {}", entries - 1)]
+    Code {
+        /// The bundle.
+        sequence: u64,
+        /// The code.
+        code: u16,
+        /// Entries of a codebook.
+        entries: usize,
+    },
+}
+
+impl LayerMessage {
+    /// A message without codes.
+    pub fn word(kind: Kind, epoch: Epoch, model: ModelId, sequence: u64) -> Self {
+        Self { kind, epoch, model, sequence, first_frame: 0, frames: 0, stages: 0, layer: 0, payload: Vec::new() }
+    }
+
+    /// The bytes of the message.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(HEAD + self.payload.len());
+        let kind = match self.kind {
+            Kind::Codes => 0,
+            Kind::End => 1,
+            Kind::Yield => 2,
+            Kind::Claim => 3,
+        };
+        out.extend([VERSION, kind, self.layer, self.frames, self.stages]);
+        out.extend(self.model.0);
+        for number in [self.epoch.started, self.epoch.id, self.sequence, self.first_frame] {
+            out.extend(number.to_be_bytes());
+        }
+        out.extend(&self.payload);
+        out
+    }
+
+    /// Reads a message.
+    ///
+    /// Errors: [`MessageError`] for anything that [`LayerMessage::encode`] would not write.
+    pub fn parse(bytes: &[u8]) -> Result<Self, MessageError> {
+        let Some((head, payload)) = bytes.split_first_chunk::<HEAD>() else {
+            return Err(MessageError::Head(format!("{} bytes", bytes.len())));
+        };
+        let [version, kind, layer, frames, stages, rest @ ..] = *head;
+        let number = |at: usize| {
+            let mut eight = [0; 8];
+            eight.copy_from_slice(&rest[at..at + 8]);
+            eight
+        };
+        if version != VERSION {
+            return Err(MessageError::Head(format!("version {version}")));
+        }
+        let kind = match kind {
+            0 => Kind::Codes,
+            1 => Kind::End,
+            2 => Kind::Yield,
+            3 => Kind::Claim,
+            _ => return Err(MessageError::Head(format!("kind {kind}"))),
+        };
+        let [started, id, sequence, first_frame] = [8, 16, 24, 32].map(|at| u64::from_be_bytes(number(at)));
+        let message = Self {
+            kind,
+            epoch: Epoch { started, id },
+            model: ModelId(number(0)),
+            sequence,
+            first_frame,
+            frames,
+            stages,
+            layer,
+            payload: payload.to_vec(),
+        };
+        if kind != Kind::Codes {
+            let bare = Self::word(kind, message.epoch, message.model, sequence);
+            let same = bare == Self { first_frame: 0, ..message };
+            return if same {
+                Ok(bare)
+            } else {
+                Err(MessageError::Head("codes in a message without codes".to_owned()))
+            };
+        }
+        message.codes()?;
+        Ok(message)
+    }
+
+    /// The layer as a bundle of its own.
+    fn codes(&self) -> Result<Bundle, MessageError> {
+        let stages = StageCount::new(self.stages)?;
+        let layer = usize::from(self.layer);
+        if layer >= layers_of(stages) {
+            return Err(MessageError::Head(format!("layer {layer} of a bundle of {stages} stages")));
+        }
+        let width = range(layer, stages.index()).len();
+        let width = StageCount::new(u8::try_from(width).unwrap_or(u8::MAX))?;
+        Ok(Bundle::unpack(self.first_frame, self.frames, width, &self.payload)?)
+    }
+}
+
+/// Cuts a bundle into its layers.
+///
+/// Errors: [`MessageError`] for a payload that does not fit.
+pub fn split(
+    bundle: &PackedBundle,
+    epoch: Epoch,
+    model: ModelId,
+    sequence: u64,
+) -> Result<Vec<LayerMessage>, MessageError> {
+    let all = bundle.unpack()?;
+    let stages = bundle.stages.index();
+    let mut messages = Vec::with_capacity(LAYERS);
+    for layer in 0..layers_of(bundle.stages) {
+        let range = range(layer, stages);
+        let width = StageCount::new(u8::try_from(range.len()).unwrap_or(u8::MAX))?;
+        let codes = all.codes.chunks_exact(stages).flat_map(|frame| &frame[range.clone()]).copied().collect();
+        let part = PackedBundle::pack(&Bundle::new(bundle.first_frame, bundle.frames, width, codes)?);
+        messages.push(LayerMessage {
+            kind: Kind::Codes,
+            epoch,
+            model,
+            sequence,
+            first_frame: bundle.first_frame,
+            frames: bundle.frames,
+            stages: bundle.stages.value(),
+            layer: layer as u8,
+            payload: part.payload,
+        });
+    }
+    Ok(messages)
+}
+
+/// A bundle whose layers come in.
+struct Pending {
+    sequence: u64,
+    first_frame: u64,
+    frames: u8,
+    stages: StageCount,
+    layers: [Option<Vec<u16>>; LAYERS],
+}
+
+impl Pending {
+    /// Layers there from the first one without a hole.
+    fn layers(&self) -> usize {
+        self.layers.iter().take_while(|l| l.is_some()).count()
+    }
+
+    /// The stages of the first `layers` layers.
+    fn bundle(&self, layers: usize) -> Result<Bundle, MessageError> {
+        let total = self.stages.index();
+        let end = range(layers - 1, total).end;
+        let mut codes = Vec::with_capacity(usize::from(self.frames) * end);
+        for frame in 0..usize::from(self.frames) {
+            for (number, layer) in self.layers.iter().take(layers).enumerate() {
+                let width = range(number, total).len();
+                codes.extend(layer.iter().flat_map(|l| &l[frame * width..(frame + 1) * width]));
+            }
+        }
+        let stages = StageCount::new(u8::try_from(end).unwrap_or(u8::MAX))?;
+        Ok(Bundle::new(self.first_frame, self.frames, stages, codes)?)
+    }
+}
+
+/// Puts the layers of one publisher together. A bundle leaves when all wanted layers are there, or with fewer stages
+/// when later bundles show that the rest is not coming.
+pub struct Assembler {
+    wanted: usize,
+    entries: usize,
+    pending: VecDeque<Pending>,
+    next: Option<u64>,
+    lost: u64,
+}
+
+impl Assembler {
+    /// For so many layers of a model with so many entries in a codebook.
+    pub fn new(wanted: usize, entries: usize) -> Self {
+        Self { wanted, entries, pending: VecDeque::new(), next: None, lost: 0 }
+    }
+
+    /// Other layers from here on.
+    pub fn set_wanted(&mut self, layers: usize) {
+        self.wanted = layers;
+    }
+
+    /// Bundles that never came, since the last call.
+    pub fn take_lost(&mut self) -> u64 {
+        std::mem::take(&mut self.lost)
+    }
+
+    /// Whether something waits for its layers.
+    pub fn is_waiting(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// Takes a layer. One that is late or there already is ignored.
+    ///
+    /// Errors: [`MessageError`] for one that contradicts the others, or codes that the model does not have.
+    pub fn push(&mut self, message: &LayerMessage) -> Result<(), MessageError> {
+        let sequence = message.sequence;
+        if message.kind != Kind::Codes || self.next.is_some_and(|next| sequence < next) {
+            return Ok(());
+        }
+        if let Some(next) = self.next.filter(|n| sequence - n > MAX_JUMP) {
+            return Err(MessageError::Jump { got: sequence, next });
+        }
+        let part = message.codes()?;
+        if let Some(&code) = part.codes.iter().find(|&&c| usize::from(c) >= self.entries) {
+            return Err(MessageError::Code { sequence, code, entries: self.entries });
+        }
+        let at = self.pending.partition_point(|p| p.sequence < sequence);
+        if self.pending.get(at).is_none_or(|p| p.sequence != sequence) {
+            if self.pending.len() >= MAX_PENDING {
+                return Ok(());
+            }
+            let (first_frame, frames, stages) = (message.first_frame, message.frames, StageCount::new(message.stages)?);
+            self.pending.insert(at, Pending { sequence, first_frame, frames, stages, layers: Default::default() });
+        }
+        let pending = &mut self.pending[at];
+        let shape = (pending.first_frame, pending.frames, pending.stages.value());
+        if shape != (message.first_frame, message.frames, message.stages) {
+            return Err(MessageError::Differs(sequence));
+        }
+        pending.layers[usize::from(message.layer)].get_or_insert(part.codes);
+        Ok(())
+    }
+
+    /// The next bundle; with `hurry` whatever there is of it.
+    ///
+    /// Errors: [`MessageError`] if the layers make no bundle.
+    pub fn pop(&mut self, hurry: bool) -> Result<Option<PackedBundle>, MessageError> {
+        while let Some(first) = self.pending.front() {
+            let complete = first.layers() >= self.wanted.min(layers_of(first.stages));
+            // Layers of different subjects may overtake each other by a little.
+            let gap = self.next.is_some_and(|next| first.sequence > next);
+            let over = hurry || self.pending.len() > PATIENCE;
+            if !over && (!complete || gap) {
+                return Ok(None);
+            }
+            let Some(first) = self.pending.pop_front() else { return Ok(None) };
+            let missed = self.next.map_or(0, |next| first.sequence.saturating_sub(next));
+            self.next = Some(first.sequence.saturating_add(1));
+            self.lost = self.lost.saturating_add(missed);
+            match first.layers().min(self.wanted) {
+                // Without the first layer the others mean nothing.
+                0 => self.lost = self.lost.saturating_add(1),
+                layers => return first.bundle(layers).map(|b| Some(PackedBundle::pack(&b))),
+            }
+        }
+        Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EPOCH: Epoch = Epoch { started: 7, id: 9 };
+    const MODEL: ModelId = ModelId(*b"fakefake");
+
+    fn bundle(number: u64, stages: u8) -> PackedBundle {
+        let codes = (0..5 * u64::from(stages)).map(|i| ((i * 37 + number) % 256) as u16).collect();
+        PackedBundle::pack(&Bundle::new(number * 5, 5, StageCount::new(stages).unwrap(), codes).unwrap())
+    }
+
+    fn parts(number: u64, stages: u8) -> Vec<LayerMessage> {
+        let parts = split(&bundle(number, stages), EPOCH, MODEL, number).unwrap();
+        // Over the wire and back.
+        parts.iter().map(|m| LayerMessage::parse(&m.encode()).unwrap()).collect()
+    }
+
+    #[test]
+    fn layers_make_the_bundle_again_and_fewer_of_them_one_with_fewer_stages() {
+        for stages in 1..=StageCount::MAX.value() {
+            let parts = parts(0, stages);
+            assert_eq!(parts.len(), layers_of(StageCount::new(stages).unwrap()));
+            for wanted in 1..=LAYERS {
+                let mut all = Assembler::new(wanted, 256);
+                parts.iter().take(wanted).for_each(|m| all.push(m).unwrap());
+                let got = all.pop(false).unwrap().unwrap();
+                let kept = StageCount::new(stages.min(u8::try_from(ENDS[wanted - 1]).unwrap_or(u8::MAX))).unwrap();
+                assert_eq!(got, bundle(0, stages).limited(kept).unwrap());
+            }
+        }
+        assert_eq!([1, 3, 4, 6, 7, 12, 13].map(|n| layers_of(StageCount::new(n).unwrap())), [1, 1, 2, 2, 3, 3, 4]);
+    }
+
+    #[test]
+    fn losses_are_counted_and_a_missing_layer_costs_stages_only() {
+        let mut all = Assembler::new(LAYERS, 256);
+        let mut got = Vec::new();
+        for n in 0..8 {
+            for m in parts(n, 6) {
+                // Bundle 2 never comes, 4 comes without its second layer, 5 without its first, 6 the wrong way round.
+                let missing = n == 2 || (n == 4 && m.layer == 1) || (n == 5 && m.layer == 0);
+                if !missing {
+                    all.push(&m).unwrap();
+                }
+            }
+            while let Some(b) = all.pop(false).unwrap() {
+                got.push(b);
+            }
+        }
+        while let Some(b) = all.pop(true).unwrap() {
+            got.push(b);
+        }
+        let shape: Vec<_> = got.iter().map(|b| (b.first_frame / 5, b.stages.value())).collect();
+        assert_eq!(shape, [(0, 6), (1, 6), (3, 6), (4, 3), (6, 6), (7, 6)]);
+        assert_eq!(all.take_lost(), 2);
+        assert!(!all.is_waiting());
+    }
+
+    #[test]
+    fn what_overtakes_is_put_in_order() {
+        let mut all = Assembler::new(LAYERS, 256);
+        parts(0, 6).iter().for_each(|m| all.push(m).unwrap());
+        assert!(all.pop(false).unwrap().is_some());
+        for n in [2, 1] {
+            parts(n, 6).iter().rev().for_each(|m| all.push(m).unwrap());
+        }
+        let order: Vec<_> = std::iter::from_fn(|| all.pop(false).unwrap()).map(|b| b.first_frame).collect();
+        assert_eq!(order, [5, 10]);
+        assert_eq!(all.take_lost(), 0);
+    }
+
+    #[test]
+    fn hostile_bytes_are_errors_and_take_no_memory() {
+        let good = parts(3, 6)[1].encode();
+        for at in 0..good.len() {
+            assert!(LayerMessage::parse(&good[..at]).is_err());
+            for bit in 0..8 {
+                let mut bad = good.clone();
+                bad[at] ^= 1 << bit;
+                // Whatever is accepted is what would be written.
+                if let Ok(m) = LayerMessage::parse(&bad) {
+                    assert!(m.encode().len() <= bad.len());
+                    let mut all = Assembler::new(LAYERS, 256);
+                    let _ = all.push(&m);
+                    let _ = all.pop(true);
+                }
+            }
+        }
+        assert!(LayerMessage::parse(&[good.clone(), vec![0]].concat()).is_err());
+        let mut all = Assembler::new(LAYERS, 16);
+        assert!(matches!(all.push(&parts(1, 6)[0]), Err(MessageError::Code { .. })));
+        let mut all = Assembler::new(LAYERS, 256);
+        for n in 0..100 {
+            // Second layers only: nothing can ever leave.
+            all.push(&parts(n * 7, 6)[1]).unwrap();
+        }
+        assert!(all.pending.len() <= MAX_PENDING);
+        parts(2, 6).iter().for_each(|m| all.push(m).unwrap());
+        while all.pop(true).unwrap().is_some() {}
+        assert!(matches!(all.push(&parts(u64::MAX / 5 - 1, 6)[0]), Err(MessageError::Jump { .. })));
+        let mut all = Assembler::new(LAYERS, 256);
+        all.push(&parts(0, 6)[0]).unwrap();
+        let twin = LayerMessage { first_frame: 1, ..parts(0, 6)[0].clone() };
+        assert!(matches!(all.push(&twin), Err(MessageError::Differs(0))));
+    }
+}

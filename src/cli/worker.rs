@@ -1,0 +1,65 @@
+//! `undertone worker`: encode recordings from the queue.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing::info;
+use tracing_subscriber::EnvFilter;
+
+use super::encode::parse_beam;
+use crate::batch::{Coder, WorkerOptions, work};
+use crate::bus::Bus;
+use crate::infer;
+use crate::rvq::BeamWidth;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The folder that all workers share; jobs name files below it, and nothing else is touched
+    #[arg(long, value_name = "DIR")]
+    root: PathBuf,
+    /// Attempts after which a job is given up, 1 to 100
+    #[arg(long, value_name = "N", default_value = "5", value_parser = clap::value_parser!(u64).range(1..=100))]
+    attempts: u64,
+    /// End when every job is done or given up, instead of waiting for more
+    #[arg(long)]
+    drain: bool,
+    /// Width of the codebook search, 1 (fastest) to 16 (best); the same for all workers
+    #[arg(long, default_value = "4", value_parser = parse_beam)]
+    beam: BeamWidth,
+    /// Model folder [default: the shipped model]
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    #[command(flatten)]
+    nats: super::nats::Args,
+}
+
+pub(super) fn run(args: Args) -> Result<()> {
+    tracing_subscriber::fmt().with_env_filter(EnvFilter::new("info")).with_writer(std::io::stderr).init();
+    let model = infer::load_model(args.model.as_deref())?;
+    let coder = Coder::new(model.processor(args.beam)?, model.tokens()?);
+    let options = WorkerOptions { root: args.root, attempts: args.attempts, drain: args.drain };
+    // One thread moves bytes, another one encodes.
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().context("tokio")?;
+    let tally = runtime.block_on(async {
+        let (tell, stop) = watch::channel(false);
+        let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        tokio::spawn(async move {
+            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+            let _ = tell.send(true);
+            // A second signal does not wait for the job to be given back.
+            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+            std::process::exit(1);
+        });
+        let jobs = Bus::connect(&args.nats.options()).await?.jobs().await?;
+        info!(root = %options.root.display(), "waiting for jobs");
+        anyhow::Ok(work(&jobs, coder, &options, stop).await?)
+    })?;
+    eprintln!(
+        "{} encoded, {} were there already, {} attempts failed, {} given up",
+        tally.encoded, tally.skipped, tally.retried, tally.dead
+    );
+    Ok(())
+}
