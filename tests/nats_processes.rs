@@ -158,8 +158,8 @@ async fn a_daemon_and_a_worker_are_killed_and_nobody_loses_anything() {
     // A queue of recordings; the worker that has one of them in hand dies.
     fs::create_dir(path("in")).unwrap();
     for n in 0..4 {
-        let tone = (0..120_000).map(|i| (f64::from(i * (n + 2)) * 0.01).sin() * 6_000.0);
-        let mut wav = nats::wav_head(120_000);
+        let tone = (0..48_000).map(|i| (f64::from(i * (n + 2)) * 0.01).sin() * 6_000.0);
+        let mut wav = nats::wav_head(48_000);
         wav.extend(tone.flat_map(|s| (s as i16).to_le_bytes()));
         fs::write(path(&format!("in/{n}.wav")), wav).unwrap();
     }

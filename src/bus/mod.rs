@@ -211,6 +211,8 @@ impl Bus {
                         }
                         Event::Disconnected => tracing::warn!("nats: connection lost, trying again"),
                         Event::SlowConsumer(_) => BusCounters::add(&counters.overflowed, 1),
+                        // We did that.
+                        Event::Closed => {}
                         other => tracing::warn!("nats: {other}"),
                     }
                 }

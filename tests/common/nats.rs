@@ -19,7 +19,7 @@ pub(crate) struct NatsServer {
 pub(crate) async fn until(what: &str, mut so: impl AsyncFnMut() -> bool) {
     let start = Instant::now();
     while !so().await {
-        assert!(start.elapsed() < Duration::from_secs(30), "it never came true that {what}");
+        assert!(start.elapsed() < Duration::from_secs(60), "it never came true that {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
