@@ -169,7 +169,10 @@ fn a_tone_goes_from_device_to_device_through_a_daemon_and_through_send_and_liste
     let (tone, utn, heard) = (file("tone.raw"), file("tone.utn"), file("codec.raw"));
     let encode = ["encode", "--raw", "s16le:48000:1", "--packed", "--kbps", "6", &tone, &utn];
     assert!(Running(room.undertone(&encode).spawn().unwrap()).end(), "encode");
-    assert!(Running(room.undertone(&["decode", "--raw", "s16le:24000:1", &utn, &heard]).spawn().unwrap()).end(), "decode");
+    assert!(
+        Running(room.undertone(&["decode", "--raw", "s16le:24000:1", &utn, &heard]).spawn().unwrap()).end(),
+        "decode"
+    );
     let (_, want) = loud(&path("codec.raw"));
     for (name, seconds) in [("far.raw", 3.0), ("ear.raw", 6.0)] {
         let (length, level) = loud(&path(name));
