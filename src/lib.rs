@@ -8,8 +8,8 @@
 //!
 //! Three layers; an arrow may only point down (`tests/architecture.rs` enforces it):
 //! 1. the pure core: synchronous, no threads, no clock, no I/O; built alone by `--no-default-features`;
-//! 2. adapters, each of which owns one foreign crate: [`infer`] (ONNX Runtime), [`wire`] (protobuf), [`capture`] (files),
-//!    [`bus`] (NATS);
+//! 2. adapters, each of which owns one foreign crate: [`infer`] (ONNX Runtime), [`wire`] (protobuf), [`capture`] (files, sound
+//!    devices), [`bus`] (NATS);
 //! 3. composition: [`batch`], [`engine`], [`service`], [`config`], [`referee`], [`cli`].
 //!
 //! The core encodes and decodes with any implementation of the networks; here with the deterministic fake:
