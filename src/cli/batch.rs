@@ -46,10 +46,10 @@ struct Submit {
     /// Name of the batch [default: made from the time]
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
-    /// A stage for every 0.5 kbit/s, 0.5 to 8; coded files come out about a quarter smaller
+    /// A stage for every 0.5 kbit/s, 0.5 to 12; coded files come out about a quarter smaller
     #[arg(long, default_value = "6", value_parser = parse_kbps)]
     kbps: StageCount,
-    /// Use so many stages, 1 to 16
+    /// Use so many stages, 1 to 24
     #[arg(long, value_name = "N", value_parser = parse_stages, conflicts_with = "kbps")]
     stages: Option<StageCount>,
     /// Frames of 20 ms that travel together, 1 to 50
