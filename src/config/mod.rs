@@ -1,5 +1,6 @@
 //! The daemon's configuration: raw TOML -> checked values. packaging/undertone.toml shows every key.
 
+mod record;
 mod security;
 
 use std::net::SocketAddr;
@@ -11,6 +12,8 @@ use serde::Deserialize;
 use crate::engine::EngineOptions;
 use crate::session::{StreamName, Timeouts};
 use crate::units::{OutOfRange, PcmFormat, StageCount};
+use record::RawRecord;
+pub use record::{Fsync, Record};
 use security::{Guard, RawTls, RawToken, address};
 pub use security::{Tls, Token};
 
@@ -29,8 +32,12 @@ pub struct Config {
     pub pcm_output: Vec<PcmPort>,
     /// Where codes are published and subscribed.
     pub codes: Option<SocketAddr>,
-    /// Where operators ask for health and metrics.
+    /// Where operators ask for health and metrics, and browsers for the page.
     pub http: Option<SocketAddr>,
+    /// Names by which browsers may reach the page, besides addresses and localhost.
+    pub http_names: Vec<String>,
+    /// Recording of streams; None is none.
+    pub record: Option<Record>,
     /// What clients may do.
     pub limits: Limits,
     /// How raw samples are encoded.
@@ -167,6 +174,7 @@ struct Raw {
     pcm_output: Option<Vec<RawPort>>,
     codes: RawCodes,
     http: RawHttp,
+    record: RawRecord,
     limits: RawLimits,
     codec: RawCodec,
     engine: RawEngine,
@@ -204,7 +212,7 @@ macro_rules! section {
 }
 
 section!(RawCodes { listen: String = "127.0.0.1:7701".to_owned() });
-section!(RawHttp { listen: String = String::new() });
+section!(RawHttp { listen: String = String::new(), names: Vec<String> = Vec::new() });
 section!(RawLimits {
     max_connections: usize = 256,
     max_connections_per_address: usize = 256,
@@ -284,6 +292,8 @@ impl Config {
             pcm_output: ports("pcm_output", output)?,
             codes,
             http,
+            http_names: raw.http.names,
+            record: raw.record.check()?,
             limits: Limits {
                 max_connections: within("limits.max_connections", raw.limits.max_connections, 1, 100_000)?,
                 max_connections_per_address: within(
@@ -335,6 +345,7 @@ impl Config {
             ("pcm_input", self.pcm_input != new.pcm_input),
             ("pcm_output", self.pcm_output != new.pcm_output),
             ("http.listen", self.http != new.http),
+            ("record", self.record != new.record),
             ("codes.listen", self.codes != new.codes),
             ("tls (its files may change)", self.tls != new.tls),
             ("limits.send_buffer_bytes", self.limits.send_buffer != new.limits.send_buffer),
@@ -404,6 +415,14 @@ mod tests {
             "format",
             "[codes]",
             "[http]",
+            "names",
+            "[record]",
+            "folder",
+            "streams",
+            "rotate_minutes",
+            "rotate_mb",
+            "disk_mb",
+            "fsync",
             "max_connections",
             "handshake_s",
             "idle_s",

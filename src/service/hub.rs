@@ -3,15 +3,37 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
+use tracing::warn;
 
+use super::{BITS_PER_CODE, MAX_STAGES};
 use crate::session::{PackedBundle, StreamName};
 
 /// All streams of the daemon. Entries exist while somebody publishes or listens.
 #[derive(Default)]
 pub(crate) struct Hub {
     streams: Mutex<HashMap<StreamName, Stream>>,
+    joiner: Option<Joiner>,
+}
+
+/// Somebody who joins streams the moment they are published, so that not even their first bundle is missed.
+pub(crate) struct Joiner {
+    /// Bundles of a stream that may wait; None leaves it alone.
+    wants: Wants,
+    tell: mpsc::Sender<(StreamName, Listener)>,
+}
+
+type Wants = Box<dyn Fn(&StreamName) -> Option<usize> + Send + Sync>;
+
+impl Joiner {
+    pub(crate) fn new(
+        wants: impl Fn(&StreamName) -> Option<usize> + Send + Sync + 'static,
+        tell: mpsc::Sender<(StreamName, Listener)>,
+    ) -> Self {
+        Self { wants: Box::new(wants), tell }
+    }
 }
 
 #[derive(Default)]
@@ -19,6 +41,11 @@ struct Stream {
     published: bool,
     bundles: u64,
     bytes: u64,
+    /// Frames that the publisher left out.
+    lost: u64,
+    next_frame: Option<u64>,
+    stage_bits: [u64; MAX_STAGES],
+    level: Option<(f32, Instant)>,
     listeners: Vec<Outlet>,
 }
 
@@ -31,7 +58,16 @@ pub(crate) struct StreamState {
     pub(crate) bundles: u64,
     /// Bytes of their payload.
     pub(crate) bytes: u64,
+    /// Frames that the publisher left out.
+    pub(crate) lost: u64,
+    /// Bits of code by stage.
+    pub(crate) stage_bits: [u64; MAX_STAGES],
+    /// Level in dB below full scale, if the stream was encoded or decoded here a moment ago.
+    pub(crate) level: Option<f32>,
 }
+
+/// How long a level says something about now.
+const FRESH: Duration = Duration::from_secs(1);
 
 struct Outlet {
     queue: mpsc::Sender<Arc<PackedBundle>>,
@@ -60,6 +96,11 @@ pub(crate) enum Ended {
 }
 
 impl Hub {
+    /// A hub that tells somebody of streams.
+    pub(crate) fn new(joiner: Option<Joiner>) -> Self {
+        Self { joiner, ..Self::default() }
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<StreamName, Stream>> {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -72,6 +113,17 @@ impl Hub {
             return None;
         }
         stream.published = true;
+        if let Some(joiner) = &self.joiner
+            && let Some(queue) = (joiner.wants)(name)
+        {
+            let (sender, receiver) = mpsc::channel(queue);
+            let slow = Arc::new(AtomicBool::new(false));
+            let listener = Listener { queue: receiver, slow: Arc::clone(&slow) };
+            match joiner.tell.try_send((name.clone(), listener)) {
+                Ok(()) => stream.listeners.push(Outlet { queue: sender, slow }),
+                Err(_) => warn!(stream = %name, "too many streams at once: this one is not recorded"),
+            }
+        }
         Some(Publisher { hub: Arc::clone(self), name: name.clone() })
     }
 
@@ -99,11 +151,26 @@ impl Hub {
             listeners: s.listeners.iter().filter(|l| !l.queue.is_closed()).count(),
             bundles: s.bundles,
             bytes: s.bytes,
+            lost: s.lost,
+            stage_bits: s.stage_bits,
+            level: s.level.filter(|(_, at)| at.elapsed() < FRESH).map(|(level, _)| level),
         };
         let mut all: Vec<_> = streams.iter().map(state).collect();
         drop(streams);
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
+    }
+
+    /// Notes how loud a stream is that is encoded or decoded here.
+    pub(crate) fn heard(&self, name: &StreamName, pcm: &[f32]) {
+        if pcm.is_empty() {
+            return;
+        }
+        let power = pcm.iter().map(|s| s * s).sum::<f32>() / pcm.len() as f32;
+        let level = (10.0 * power.log10()).max(-96.0);
+        if let Some(stream) = self.lock().get_mut(name) {
+            stream.level = Some((level, Instant::now()));
+        }
     }
 
     /// Streams that are published now, and listeners of all streams.
@@ -120,6 +187,12 @@ impl Publisher {
         if let Some(stream) = self.hub.lock().get_mut(&self.name) {
             stream.bundles += 1;
             stream.bytes += bundle.payload.len() as u64;
+            let expected = stream.next_frame.unwrap_or(bundle.first_frame);
+            stream.lost += bundle.first_frame.saturating_sub(expected);
+            stream.next_frame = Some(bundle.first_frame.saturating_add(u64::from(bundle.frames)));
+            for stage in stream.stage_bits.iter_mut().take(bundle.stages.index()) {
+                *stage += u64::from(bundle.frames) * BITS_PER_CODE;
+            }
             stream.listeners.retain(|outlet| match outlet.queue.try_send(Arc::clone(&bundle)) {
                 Ok(()) => true,
                 Err(mpsc::error::TrySendError::Full(_)) => {

@@ -15,6 +15,7 @@ use tracing::{debug, info, warn};
 use super::access::Gate;
 use super::hub::Hub;
 use super::outbox::Outbox;
+use super::record::{self, Recorder};
 use super::tls::{Server, Socket, TlsError};
 use super::{Coding, Counters, Shared, codes, http, pcm};
 use crate::config::{Config, PcmPort};
@@ -165,9 +166,10 @@ pub async fn run(
     config: watch::Receiver<Arc<Config>>,
     shutdown: impl Future<Output = ()>,
 ) -> Summary {
+    let (recorder, joiner) = config.borrow().record.clone().map(Recorder::new).unzip();
     let shared = Shared {
         engine,
-        hub: Arc::new(Hub::default()),
+        hub: Arc::new(Hub::new(joiner)),
         stop_input: CancellationToken::new(),
         stop_output: CancellationToken::new(),
         counters: Arc::new(Counters::default()),
@@ -185,6 +187,7 @@ pub async fn run(
         accepting.spawn(accept(listener, kind, shared.clone(), door, tracker));
     }
     accepting.spawn(renew(shared.clone()));
+    let recording = recorder.map(|r| tokio::spawn(r.run(shared.clone())));
     shutdown.await;
     let (streams, listeners) = shared.hub.count();
     info!(streams, listeners, "shutting down");
@@ -204,6 +207,12 @@ pub async fn run(
     };
     if tokio::time::timeout(DRAIN, drain).await.is_err() {
         warn!("connections were still busy after {DRAIN:?} and are dropped");
+    }
+    shared.stop_output.cancel();
+    if let Some(recording) = recording
+        && tokio::time::timeout(record::PATIENCE, recording).await.is_err()
+    {
+        warn!("the disk took more than {:?}: the last bundles are not recorded", record::PATIENCE);
     }
     let counters = &shared.counters;
     Summary {

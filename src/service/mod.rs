@@ -11,7 +11,9 @@ mod metrics;
 mod outbox;
 mod pacer;
 mod pcm;
+mod record;
 mod tls;
+mod web;
 
 pub use client::{Client, ClientError, ClientOptions};
 pub use listeners::{Bound, ServiceError, Summary, run};
@@ -60,7 +62,7 @@ impl Coding {
 }
 
 /// Stages that a bundle may have.
-const MAX_STAGES: usize = 16;
+const MAX_STAGES: usize = crate::units::MAX_STAGES as usize;
 
 /// A code is an index into 1024 entries.
 const BITS_PER_CODE: u64 = 10;
@@ -74,6 +76,7 @@ pub(crate) struct Counters {
     slow: AtomicU64,
     bundles: AtomicU64,
     fallbacks: AtomicU64,
+    recorded: Arc<record::Recorded>,
     /// Bits of code by stage.
     stage_bits: [AtomicU64; MAX_STAGES],
     /// How long messages to peers took to leave.

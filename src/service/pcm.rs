@@ -15,7 +15,7 @@ use crate::codec::{Concealer, Decoder, Encoder, Profile};
 use crate::config::PcmPort;
 use crate::dsp::{PcmReader, PcmWriter};
 use crate::engine::{EngineError, Job, Slot};
-use crate::session::PackedBundle;
+use crate::session::{PackedBundle, StreamName};
 use crate::units::CODEC_RATE;
 
 /// Bytes read at a time.
@@ -23,7 +23,7 @@ const CHUNK: usize = 8 << 10;
 
 /// Why a raw connection ended early.
 #[derive(Debug, thiserror::Error)]
-enum PcmError {
+pub(super) enum PcmError {
     #[error(transparent)]
     Io(#[from] std::io::Error),
     #[error(transparent)]
@@ -35,7 +35,7 @@ enum PcmError {
     #[error("nothing arrived for {0:?}")]
     Silent(Duration),
     #[error("somebody else publishes stream {0}")]
-    Taken(crate::session::StreamName),
+    Taken(StreamName),
     #[error("the listener does not read fast enough")]
     Slow,
 }
@@ -80,6 +80,7 @@ async fn input(shared: &Shared, port: &PcmPort, socket: &mut Socket) -> Result<u
             Ok(Ok(n)) => {
                 pcm.clear();
                 reader.push(&bytes[..n], &mut pcm);
+                shared.hub.heard(&port.stream, &pcm);
                 source.encoder.push(&pcm);
                 source.encode().await?;
             }
@@ -144,6 +145,7 @@ async fn output(shared: &Shared, port: &PcmPort, socket: &mut Socket) -> Result<
     let mut listener = shared.hub.listen(&port.stream, config.limits.listener_queue);
     let mut sink = Sink {
         shared,
+        stream: port.stream.clone(),
         slot,
         decoder: Decoder::concealing(
             Arc::clone(&profile),
@@ -187,6 +189,7 @@ async fn output(shared: &Shared, port: &PcmPort, socket: &mut Socket) -> Result<
 
 struct Sink<'a> {
     shared: &'a Shared,
+    stream: StreamName,
     slot: Slot,
     decoder: Decoder,
     writer: PcmWriter,
@@ -196,21 +199,34 @@ struct Sink<'a> {
     bytes: Vec<u8>,
 }
 
+/// Decodes a bundle and what was lost before it; appends the samples.
+pub(super) async fn decode(
+    shared: &Shared,
+    slot: &Slot,
+    decoder: &mut Decoder,
+    bundle: &PackedBundle,
+    pcm: &mut Vec<f32>,
+) -> Result<(), PcmError> {
+    decoder.push(bundle.unpack()?)?;
+    while let Some(job) = decoder.next_job() {
+        let budget = media_time(&shared.engine.profile(), bundle.frames);
+        if let Job::Decode(job) = process(slot, Job::Decode(job), budget).await? {
+            decoder.accept(job);
+        }
+    }
+    decoder.pcm(pcm);
+    Ok(())
+}
+
 impl Sink<'_> {
     async fn decode(
         &mut self,
         bundle: &PackedBundle,
         to: &mut (impl tokio::io::AsyncWrite + Unpin),
     ) -> Result<(), PcmError> {
-        self.decoder.push(bundle.unpack()?)?;
-        while let Some(job) = self.decoder.next_job() {
-            let budget = media_time(&self.shared.engine.profile(), bundle.frames);
-            if let Job::Decode(job) = process(&self.slot, Job::Decode(job), budget).await? {
-                self.decoder.accept(job);
-            }
-        }
         self.pcm.clear();
-        self.decoder.pcm(&mut self.pcm);
+        decode(self.shared, &self.slot, &mut self.decoder, bundle, &mut self.pcm).await?;
+        self.shared.hub.heard(&self.stream, &self.pcm);
         let skipped = self.skip.min(self.pcm.len());
         self.skip -= skipped;
         self.bytes.clear();
