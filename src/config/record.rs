@@ -79,7 +79,7 @@ impl RawRecord {
     /// None if nothing is recorded; the values are checked all the same.
     pub(super) fn check(self) -> Result<Option<Record>, ConfigError> {
         let minutes = within("record.rotate_minutes", self.rotate_minutes, 0.01, 44_640.0)?;
-        let megabytes = |key, got| within(key, got, 0.01, 1e9).map(|mb| (mb * 1e6) as u64);
+        let megabytes = |key, got| within(key, got, 0.0001, 1e9).map(|mb| (mb * 1e6) as u64);
         let rotate_bytes = megabytes("record.rotate_mb", self.rotate_mb)?;
         let disk_bytes = megabytes("record.disk_mb", self.disk_mb)?;
         if disk_bytes < rotate_bytes {

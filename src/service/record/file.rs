@@ -135,6 +135,8 @@ struct Open {
     writer: ContainerWriter,
     /// Frame of the stream that is the file's first.
     base: u64,
+    /// The frame after the last one.
+    next: u64,
     bytes: u64,
     began: Instant,
     /// When the oldest bytes that were not forced to the disk were written.
@@ -173,7 +175,7 @@ impl Recording {
         let next = |o: &Open| {
             let size = o.bytes + (self.bytes.len() + packed.payload.len()) as u64;
             // A publisher that went back in time gets a new file, too.
-            size >= record.rotate_bytes || o.began.elapsed() >= record.rotate_after || packed.first_frame < o.base
+            size >= record.rotate_bytes || o.began.elapsed() >= record.rotate_after || packed.first_frame < o.next
         };
         if self.open.as_ref().is_some_and(next) {
             self.finish()?;
@@ -187,9 +189,10 @@ impl Recording {
                 let header = StreamHeader::packed(&self.profile, bundle.stages, bundle.frames);
                 let writer = ContainerWriter::new(header, &mut self.bytes);
                 let base = bundle.first_frame;
-                none.insert(Open { file, path, writer, base, bytes: 0, began: Instant::now(), dirty: None })
+                none.insert(Open { file, path, writer, base, next: base, bytes: 0, began: Instant::now(), dirty: None })
             }
         };
+        open.next = bundle.first_frame.saturating_add(u64::from(bundle.frames));
         bundle.first_frame -= open.base;
         Ok(open.writer.write(&bundle, &mut self.bytes)?)
     }
