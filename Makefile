@@ -29,7 +29,8 @@ run: build
 demo:
 	@target/release/undertone demo $(INPUT) --out $(OUT) --kbps $(RATES)
 
-test: setup
+test:
+	@bash scripts/setup.sh chromium
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	$(CARGO) clippy --locked --lib --no-default-features -- -D warnings

@@ -83,3 +83,25 @@ async fn hostile_requests_get_an_answer_or_an_end() {
     assert_eq!(get(http, "/healthz").await.1, "ok\n");
     daemon.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn recordings_and_their_failures_are_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let blocked = dir.path().join("a-file");
+    std::fs::write(&blocked, "").unwrap();
+    for (folder, line) in
+        [(dir.path().join("new"), "undertone_recorded_files_total 1"), (blocked, "undertone_recording_errors_total 1")]
+    {
+        let daemon = Daemon::start(&format!("{HTTP}[record]\nfolder = \"{}\"\n", folder.display())).await;
+        let mut publisher = daemon.publisher("news").await;
+        publisher.publish(PackedBundle::pack(&bundle(0))).await.unwrap();
+        let counted = async {
+            while !get(daemon.http.unwrap(), "/metrics").await.1.lines().any(|l| l == line) {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        };
+        within(counted).await;
+        within(publisher.finish()).await.unwrap();
+        daemon.stop().await;
+    }
+}

@@ -1,6 +1,7 @@
 //! The daemon's configuration: raw TOML -> checked values. packaging/undertone.toml shows every key.
 
 mod device;
+mod record;
 mod security;
 
 use std::net::SocketAddr;
@@ -16,6 +17,8 @@ pub use device::DevicePort;
 use device::RawDevice;
 pub use nats::Nats;
 use nats::RawNats;
+use record::RawRecord;
+pub use record::{Fsync, Record};
 use security::{Guard, RawTls, RawToken, address};
 pub use security::{Tls, Token};
 
@@ -38,10 +41,14 @@ pub struct Config {
     pub device_output: Vec<DevicePort>,
     /// Where codes are published and subscribed.
     pub codes: Option<SocketAddr>,
-    /// Where operators ask for health and metrics.
+    /// Where operators ask for health and metrics, and browsers for the page.
     pub http: Option<SocketAddr>,
     /// How other daemons are reached; None is not at all.
     pub nats: Option<Nats>,
+    /// Names by which browsers may reach the page, besides addresses and localhost.
+    pub http_names: Vec<String>,
+    /// Recording of streams; None is none.
+    pub record: Option<Record>,
     /// What clients may do.
     pub limits: Limits,
     /// How raw samples are encoded.
@@ -183,6 +190,7 @@ struct Raw {
     codes: RawCodes,
     http: RawHttp,
     nats: RawNats,
+    record: RawRecord,
     limits: RawLimits,
     codec: RawCodec,
     engine: RawEngine,
@@ -222,7 +230,7 @@ macro_rules! section {
 mod nats;
 
 section!(RawCodes { listen: String = "127.0.0.1:7701".to_owned() });
-section!(RawHttp { listen: String = String::new() });
+section!(RawHttp { listen: String = String::new(), names: Vec<String> = Vec::new() });
 section!(RawLimits {
     max_connections: usize = 256,
     max_connections_per_address: usize = 256,
@@ -308,6 +316,8 @@ impl Config {
             codes,
             http,
             nats: raw.nats.check()?,
+            http_names: raw.http.names,
+            record: raw.record.check()?,
             limits: Limits {
                 max_connections: within("limits.max_connections", raw.limits.max_connections, 1, 100_000)?,
                 max_connections_per_address: within(
@@ -362,6 +372,7 @@ impl Config {
             ("device_input", self.device_input != new.device_input),
             ("device_output", self.device_output != new.device_output),
             ("http.listen", self.http != new.http),
+            ("record", self.record != new.record),
             ("codes.listen", self.codes != new.codes),
             ("nats", self.nats != new.nats),
             ("tls (its files may change)", self.tls != new.tls),
@@ -442,6 +453,14 @@ mod tests {
             "prefix",
             "replay_s",
             "replay_bytes",
+            "names",
+            "[record]",
+            "folder",
+            "streams",
+            "rotate_minutes",
+            "rotate_mb",
+            "disk_mb",
+            "fsync",
             "max_connections",
             "handshake_s",
             "idle_s",

@@ -54,20 +54,14 @@ impl Token {
 
 /// Stream names: one of them, or all that begin alike.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Pattern {
+pub(super) enum Pattern {
     Name(StreamName),
     Prefix(String),
 }
 
 impl Pattern {
-    fn parse(text: &str) -> Result<Self, ConfigError> {
-        let bad = || {
-            value_error(
-                "token.publish or token.listen",
-                text,
-                "allowed: a stream name, or its beginning and a * (a.*, *)",
-            )
-        };
+    pub(super) fn parse(key: &'static str, text: &str) -> Result<Self, ConfigError> {
+        let bad = || value_error(key, text, "allowed: a stream name, or its beginning and a * (a.*, *)");
         match text.strip_suffix('*') {
             Some("") => Ok(Self::Prefix(String::new())),
             Some(start) => StreamName::new(start).map(|_| Self::Prefix(start.to_owned())).map_err(|_| bad()),
@@ -75,7 +69,7 @@ impl Pattern {
         }
     }
 
-    fn covers(&self, stream: &StreamName) -> bool {
+    pub(super) fn covers(&self, stream: &StreamName) -> bool {
         match self {
             Self::Name(name) => name == stream,
             Self::Prefix(start) => stream.as_str().starts_with(start),
@@ -143,7 +137,9 @@ impl RawToken {
         if self.publish.is_empty() && self.listen.is_empty() {
             return Err(value_error("token", &self.name, "it may neither publish nor listen; name streams, or \"*\""));
         }
-        let patterns = |list: Vec<String>| list.iter().map(|p| Pattern::parse(p)).collect::<Result<Vec<_>, _>>();
+        let patterns = |list: Vec<String>| {
+            list.iter().map(|p| Pattern::parse("token.publish or token.listen", p)).collect::<Result<Vec<_>, _>>()
+        };
         Ok(Token {
             digest: Token::digest(&secret),
             publish: patterns(self.publish)?,

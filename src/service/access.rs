@@ -8,7 +8,7 @@ use std::time::Instant;
 use subtle::{Choice, ConstantTimeEq};
 
 use crate::config::{Limits, Token};
-use crate::session::{Close, Hello, Reason, Role};
+use crate::session::{Close, Hello, Reason, Role, StreamName};
 
 /// Addresses that are remembered at once. When all have open connections, new addresses are not counted but still
 /// held by `limits.max_connections`.
@@ -21,14 +21,7 @@ pub(super) fn authorize(tokens: &[Token], hello: &Hello) -> Result<(), Close> {
     if tokens.is_empty() {
         return Ok(());
     }
-    let digest = Token::digest(&hello.token);
-    let mut found = None;
-    for token in tokens {
-        let same: Choice = token.digest.ct_eq(&digest);
-        if same.into() {
-            found = Some(token);
-        }
-    }
+    let found = find(tokens, &hello.token);
     let verb = match hello.role {
         Role::Publish => "publish",
         Role::Subscribe => "listen to",
@@ -40,6 +33,29 @@ pub(super) fn authorize(tokens: &[Token], hello: &Hello) -> Result<(), Close> {
             Err(Close::new(Reason::Denied, format!("token {} may not {verb} stream {}", token.name, hello.stream)))
         }
     }
+}
+
+/// The token with this secret. Every one is compared, in constant time.
+fn find<'a>(tokens: &'a [Token], secret: &str) -> Option<&'a Token> {
+    let digest = Token::digest(secret);
+    let mut found = None;
+    for token in tokens {
+        let same: Choice = token.digest.ct_eq(&digest);
+        if same.into() {
+            found = Some(token);
+        }
+    }
+    found
+}
+
+/// Whether there is a token with this secret, or none is needed.
+pub(super) fn known(tokens: &[Token], secret: &str) -> bool {
+    tokens.is_empty() || find(tokens, secret).is_some()
+}
+
+/// Whether who has this secret may listen to a stream.
+pub(super) fn may_listen(tokens: &[Token], secret: &str, stream: &StreamName) -> bool {
+    tokens.is_empty() || find(tokens, secret).is_some_and(|t| t.allows(Role::Subscribe, stream))
 }
 
 /// Connections of every address: how many are open, and how many may still come.

@@ -191,7 +191,7 @@ async fn output(
         };
         let Some(bundle) = bundle else { return Ok(()) };
         if sound.is_none() {
-            sound = Some(Sound::open(shared)?);
+            sound = Some(Sound::open(shared, &port.stream)?);
             info!(device = port.device, stream = %port.stream, "stream is played");
         }
         let Some(sound) = &mut sound else { return Ok(()) };

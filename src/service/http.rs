@@ -1,4 +1,4 @@
-//! Health, metrics and state for operators, over HTTP.
+//! Health, metrics and state for operators, and the page for people, over HTTP.
 
 use std::time::Duration;
 
@@ -6,6 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::tls::Socket;
+use super::web::{self, Upgrade};
 use super::{Counters, Shared, metrics};
 
 /// Longest request that is read.
@@ -33,9 +34,22 @@ pub(super) async fn serve(shared: Shared, mut socket: Socket) {
             return;
         }
         Ok(Ok(None)) => (text("431 Request Header Fields Too Large", "at most 8192 bytes\n"), true),
-        Ok(Ok(Some(head))) => {
+        Ok(Ok(Some((head, rest)))) => {
             let line = head.lines().next().unwrap_or_default();
             match line.split(' ').collect::<Vec<_>>()[..] {
+                ["GET", "/ws", "HTTP/1.1"] => match web::upgrade(&shared, &head) {
+                    Upgrade::Accepted(answer) => {
+                        let answered = timeout(ANSWER, async {
+                            socket.write_all(answer.as_bytes()).await?;
+                            socket.flush().await
+                        });
+                        if matches!(answered.await, Ok(Ok(()))) {
+                            web::serve(shared, socket, rest).await;
+                        }
+                        return;
+                    }
+                    Upgrade::Refused(status, why) => (text(status, why), true),
+                },
                 ["GET", path, version] if version.starts_with("HTTP/1.") => (route(&shared, path), true),
                 ["HEAD", path, version] if version.starts_with("HTTP/1.") => (route(&shared, path), false),
                 [_, _, version] if version.starts_with("HTTP/1.") => {
@@ -51,8 +65,9 @@ pub(super) async fn serve(shared: Shared, mut socket: Socket) {
     let Answer { status, kind, body } = answer;
     let mut out = format!(
         "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nCache-Control: no-store\r\n\
-         X-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n",
-        body.len()
+         X-Content-Type-Options: nosniff\r\n{}Connection: close\r\n\r\n",
+        body.len(),
+        web::HEADERS
     );
     if body_wanted {
         out.push_str(&body);
@@ -72,16 +87,18 @@ pub(super) async fn serve(shared: Shared, mut socket: Socket) {
     .await;
 }
 
-/// The request up to its empty line; None if it is too long.
-async fn head(socket: &mut Socket) -> std::io::Result<Option<String>> {
+/// The request up to its empty line, and what was read behind that; None if it is too long.
+async fn head(socket: &mut Socket) -> std::io::Result<Option<(String, Vec<u8>)>> {
     let (mut all, mut chunk) = (Vec::new(), [0; 1024]);
     while all.len() < MAX_HEAD {
         match socket.read(&mut chunk).await? {
             0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
             n => all.extend_from_slice(&chunk[..n]),
         }
-        if all.windows(4).any(|w| w == b"\r\n\r\n") || all.windows(2).any(|w| w == b"\n\n") {
-            return Ok(Some(String::from_utf8_lossy(&all).into_owned()));
+        let end = |mark: &[u8]| all.windows(mark.len()).position(|w| w == mark).map(|at| at + mark.len());
+        if let Some(end) = end(b"\r\n\r\n").or_else(|| end(b"\n\n")) {
+            let rest = all.split_off(end);
+            return Ok(Some((String::from_utf8_lossy(&all).into_owned(), rest)));
         }
     }
     Ok(None)
@@ -98,8 +115,11 @@ fn route(shared: &Shared, path: &str) -> Answer {
         "/metrics" => ok("text/plain; version=0.0.4; charset=utf-8", metrics::prometheus(shared)),
         "/status" => ok(TEXT, metrics::table(shared)),
         "/status.json" => ok("application/json", metrics::json(shared)),
-        _ => {
-            let body = "there are /healthz /readyz /metrics /status /status.json\n".to_owned();
+        path => {
+            if let Some((kind, text)) = web::file(path) {
+                return ok(kind, text.to_owned());
+            }
+            let body = "there are / /healthz /readyz /metrics /status /status.json\n".to_owned();
             Answer { status: "404 Not Found", kind: TEXT, body }
         }
     }

@@ -3,10 +3,13 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc};
+use tracing::warn;
 
 use super::cluster::Tap;
+use super::{BITS_PER_CODE, MAX_STAGES};
 use crate::session::{PackedBundle, StreamName};
 use crate::units::StageCount;
 
@@ -16,6 +19,25 @@ pub(crate) struct Hub {
     streams: Mutex<HashMap<StreamName, Stream>>,
     /// Somebody came, went, or wants other stages.
     changed: Arc<Notify>,
+    joiner: Option<Joiner>,
+}
+
+/// Somebody who joins streams the moment they are published, so that not even their first bundle is missed.
+pub(crate) struct Joiner {
+    /// Bundles of a stream that may wait; None leaves it alone.
+    wants: Wants,
+    tell: mpsc::Sender<(StreamName, Listener)>,
+}
+
+type Wants = Box<dyn Fn(&StreamName) -> Option<usize> + Send + Sync>;
+
+impl Joiner {
+    pub(crate) fn new(
+        wants: impl Fn(&StreamName) -> Option<usize> + Send + Sync + 'static,
+        tell: mpsc::Sender<(StreamName, Listener)>,
+    ) -> Self {
+        Self { wants: Box::new(wants), tell }
+    }
 }
 
 #[derive(Default)]
@@ -23,6 +45,10 @@ struct Stream {
     published: bool,
     bundles: u64,
     bytes: u64,
+    /// Frames that the publisher left out.
+    lost: u64,
+    stage_bits: [u64; MAX_STAGES],
+    level: Option<(f32, Instant)>,
     listeners: Vec<Outlet>,
     /// Which of several relayed publishers the bundles come from; None is the local one.
     source: Option<u64>,
@@ -44,6 +70,12 @@ impl Stream {
             0 => bundle,
             _ => Arc::new(PackedBundle { first_frame, ..PackedBundle::clone(&bundle) }),
         };
+        if self.bundles > 0 {
+            self.lost += first_frame.saturating_sub(self.next_frame);
+        }
+        for bits in self.stage_bits.iter_mut().take(bundle.stages.index()) {
+            *bits += u64::from(bundle.frames) * BITS_PER_CODE;
+        }
         self.next_frame = first_frame.saturating_add(u64::from(bundle.frames));
         self.bundles += 1;
         self.bytes += bundle.payload.len() as u64;
@@ -67,7 +99,16 @@ pub(crate) struct StreamState {
     pub(crate) bundles: u64,
     /// Bytes of their payload.
     pub(crate) bytes: u64,
+    /// Frames that the publisher left out.
+    pub(crate) lost: u64,
+    /// Bits of code by stage.
+    pub(crate) stage_bits: [u64; MAX_STAGES],
+    /// Level in dB below full scale, if the stream was encoded or decoded here a moment ago.
+    pub(crate) level: Option<f32>,
 }
+
+/// How long a level says something about now.
+const FRESH: Duration = Duration::from_secs(1);
 
 struct Outlet {
     queue: mpsc::Sender<Arc<PackedBundle>>,
@@ -101,6 +142,11 @@ pub(crate) enum Ended {
 }
 
 impl Hub {
+    /// A hub that tells somebody of streams.
+    pub(crate) fn new(joiner: Option<Joiner>) -> Self {
+        Self { joiner, ..Self::default() }
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<StreamName, Stream>> {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -113,6 +159,15 @@ impl Hub {
             return None;
         }
         stream.published = true;
+        if let Some(joiner) = &self.joiner
+            && let Some(queue) = (joiner.wants)(name)
+        {
+            let (outlet, listener) = self.connect(queue);
+            match joiner.tell.try_send((name.clone(), listener)) {
+                Ok(()) => stream.listeners.push(outlet),
+                Err(_) => warn!(stream = %name, "too many streams at once: this one is not recorded"),
+            }
+        }
         drop(streams);
         self.changed.notify_one();
         Some(Publisher { hub: Arc::clone(self), name: name.clone(), tap: None })
@@ -120,20 +175,26 @@ impl Hub {
 
     /// Joins a stream, whether it is published yet or not; `queue` bundles may wait.
     pub(crate) fn listen(&self, name: &StreamName, queue: usize) -> Listener {
-        let (sender, receiver) = mpsc::channel(queue);
-        let slow = Arc::new(AtomicBool::new(false));
+        let (outlet, listener) = self.connect(queue);
         let mut streams = self.lock();
         // Names that nobody publishes and whose listeners have gone are forgotten here.
         streams.retain(|_, s| {
             s.listeners.retain(|l| !l.queue.is_closed());
             s.published || !s.listeners.is_empty()
         });
-        let stages = Arc::new(AtomicU8::new(StageCount::MAX.value()));
-        let stream = streams.entry(name.clone()).or_default();
-        stream.listeners.push(Outlet { queue: sender, slow: Arc::clone(&slow), stages: Arc::clone(&stages) });
+        streams.entry(name.clone()).or_default().listeners.push(outlet);
         drop(streams);
         self.changed.notify_one();
-        Listener { queue: receiver, slow, stages, changed: Arc::clone(&self.changed) }
+        listener
+    }
+
+    /// Both ends of a queue for `queue` bundles.
+    fn connect(&self, queue: usize) -> (Outlet, Listener) {
+        let (sender, receiver) = mpsc::channel(queue);
+        let slow = Arc::new(AtomicBool::new(false));
+        let stages = Arc::new(AtomicU8::new(StageCount::MAX.value()));
+        let outlet = Outlet { queue: sender, slow: Arc::clone(&slow), stages: Arc::clone(&stages) };
+        (outlet, Listener { queue: receiver, slow, stages, changed: Arc::clone(&self.changed) })
     }
 
     /// Waits until [`Hub::wanted`] may have changed.
@@ -176,11 +237,26 @@ impl Hub {
             listeners: s.listeners.iter().filter(|l| !l.queue.is_closed()).count(),
             bundles: s.bundles,
             bytes: s.bytes,
+            lost: s.lost,
+            stage_bits: s.stage_bits,
+            level: s.level.filter(|(_, at)| at.elapsed() < FRESH).map(|(level, _)| level),
         };
         let mut all: Vec<_> = streams.iter().map(state).collect();
         drop(streams);
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
+    }
+
+    /// Notes how loud a stream is that is encoded or decoded here.
+    pub(crate) fn heard(&self, name: &StreamName, pcm: &[f32]) {
+        if pcm.is_empty() {
+            return;
+        }
+        let power = pcm.iter().map(|s| s * s).sum::<f32>() / pcm.len() as f32;
+        let level = (10.0 * power.log10()).max(-96.0);
+        if let Some(stream) = self.lock().get_mut(name) {
+            stream.level = Some((level, Instant::now()));
+        }
     }
 
     /// Streams that are published now, and listeners of all streams.

@@ -17,6 +17,7 @@ use super::cluster::Cluster;
 use super::devices::Devices;
 use super::hub::Hub;
 use super::outbox::Outbox;
+use super::record::{self, Recorder};
 use super::tls::{Server, Socket, TlsError};
 use super::{Coding, Counters, Shared, codes, http, pcm};
 use crate::bus::{Bus, BusError};
@@ -177,9 +178,10 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> Summary {
     let devices = Devices::new(&config.borrow());
+    let (recorder, joiner) = config.borrow().record.clone().map(Recorder::new).unzip();
     let shared = Shared {
         engine,
-        hub: Arc::new(Hub::default()),
+        hub: Arc::new(Hub::new(joiner)),
         stop_input: CancellationToken::new(),
         stop_output: CancellationToken::new(),
         counters: Arc::new(Counters::default()),
@@ -201,6 +203,7 @@ pub async fn run(
     }
     devices.start(&shared, &inputs, &outputs);
     accepting.spawn(renew(shared.clone()));
+    let recording = recorder.map(|r| tokio::spawn(r.run(shared.clone())));
     shutdown.await;
     let (streams, listeners) = shared.hub.count();
     info!(streams, listeners, "shutting down");
@@ -223,6 +226,12 @@ pub async fn run(
     };
     if tokio::time::timeout(DRAIN, drain).await.is_err() {
         warn!("connections were still busy after {DRAIN:?} and are dropped");
+    }
+    shared.stop_output.cancel();
+    if let Some(recording) = recording
+        && tokio::time::timeout(record::PATIENCE, recording).await.is_err()
+    {
+        warn!("the disk took more than {:?}: the last bundles are not recorded", record::PATIENCE);
     }
     let counters = &shared.counters;
     Summary {

@@ -51,12 +51,18 @@ pub(super) fn prometheus(shared: &Shared) -> String {
     page.number("listeners", "gauge", "Listeners of all streams.", listeners as f64);
     page.number("engine_slots_used", "gauge", "Streams that are encoded or decoded here.", used as f64);
     page.number("engine_slots", "gauge", "Streams that may be encoded or decoded here.", slots as f64);
+    let running = c.recorded.running.load(Ordering::Relaxed);
+    page.number("recordings", "gauge", "Streams that are recorded.", running as f64);
     for (name, help, value) in [
         ("connections_total", "Connections accepted.", &c.connections),
         ("refused_total", "Connections and sessions refused: no room, a taken name, no right.", &c.refused),
         ("hostile_total", "Sessions closed for what the peer sent or did not send.", &c.hostile),
         ("slow_listeners_total", "Listeners closed because they did not keep up.", &c.slow),
         ("bundles_total", "Bundles published.", &c.bundles),
+        ("recorded_bytes_total", "Bytes written to recordings.", &c.recorded.bytes),
+        ("recorded_files_total", "Files of recordings begun.", &c.recorded.files),
+        ("recorded_files_deleted_total", "Recordings deleted to stay below record.disk_mb.", &c.recorded.deleted),
+        ("recording_errors_total", "Times that a recording failed or fell behind.", &c.recorded.errors),
     ] {
         page.number(name, "counter", help, value.load(Ordering::Relaxed) as f64);
     }

@@ -13,7 +13,9 @@ mod metrics;
 mod outbox;
 mod pacer;
 mod pcm;
+mod record;
 mod tls;
+mod web;
 
 pub use client::{Client, ClientError, ClientOptions};
 pub use listeners::{Bound, ServiceError, Summary, run};
@@ -79,6 +81,7 @@ pub(crate) struct Counters {
     slow: AtomicU64,
     bundles: AtomicU64,
     fallbacks: AtomicU64,
+    recorded: Arc<record::Recorded>,
     /// Bits of code by stage.
     stage_bits: [AtomicU64; MAX_STAGES],
     /// How long messages to peers took to leave.

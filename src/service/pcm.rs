@@ -75,6 +75,7 @@ async fn input(shared: &Shared, port: &PcmPort, socket: &mut Socket) -> Result<u
             Ok(Ok(n)) => {
                 pcm.clear();
                 reader.push(&bytes[..n], &mut pcm);
+                shared.hub.heard(&port.stream, &pcm);
                 source.push(&pcm).await?;
             }
             // What arrived before the connection broke is still sent.
@@ -164,7 +165,7 @@ pub(super) async fn serve_output(shared: Shared, port: Arc<PcmPort>, mut socket:
 
 async fn output(shared: &Shared, port: &PcmPort, socket: &mut Socket) -> Result<(), PcmError> {
     let config = Arc::clone(&shared.config.borrow());
-    let sound = Sound::open(shared)?;
+    let sound = Sound::open(shared, &port.stream)?;
     let mut listener = shared.hub.listen(&port.stream, config.limits.listener_queue);
     let mut sink = Sink { sound, writer: PcmWriter::new(port.format), bytes: Vec::new() };
     let (mut reader, mut writer) = tokio::io::split(socket);
@@ -201,6 +202,7 @@ async fn output(shared: &Shared, port: &PcmPort, socket: &mut Socket) -> Result<
 /// A stream that is decoded here.
 pub(super) struct Sound<'a> {
     shared: &'a Shared,
+    stream: StreamName,
     slot: Slot,
     decoder: Decoder,
     /// Samples before the first one that was encoded.
@@ -208,26 +210,40 @@ pub(super) struct Sound<'a> {
     pcm: Vec<f32>,
 }
 
+/// Decodes a bundle and what was lost before it; appends the samples.
+pub(super) async fn decode(
+    shared: &Shared,
+    slot: &Slot,
+    decoder: &mut Decoder,
+    bundle: &PackedBundle,
+    pcm: &mut Vec<f32>,
+) -> Result<(), PcmError> {
+    decoder.push(bundle.unpack()?)?;
+    while let Some(job) = decoder.next_job() {
+        let budget = media_time(&shared.engine.profile(), bundle.frames);
+        if let Job::Decode(job) = process(slot, Job::Decode(job), budget).await? {
+            decoder.accept(job);
+        }
+    }
+    decoder.pcm(pcm);
+    Ok(())
+}
+
 impl<'a> Sound<'a> {
     /// Takes a slot of the engine.
-    pub(super) fn open(shared: &'a Shared) -> Result<Self, PcmError> {
+    pub(super) fn open(shared: &'a Shared, stream: &StreamName) -> Result<Self, PcmError> {
         let (profile, slot) = (shared.engine.profile(), shared.engine.admit()?);
         let skip = profile.overlap_samples();
         let concealer = Concealer::new(shared.coding.as_ref().map(|c| Arc::clone(&c.model)));
-        Ok(Self { shared, slot, decoder: Decoder::concealing(profile, concealer), skip, pcm: Vec::new() })
+        let decoder = Decoder::concealing(profile, concealer);
+        Ok(Self { shared, stream: stream.clone(), slot, decoder, skip, pcm: Vec::new() })
     }
 
     /// The samples that a bundle adds.
     pub(super) async fn decode(&mut self, bundle: &PackedBundle) -> Result<&[f32], PcmError> {
-        self.decoder.push(bundle.unpack()?)?;
-        while let Some(job) = self.decoder.next_job() {
-            let budget = media_time(&self.shared.engine.profile(), bundle.frames);
-            if let Job::Decode(job) = process(&self.slot, Job::Decode(job), budget).await? {
-                self.decoder.accept(job);
-            }
-        }
         self.pcm.clear();
-        self.decoder.pcm(&mut self.pcm);
+        decode(self.shared, &self.slot, &mut self.decoder, bundle, &mut self.pcm).await?;
+        self.shared.hub.heard(&self.stream, &self.pcm);
         let skipped = self.skip.min(self.pcm.len());
         self.skip -= skipped;
         Ok(&self.pcm[skipped..])

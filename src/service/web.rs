@@ -1,0 +1,422 @@
+//! The page for people: its files, and the WebSocket that tells it of streams and plays one.
+//!
+//! A page that plays is a listener of the hub with a slot of the engine, as any raw output is.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::{SinkExt, StreamExt};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role as Side, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Bytes, Message};
+use tracing::{debug, info, warn};
+
+use super::access::{Flood, may_listen};
+use super::hub::{Ended, Listener};
+use super::pcm::{PcmError, decode};
+use super::tls::Socket;
+use super::{Counters, MAX_STAGES, Shared};
+use crate::codec::{Concealer, Decoder};
+use crate::dsp::PcmWriter;
+use crate::engine::Slot;
+use crate::session::{PackedBundle, StreamName};
+use crate::units::{PcmFormat, StageCount};
+
+/// The page's files: path, kind, text.
+const FILES: [(&str, &str, &str); 3] = [
+    ("/", "text/html; charset=utf-8", include_str!("web/index.html")),
+    ("/face.css", "text/css; charset=utf-8", include_str!("web/face.css")),
+    ("/face.js", "text/javascript; charset=utf-8", include_str!("web/face.js")),
+];
+
+/// Sent with every answer: nothing from elsewhere, nothing inline, in nobody's frame.
+pub(super) const HEADERS: &str = "Content-Security-Policy: default-src 'none'; script-src 'self'; style-src 'self'; \
+     connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'\r\n\
+     Referrer-Policy: no-referrer\r\n";
+
+/// How often the page is told of streams.
+const STATUS: Duration = Duration::from_millis(500);
+
+/// Longest message of a page.
+const MAX_MESSAGE: usize = 4 << 10;
+
+/// How often a page is told how its stream does.
+const HEARD: Duration = Duration::from_millis(200);
+
+/// How long the last words may take.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// A file of the page, with its kind.
+pub(super) fn file(path: &str) -> Option<(&'static str, &'static str)> {
+    FILES.iter().find(|(p, ..)| *p == path).map(|(_, kind, text)| (*kind, *text))
+}
+
+/// The value of a header that is given once.
+fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    let mut values =
+        head.lines().skip(1).filter_map(|l| l.split_once(':')).filter(|(n, _)| n.eq_ignore_ascii_case(name));
+    let (_, value) = values.next()?;
+    values.next().is_none().then_some(value.trim())
+}
+
+/// Whether a browser may call this host ours. Any page can point a name of its own at our address; it cannot do so
+/// with an address, nor with localhost.
+fn known(host: &str, names: &[String]) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let ip = name.strip_prefix('[').and_then(|n| n.strip_suffix(']')).unwrap_or(name);
+    ip.parse::<std::net::IpAddr>().is_ok()
+        || name.eq_ignore_ascii_case("localhost")
+        || names.iter().any(|n| n.eq_ignore_ascii_case(name))
+}
+
+/// What a request for the WebSocket gets.
+pub(super) enum Upgrade {
+    /// The head of the answer; the connection is a WebSocket from there on.
+    Accepted(String),
+    /// Status and reason.
+    Refused(&'static str, &'static str),
+}
+
+/// Answers a request for the WebSocket.
+pub(super) fn upgrade(shared: &Shared, head: &str) -> Upgrade {
+    let has = |name: &str, word: &str| {
+        header(head, name).is_some_and(|v| v.split(',').any(|w| w.trim().eq_ignore_ascii_case(word)))
+    };
+    let Some(key) = header(head, "Sec-WebSocket-Key").filter(|k| k.len() == 24) else {
+        return Upgrade::Refused("426 Upgrade Required", "a WebSocket is here\n");
+    };
+    if !has("Upgrade", "websocket") || !has("Connection", "upgrade") || !has("Sec-WebSocket-Version", "13") {
+        return Upgrade::Refused("426 Upgrade Required", "a WebSocket of version 13 is here\n");
+    }
+    let config = shared.config.borrow();
+    let scheme = if shared.tls.is_some() { "https://" } else { "http://" };
+    let host = header(head, "Host").unwrap_or_default();
+    // Browsers let any page open a WebSocket to anybody: only ours may.
+    if header(head, "Origin").and_then(|o| o.strip_prefix(scheme)) != Some(host) || host.is_empty() {
+        return Upgrade::Refused("403 Forbidden", "only this daemon's own page may connect\n");
+    }
+    if !known(host, &config.http_names) {
+        return Upgrade::Refused("403 Forbidden", "this name is not in http.names\n");
+    }
+    Upgrade::Accepted(format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {}\r\n\r\n",
+        derive_accept_key(key.as_bytes())
+    ))
+}
+
+/// What a page may ask.
+#[derive(Deserialize)]
+#[serde(tag = "do", rename_all = "lowercase", deny_unknown_fields)]
+enum Ask {
+    Login { token: String },
+    Listen { stream: String, stages: u8 },
+    Stages { stages: u8 },
+    Stop {},
+    Ping { at: f64 },
+}
+
+/// Why a page's connection ends; None is the peer's own wish.
+type End = Option<(CloseCode, &'static str)>;
+
+struct Page<'a> {
+    shared: &'a Shared,
+    socket: WebSocketStream<Socket>,
+    /// Empty until the page logs in.
+    secret: String,
+    logged_in: bool,
+    player: Option<Player>,
+    opened: Instant,
+    heard_from: Instant,
+    flood: Flood,
+}
+
+struct Player {
+    stream: StreamName,
+    listener: Listener,
+    slot: Slot,
+    decoder: Decoder,
+    writer: PcmWriter,
+    stages: StageCount,
+    skip: usize,
+    frames: u64,
+    told: Option<Instant>,
+}
+
+/// Serves a page from the end of the handshake; `read` was read already.
+pub(super) async fn serve(shared: Shared, socket: Socket, read: Vec<u8>) {
+    let config = WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE)).max_frame_size(Some(MAX_MESSAGE));
+    let socket = WebSocketStream::from_partially_read(socket, read, Side::Server, Some(config)).await;
+    let now = Instant::now();
+    let mut page = Page {
+        shared: &shared,
+        socket,
+        secret: String::new(),
+        logged_in: false,
+        player: None,
+        opened: now,
+        heard_from: now,
+        flood: Flood::new(now),
+    };
+    let end = page.run().await;
+    if let Some((code, reason)) = end {
+        if code == CloseCode::Policy {
+            Counters::add(&shared.counters.hostile);
+            warn!(reason, "a page's connection was closed");
+        }
+        let frame = CloseFrame { code, reason: reason.into() };
+        let _ = timeout(GOODBYE, page.socket.close(Some(frame))).await;
+    } else {
+        debug!("a page went away");
+    }
+}
+
+impl Page<'_> {
+    async fn run(&mut self) -> End {
+        let mut ticks = interval(STATUS);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let shared = self.shared;
+        loop {
+            let listener = self.player.as_mut().map(|p| &mut p.listener);
+            let result = tokio::select! {
+                biased;
+                () = shared.stop_output.cancelled() => Err(Some((CloseCode::Away, "the daemon is shutting down"))),
+                _ = ticks.tick() => self.tick().await,
+                message = self.socket.next() => match message {
+                    Some(Ok(message)) => self.message(message).await,
+                    Some(Err(_)) | None => Err(None),
+                },
+                next = async { match listener { Some(l) => l.next().await, None => std::future::pending().await } } => {
+                    match next {
+                        Ok(bundle) => self.play(&bundle).await,
+                        Err(Ended::Stream) => self.stop("The stream ended").await,
+                        Err(Ended::Slow) => {
+                            Counters::add(&shared.counters.slow);
+                            self.stop("This connection is too slow for the stream").await
+                        }
+                    }
+                }
+            };
+            if let Err(end) = result {
+                return end;
+            }
+        }
+    }
+
+    async fn send(&mut self, message: Message) -> Result<(), End> {
+        let patience = self.shared.config.borrow().limits.timeouts.idle;
+        match timeout(patience, self.socket.send(message)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(None),
+            Err(_) => {
+                Counters::add(&self.shared.counters.slow);
+                Err(None)
+            }
+        }
+    }
+
+    async fn tell(&mut self, value: Value) -> Result<(), End> {
+        self.send(Message::text(value.to_string())).await
+    }
+
+    /// Whether the page may hear a stream. Asked anew every time: tokens may be taken back by a reload.
+    fn may(&self, stream: &StreamName) -> bool {
+        may_listen(&self.shared.config.borrow().tokens, &self.secret, stream)
+    }
+
+    async fn tick(&mut self) -> Result<(), End> {
+        let timeouts = self.shared.config.borrow().limits.timeouts;
+        if self.heard_from.elapsed() > timeouts.idle {
+            return Err(Some((CloseCode::Policy, "nothing was heard from the page")));
+        }
+        let open = self.shared.config.borrow().tokens.is_empty();
+        if !open && !self.logged_in {
+            // A person types the token: they have as long as a silent peer, but the machine's part is quick.
+            if self.opened.elapsed() > timeouts.idle.max(LOGIN) {
+                return Err(Some((CloseCode::Policy, "no token in time")));
+            }
+            if self.opened.elapsed() < STATUS {
+                return self.tell(json!({"type": "login"})).await;
+            }
+            return self.send(Message::Ping(Bytes::new())).await;
+        }
+        if self.player.as_ref().is_some_and(|p| !self.may(&p.stream)) {
+            self.stop("The token may no longer listen to this stream").await?;
+        }
+        let (used, slots) = self.shared.engine.slots();
+        let stages = self.shared.engine.profile().stages.index().min(MAX_STAGES);
+        let seen = self.shared.hub.list().into_iter().filter(|s| s.published && self.may(&s.name));
+        let streams: Vec<_> = seen
+            .map(|s| {
+                json!({
+                    "name": s.name.as_str(), "listeners": s.listeners, "bundles": s.bundles, "bytes": s.bytes,
+                    "lost": s.lost, "bits": &s.stage_bits[..stages], "level": s.level,
+                })
+            })
+            .collect();
+        self.tell(json!({
+            "type": "status", "version": env!("CARGO_PKG_VERSION"), "slots_used": used, "slots": slots,
+            "max_stages": stages, "streams": streams,
+        }))
+        .await
+    }
+
+    async fn message(&mut self, message: Message) -> Result<(), End> {
+        self.heard_from = Instant::now();
+        if self.flood.message(self.heard_from).is_err() {
+            return Err(Some((CloseCode::Policy, "a flood of messages")));
+        }
+        let text = match message {
+            Message::Text(text) => text,
+            Message::Close(_) => return Err(None),
+            Message::Ping(_) | Message::Pong(_) => return Ok(()),
+            _ => return Err(Some((CloseCode::Unsupported, "text only"))),
+        };
+        let Ok(ask) = serde_json::from_str::<Ask>(&text) else {
+            return Err(Some((CloseCode::Policy, "not a message of the page")));
+        };
+        let open = self.shared.config.borrow().tokens.is_empty();
+        match ask {
+            Ask::Login { token } => self.login(token).await,
+            _ if !open && !self.logged_in => Err(Some((CloseCode::Policy, "a token is needed first"))),
+            Ask::Listen { stream, stages } => self.listen(&stream, stages).await,
+            Ask::Stages { stages } => {
+                if let (Some(player), Ok(stages)) = (&mut self.player, StageCount::new(stages)) {
+                    player.stages = stages;
+                }
+                Ok(())
+            }
+            Ask::Stop {} => {
+                self.player = None;
+                Ok(())
+            }
+            Ask::Ping { at } => self.tell(json!({"type": "pong", "at": at})).await,
+        }
+    }
+
+    async fn login(&mut self, token: String) -> Result<(), End> {
+        let known = super::access::known(&self.shared.config.borrow().tokens, &token);
+        if !known {
+            Counters::add(&self.shared.counters.refused);
+            warn!("a page showed a token that is not known");
+            return self.tell(json!({"type": "login", "reason": "This token is not known."})).await;
+        }
+        (self.secret, self.logged_in) = (token, true);
+        self.tick().await
+    }
+
+    async fn listen(&mut self, stream: &str, stages: u8) -> Result<(), End> {
+        self.player = None;
+        let (Ok(stream), Ok(stages)) = (StreamName::new(stream), StageCount::new(stages)) else {
+            return Err(Some((CloseCode::Policy, "no such stream name or rate")));
+        };
+        if !self.may(&stream) {
+            Counters::add(&self.shared.counters.refused);
+            return self.stop("The token may not listen to this stream").await;
+        }
+        let slot = match self.shared.engine.admit() {
+            Ok(slot) => slot,
+            Err(e) => {
+                Counters::add(&self.shared.counters.refused);
+                let reason = format!("Not possible now: {e}");
+                return self.tell(json!({"type": "stopped", "reason": reason})).await;
+            }
+        };
+        let profile = self.shared.engine.profile();
+        let queue = self.shared.config.borrow().limits.listener_queue;
+        let model = self.shared.coding.as_ref().map(|c| Arc::clone(&c.model));
+        info!(%stream, %stages, "a page listens");
+        let name = stream.as_str().to_owned();
+        self.player = Some(Player {
+            listener: self.shared.hub.listen(&stream, queue),
+            stream,
+            slot,
+            skip: profile.overlap_samples(),
+            decoder: Decoder::concealing(profile, Concealer::new(model)),
+            writer: PcmWriter::new(PcmFormat::CODEC),
+            stages,
+            frames: 0,
+            told: None,
+        });
+        self.tell(json!({"type": "playing", "stream": name})).await
+    }
+
+    async fn stop(&mut self, reason: &str) -> Result<(), End> {
+        self.player = None;
+        self.tell(json!({"type": "stopped", "reason": reason})).await
+    }
+
+    async fn play(&mut self, bundle: &PackedBundle) -> Result<(), End> {
+        let Some(player) = &mut self.player else { return Ok(()) };
+        match player.decode(self.shared, bundle).await {
+            Ok((bytes, heard)) => {
+                self.send(Message::binary(bytes)).await?;
+                match heard {
+                    Some(heard) => self.tell(heard).await,
+                    None => Ok(()),
+                }
+            }
+            Err(e) => {
+                warn!(error = %e, "a page's stream cannot be decoded");
+                self.stop(&format!("The stream cannot be decoded: {e}")).await
+            }
+        }
+    }
+}
+
+/// How long a person may take to type a token.
+const LOGIN: Duration = Duration::from_secs(120);
+
+impl Player {
+    /// Samples as s16le, and now and then how the stream does.
+    async fn decode(&mut self, shared: &Shared, bundle: &PackedBundle) -> Result<(Vec<u8>, Option<Value>), PcmError> {
+        let start = Instant::now();
+        let bundle = bundle.limited(self.stages)?;
+        let (mut pcm, mut bytes) = (Vec::new(), Vec::new());
+        decode(shared, &self.slot, &mut self.decoder, &bundle, &mut pcm).await?;
+        shared.hub.heard(&self.stream, &pcm);
+        let skipped = self.skip.min(pcm.len());
+        self.skip -= skipped;
+        self.writer.push(&pcm[skipped..], &mut bytes);
+        self.frames += u64::from(bundle.frames);
+        if self.told.is_some_and(|at| at.elapsed() < HEARD) {
+            return Ok((bytes, None));
+        }
+        self.told = Some(Instant::now());
+        let heard = json!({
+            "type": "heard", "stages": bundle.stages.value(), "frames": self.frames,
+            "missing": self.decoder.missing_frames(), "decode_ms": start.elapsed().as_secs_f64() * 1e3,
+        });
+        Ok((bytes, Some(heard)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_that_anybody_may_point_at_us_are_not_ours() {
+        let names = ["audio.example.org".to_owned()];
+        for host in ["127.0.0.1:7703", "[::1]:7703", "localhost", "LOCALHOST:1", "192.0.2.1", "audio.example.org:443"] {
+            assert!(known(host, &names), "{host}");
+        }
+        for host in ["", "evil.example", "127.0.0.1.evil.example:7703", "localhost.evil.example", "[::1", "example.org"]
+        {
+            assert!(!known(host, &names), "{host}");
+        }
+    }
+
+    #[test]
+    fn a_header_given_twice_counts_as_none() {
+        let head = "GET / HTTP/1.1\r\nHost: a\r\norigin:  b \r\nHOST: c\r\n\r\n";
+        assert_eq!((header(head, "Origin"), header(head, "Host")), (Some("b"), None));
+    }
+}
