@@ -78,13 +78,16 @@ fn find(name: &str, direction: &'static str) -> Result<cpal::Device, DeviceError
         let Ok(host) = cpal::host_from_id(id) else { continue };
         let Ok(devices) = host.devices() else { continue };
         for device in devices {
-            let fits = device.id().is_ok_and(|id| id.id() == name || id.to_string() == name);
+            if !device.id().is_ok_and(|id| id.id() == name || id.to_string() == name) {
+                continue;
+            }
+            // Asked only of a device that fits: ALSA opens a device to answer, and complains on the standard error.
             let able = if direction == "input" {
                 device.default_input_config().is_ok()
             } else {
                 device.default_output_config().is_ok()
             };
-            if fits && able {
+            if able {
                 return Ok(device);
             }
         }
