@@ -45,6 +45,13 @@ def parser() -> argparse.ArgumentParser:
     v.add_argument("model", type=Path)
     v.add_argument("--config", type=Path, default=HERE / "configs" / "v2.toml")
     v.add_argument("--data", type=Path, help="folder of recordings on which the codebooks must be in use")
+    q = sub.add_parser("refit", help="fit the last stages of a checkpoint's quantiser anew, with everything else as it is")
+    q.add_argument("checkpoint", type=Path)
+    q.add_argument("out", type=Path, help="checkpoint to write")
+    q.add_argument("--first", type=int, required=True, help="first stage to fit, from 1")
+    q.add_argument("--data", type=Path, default=HERE.parent.parent / "shared" / "audio" / "train")
+    q.add_argument("--seconds", type=float, default=740.0, help="audio to fit on")
+    q.add_argument("--threads", type=int, default=1)
     e = sub.add_parser("export", help="write a model folder that undertone loads")
     e.add_argument("checkpoint", type=Path)
     e.add_argument("out", type=Path)
@@ -100,6 +107,17 @@ def main() -> int:
         except VerifyError as e:
             print(f"verify: {e}", file=sys.stderr)
             return 1
+    elif a.command == "refit":
+        from .codec import load, save
+        from .data import Batches
+
+        codec, raw = load(a.checkpoint)
+        with torch.no_grad():
+            batches = Batches(a.data, codec.cfg.data, 16, 2.56, 77)
+            parts = [codec.encoder(torch.from_numpy(next(batches)))[0] for _ in range(max(1, round(a.seconds / 41)))]
+        left = codec.quantiser.refit(torch.cat(parts).flatten(0, 1), a.first - 1)
+        print("energy left after each stage: " + " ".join(f"{v:.4f}" for v in left))
+        save(a.out, codec, step=raw.get("step", 0), device_seconds=raw.get("device_seconds", 0.0))
     elif a.command == "export":
         from .codec import load
         from .export import export

@@ -48,11 +48,14 @@ class Stage(nn.Module):
         self.codebook.copy_(self.total / self.count.clamp_min(1e-3)[:, None])
         # A batch holds fewer vectors than entries, so "dead" is relative to the fair share of an entry.
         dead = self.count < cfg.dead_count * min(1.0, len(x) / n)
-        k = int(dead.sum())
-        if k:
-            fresh = x[torch.randint(0, len(x), (k,), device=x.device)]
+        # Each vector revives at most one entry, and a batch only a part of them: late stages see few vectors, and drawing more
+        # entries than there are vectors filled them with copies.
+        rows = dead.nonzero()[:, 0]
+        rows = rows[torch.randperm(len(rows), device=x.device)[: len(x) // 4]]
+        if len(rows):
+            fresh = x[torch.randperm(len(x), device=x.device)[: len(rows)]]
             share = max(len(x) / n, 1e-3)
-            self.codebook[dead], self.total[dead], self.count[dead] = fresh, fresh * share, share
+            self.codebook[rows], self.total[rows], self.count[rows] = fresh, fresh * share, share
 
 
 class ResidualQuantiser(nn.Module):
@@ -71,6 +74,18 @@ class ResidualQuantiser(nn.Module):
             x = x - stage.codebook[nearest(x, stage.codebook)]
             left.append(float(x.pow(2).mean() / power))
         self.ready.fill_(True)
+        return left
+
+    @torch.no_grad()
+    def refit(self, x: Tensor, first: int, rounds: int = 7) -> list[float]:
+        """k-means of the stages from `first` on, on what the stages before leave of x [N, D], N well above the number of
+        entries; returns the share of the energy left after each stage."""
+        power, left = x.pow(2).mean(), []
+        for k, stage in enumerate(self.stages):
+            if k >= first:
+                stage.start(x, rounds)
+            x = x - stage.codebook[nearest(x, stage.codebook)]
+            left.append(float(x.pow(2).mean() / power))
         return left
 
     def draw_stages(self, items: int, generator: torch.Generator) -> Tensor:

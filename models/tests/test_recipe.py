@@ -21,6 +21,7 @@ from recipe.finetune import finetune
 from recipe.graph import count_macs, decoder_graph, encoder_graph
 from recipe.losses import LoudnessLoss, SpectralLoss
 from recipe.network import macs_per_frame
+from recipe.quantiser import Stage, nearest
 from recipe.train import HEADS, Run, Trainer, clip_gradients, train
 from recipe.verify import VerifyError, verify
 
@@ -243,6 +244,29 @@ def test_loud_frames_are_given_more_stages_and_the_mean_is_kept():
     assert (depth.float().mean(1) - torch.tensor([2.0, 3.0])).abs().max() < 0.3
     codec.quantiser.cfg = replace(SMOKE.quantiser, graded_share=0.0)
     assert torch.equal(codec.quantiser.grade(torch.tensor([2]), pcm[:1], torch.Generator()), torch.full((1, 40), 2))
+
+
+def test_dead_entries_are_revived_by_different_vectors():
+    stage = Stage(64, 8)
+    stage.start(torch.randn(200, 8))
+    stage.count.fill_(0.0)  # all dead
+    x = torch.randn(12, 8)
+    before = stage.codebook.clone()
+    stage.learn(x, nearest(x, stage.codebook), SMOKE.quantiser)
+    fresh = [row for row in stage.codebook if any(torch.equal(row, v) for v in x)]
+    assert len(fresh) == 3 and len({tuple(row.tolist()) for row in fresh}) == 3
+    assert len(before) == len(stage.codebook)
+
+
+def test_refitting_late_stages_brings_collapsed_ones_back():
+    codec = small_codec()
+    x = torch.randn(600, SMOKE.network.latent) * 5
+    codec.quantiser.start(x)
+    first = codec.quantiser.stages[0].codebook.clone()
+    codec.quantiser.stages[3].codebook[:] = codec.quantiser.stages[3].codebook[0]
+    left = codec.quantiser.refit(x, 2)
+    assert torch.equal(codec.quantiser.stages[0].codebook, first)
+    assert left == sorted(left, reverse=True) and left[3] < 0.9 * left[2]
 
 
 def test_noise_is_splitmix64():
