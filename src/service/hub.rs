@@ -107,6 +107,9 @@ pub(crate) struct StreamState {
     pub(crate) level: Option<f32>,
 }
 
+/// How fast a level falls.
+const FALL_DB_PER_S: f32 = 24.0;
+
 /// How long a level says something about now.
 const FRESH: Duration = Duration::from_secs(1);
 
@@ -255,7 +258,10 @@ impl Hub {
         let power = pcm.iter().map(|s| s * s).sum::<f32>() / pcm.len() as f32;
         let level = (10.0 * power.log10()).max(-96.0);
         if let Some(stream) = self.lock().get_mut(name) {
-            stream.level = Some((level, Instant::now()));
+            let now = Instant::now();
+            // Up at once and down slowly, as meters do: who looks twice a second must not miss a word in between.
+            let before = stream.level.map_or(f32::MIN, |(l, at)| l - FALL_DB_PER_S * (now - at).as_secs_f32());
+            stream.level = Some((level.max(before), now));
         }
     }
 

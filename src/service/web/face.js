@@ -85,10 +85,12 @@ function told(message) {
     case "playing":
       state.playing = message.stream;
       say("Waiting for sound");
+      // The slider may have been moved since the wish was sent.
+      ask({ do: "stages", stages: state.wanted });
       buttons();
       break;
     case "heard":
-      if (!state.heard) say(`Playing at ${kbps(message.stages)}`);
+      if (!state.heard || state.heard.stages !== message.stages) say(`Playing at ${kbps(message.stages)}`);
       state.heard = message;
       rateText();
       break;
