@@ -32,6 +32,7 @@ pub mod bitstream;
 pub mod codec;
 pub mod dsp;
 pub mod entropy;
+pub mod jitter;
 pub mod model;
 pub mod rvq;
 pub mod sampling;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 const CORE: &[&str] =
-    &["bitstream", "codec", "dsp", "entropy", "model", "rvq", "sampling", "session", "token", "units"];
+    &["bitstream", "codec", "dsp", "entropy", "jitter", "model", "rvq", "sampling", "session", "token", "units"];
 const ADAPTERS: &[&str] = &["bus", "capture", "infer", "wire"];
 const COMPOSITION: &[&str] = &["batch", "cli", "config", "engine", "referee", "service"];
 
