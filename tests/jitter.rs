@@ -26,7 +26,8 @@ fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
 }
 
-/// Sends `packets` bundles of `per` frames in real time through the network and plays them. Packets are their numbers.
+/// Sends `packets` bundles of `per` frames in real time through the network and plays them. A packet is its first frame, its
+/// frames, and its number.
 fn run(how: Impairment, packets: u64, per: u8, copies: bool) -> Outcome {
     let (start, mut network) = (Instant::now(), Network::new(how));
     let length = FRAME * u32::from(per);
@@ -51,9 +52,10 @@ fn run(how: Impairment, packets: u64, per: u8, copies: bool) -> Outcome {
     for tick in 0..(packets * u64::from(per) * 4 + 400) {
         let now = ms(tick * 5);
         while let Some(((at, ..), n)) = arrivals.next_if(|((at, ..), _)| *at <= now) {
-            if playout.push(n, n * u64::from(per), per, (n, per), start + at) && copies && n > 0 {
+            if playout.push(n, n * u64::from(per), per, (n * u64::from(per), per, n), start + at) && copies && n > 0 {
                 for f in 0..u64::from(per) {
-                    playout.push_copy((n - 1) * u64::from(per) + f, (n - 1, 1));
+                    let frame = (n - 1) * u64::from(per) + f;
+                    playout.push_copy(frame, n * u64::from(per), (frame, 1, n - 1));
                 }
             }
         }
@@ -63,8 +65,7 @@ fn run(how: Impairment, packets: u64, per: u8, copies: bool) -> Outcome {
                 break;
             }
             match played {
-                Played::Packet((n, frames)) => {
-                    let first = if frames == 1 { next.unwrap() } else { n * u64::from(per) };
+                Played::Packet((first, frames, n)) => {
                     for f in first..first + u64::from(frames) {
                         // A packet that is late in part begins before what is expected.
                         if next.is_none_or(|e| f >= e) {
@@ -233,7 +234,7 @@ proptest! {
             now += ms(step);
             let (sequence, first) = if near { (sequence % 50, first % 3_000) } else { (sequence, first) };
             playout.push(sequence, first, frames, 0, now);
-            playout.push_copy(first.wrapping_sub(1), 0);
+            playout.push_copy(first.wrapping_sub(1), first, 0);
             playout.announce(sequence);
             for _ in 0..600 {
                 if playout.pop(now).is_none() {

@@ -16,6 +16,12 @@ const MAX_AHEAD: u64 = 500;
 /// Frames that are called lost while nothing comes at all; then the buffer waits for the network to come back.
 const MAX_OUTAGE: u64 = 250;
 
+/// Frames that the buffer waits for copies at most.
+const MAX_REACH: u64 = 50;
+
+/// Packets without a copy after which copies are no longer waited for.
+const COPIES_OVER: u32 = 50;
+
 /// Packets in a row that came too late: the way has become longer than the longest delay, or the stream began anew.
 const LATE_RUN: u32 = 10;
 
@@ -86,6 +92,9 @@ pub struct Playout<T> {
     begun: bool,
     late_run: u32,
     outage: u64,
+    /// How many frames before their packet copies begin, and packets since the last copy.
+    reach: u64,
+    copied: u32,
     /// Packets that the sender said it had sent when it paused.
     announced: Option<u64>,
     counts: Report,
@@ -105,6 +114,8 @@ impl<T> Playout<T> {
             begun: false,
             late_run: 0,
             outage: 0,
+            reach: 0,
+            copied: 0,
             announced: None,
             counts: Report::default(),
         }
@@ -124,13 +135,17 @@ impl<T> Playout<T> {
             Seen::New => {}
         }
         self.counts.received += 1;
+        self.copied = self.copied.saturating_add(1);
+        if self.copied > COPIES_OVER {
+            self.reach = self.reach.saturating_sub(1);
+        }
         let reached = self.next.or_else(|| self.entries.keys().next().copied());
         if reached.is_some_and(|n| first_frame.abs_diff(n) > MAX_AHEAD) {
             self.resynchronise();
         }
         self.span = self.span.max(u64::from(frames));
         let mut transit = self.transit(end, now);
-        if paused && self.entries.is_empty() && self.delay.lateness(transit) > self.delay.current() {
+        if paused && self.entries.is_empty() && self.delay.lateness(transit) > self.delay() {
             // The sender had paused, which is not the network's doing.
             self.delay.rebase();
             if self.next.is_some_and(|n| first_frame < n) {
@@ -162,8 +177,11 @@ impl<T> Playout<T> {
         true
     }
 
-    /// Takes a copy of one frame, which is used only if the frame's own packet does not come in time.
-    pub fn push_copy(&mut self, frame: u64, value: T) {
+    /// Takes a copy of one frame that came with the packet that starts at `carrier`. It is used only if the frame's own packet
+    /// does not come in time; while copies come, the buffer waits long enough for them to be of use.
+    pub fn push_copy(&mut self, frame: u64, carrier: u64, value: T) {
+        self.copied = 0;
+        self.reach = self.reach.max(carrier.saturating_sub(frame).min(MAX_REACH));
         let Some(reached) = self.next.or_else(|| self.entries.keys().next().copied()) else { return };
         let here = self.entries.range(..=frame).next_back().is_some_and(|(&f, e)| frame - f < u64::from(e.frames));
         // Before the start there is nothing to fill.
@@ -194,7 +212,7 @@ impl<T> Playout<T> {
 
     /// The delay beyond the fastest packet.
     pub fn delay(&self) -> Duration {
-        self.delay.current()
+        self.delay.current() + self.options.frame * self.reach as u32
     }
 
     /// What the receiver tells its sender. Packets are counted from the first that came.
@@ -268,7 +286,7 @@ impl<T> Playout<T> {
     fn due(&self, frame: u64) -> Option<Instant> {
         let (start, _) = self.origin?;
         let media = self.media(frame.saturating_add(self.span));
-        let due = media.saturating_add(self.delay.base()).saturating_add(self.delay.current().as_micros() as i64);
+        let due = media.saturating_add(self.delay.base()).saturating_add(self.delay().as_micros() as i64);
         start.checked_add(Duration::from_micros(due.max(0) as u64))
     }
 
