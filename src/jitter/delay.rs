@@ -137,9 +137,9 @@ mod tests {
         feed(&mut delay, (0..6).map(|n| n % 2 * 90_000), &mut now);
         assert_eq!(delay.current(), Duration::from_millis(100));
         // A second later it is at most 20 ms shorter, and in the end as short as before.
-        feed(&mut delay, (0..100).map(|_| 0), &mut now);
+        feed(&mut delay, (0..10).map(|_| 0), &mut now);
         let slow = delay.current();
-        assert!(slow > Duration::from_millis(50), "{slow:?}");
+        assert!(slow >= Duration::from_millis(80), "{slow:?}");
         feed(&mut delay, (0..600).map(|_| 0), &mut now);
         assert_eq!(delay.current(), PlayoutOptions::default().least);
     }
