@@ -152,7 +152,7 @@ fn clipped_and_very_quiet_speech_survives() {
         for (stages, wanted) in [(6, 0.7), (12, 0.8)] {
             let out = there_and_back(&mut p, pcm, stages);
             let change = db(&out) - db(pcm);
-            assert!(change.abs() < 4.0, "{name}: {change:.1} dB at {stages} stages");
+            assert!((-7.0..3.0).contains(&change), "{name}: {change:.1} dB at {stages} stages");
             // ESTOI does not hear the level: what matters is that the words are there.
             let heard = estoi(&at_16_khz(pcm), &at_16_khz(&out)).unwrap();
             assert!(heard > wanted, "{name}: ESTOI {heard:.3} at {stages} stages");
