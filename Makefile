@@ -13,6 +13,7 @@ help:
 	@echo "make test-recipe                       tests of the training recipe (installs PyTorch outside the checkout)"
 	@echo "make bench [AUDIO=dir]                 beside Opus: quality by rate, under loss, speed: out/bench-*"
 	@echo "make bench-parts                       benchmarks of single parts (criterion)"
+	@echo "make deb                               a Debian package: target/debian/"
 	@echo "make setup | build | install | clean"
 
 setup:
@@ -66,6 +67,12 @@ install: build
 	install -d $(DESTDIR)/etc/systemd/system
 	sed 's#/usr/bin/undertone#$(PREFIX)/bin/undertone#' packaging/undertone.service \
 		> $(DESTDIR)/etc/systemd/system/undertone.service
+
+# target/debian/undertone_*.deb
+.PHONY: deb
+deb: build
+	@command -v cargo-deb >/dev/null || $(CARGO) install --locked cargo-deb --version 3.8.0
+	$(CARGO) deb --no-build --locked
 
 clean:
 	$(CARGO) clean

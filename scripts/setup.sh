@@ -35,7 +35,7 @@ if ! command -v cargo >/dev/null 2>&1; then
 fi
 
 library=target/onnxruntime/libonnxruntime.so
-if [ "$(cat target/onnxruntime/version 2>/dev/null)" != "$version" ] || [ ! -s "$library" ]; then
+if [ "$(cat target/onnxruntime/version 2>/dev/null)" != "$version" ] || [ ! -s "$library" ] || [ ! -s target/onnxruntime/LICENSE ]; then
   echo "setup: fetching ONNX Runtime $version"
   work=$(mktemp -d)
   trap 'rm -rf "$work"' EXIT
@@ -48,6 +48,7 @@ if [ "$(cat target/onnxruntime/version 2>/dev/null)" != "$version" ] || [ ! -s "
   fi
   mkdir -p target/onnxruntime
   unzip -o -q -j "$wheel" "onnxruntime/capi/libonnxruntime.so.$version" -d "$work"
+  unzip -o -q -j "$wheel" onnxruntime/LICENSE onnxruntime/ThirdPartyNotices.txt -d target/onnxruntime
   mv "$work/libonnxruntime.so.$version" "$library"
   echo "$version" > target/onnxruntime/version
 fi

@@ -1,4 +1,4 @@
-"""Command line of the recipe: python -m recipe train|finetune|export|verify|report|tokens|export-tokens"""
+"""Command line of the recipe: python -m recipe train|finetune|refit|balance|export|verify|report|tokens|export-tokens"""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ def parser() -> argparse.ArgumentParser:
     start = t.add_mutually_exclusive_group()
     start.add_argument("--resume", type=Path, help="checkpoint to go on from")
     start.add_argument("--from-model", type=Path, help="folder of an exported model to start from")
+    t.add_argument("--decoder-only", action="store_true", help="keep encoder and codebooks, so that codes and token model stay valid")
     r = sub.add_parser("report", help="PESQ-WB and ESTOI of a checkpoint on a folder of recordings")
     r.add_argument("checkpoint", type=Path)
     r.add_argument("--audio", type=Path, default=HERE.parent.parent / "shared" / "audio" / "eval")
@@ -52,6 +53,11 @@ def parser() -> argparse.ArgumentParser:
     q.add_argument("--data", type=Path, default=HERE.parent.parent / "shared" / "audio" / "train")
     q.add_argument("--seconds", type=float, default=740.0, help="audio to fit on")
     q.add_argument("--threads", type=int, default=1)
+    b = sub.add_parser("balance", help="bring a checkpoint's decoded shapes back to unit size and revive silent gains")
+    b.add_argument("checkpoint", type=Path)
+    b.add_argument("out", type=Path, help="checkpoint to write")
+    b.add_argument("--data", type=Path, default=HERE.parent.parent / "shared" / "audio" / "train")
+    b.add_argument("--threads", type=int, default=1)
     e = sub.add_parser("export", help="write a model folder that undertone loads")
     e.add_argument("checkpoint", type=Path)
     e.add_argument("out", type=Path)
@@ -87,7 +93,7 @@ def main() -> int:
         from . import config
         from .train import Run, train
 
-        run = Run(a.data, a.out, a.minutes, a.device, a.resume, a.from_model, a.steps)
+        run = Run(a.data, a.out, a.minutes, a.device, a.resume, a.from_model, a.steps, decoder_only=a.decoder_only)
         print(train(config.load(a.config), run))
     elif a.command == "report":
         from .report import report
@@ -117,6 +123,15 @@ def main() -> int:
             parts = [codec.encoder(torch.from_numpy(next(batches)))[0] for _ in range(max(1, round(a.seconds / 41)))]
         left = codec.quantiser.refit(torch.cat(parts).flatten(0, 1), a.first - 1)
         print("energy left after each stage: " + " ".join(f"{v:.4f}" for v in left))
+        save(a.out, codec, step=raw.get("step", 0), device_seconds=raw.get("device_seconds", 0.0))
+    elif a.command == "balance":
+        from .codec import load, save
+        from .data import Batches
+        from .balance import balance, observe
+
+        codec, raw = load(a.checkpoint)
+        revived = balance(codec, observe(codec, Batches(a.data, codec.cfg.data, 8, 4.0, 77), 24))
+        print("revived: " + (", ".join(revived) or "nothing"))
         save(a.out, codec, step=raw.get("step", 0), device_seconds=raw.get("device_seconds", 0.0))
     elif a.command == "export":
         from .codec import load

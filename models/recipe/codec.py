@@ -40,13 +40,13 @@ class Codec(nn.Module):
 
     @torch.no_grad()
     def round_trip(self, pcm: Tensor, stages: int, beam: int = 1) -> Tensor:
-        """pcm [B, T * FRAME] -> decoded, delay removed, same length."""
+        """pcm [B, T * FRAME] -> decoded, delay removed, same length. 0 stages stands for unquantised."""
         pad = nn.functional.pad(pcm, (0, config.FRAME))
         z, _ = self.encoder(pad)
-        codes = self.quantiser.encode(z, stages, beam)
+        q = self.quantiser.decode(self.quantiser.encode(z, stages, beam)) if stages else z
         noise = torch.from_numpy(decoder_noise(0, z.shape[1], self.cfg.network.noise_dim)).to(z.device)
         noise = noise.reshape(1, 2 * z.shape[1], -1).expand(z.shape[0], -1, -1)
-        y, _ = self.decoder(self.quantiser.decode(codes), noise)
+        y, _ = self.decoder(q, noise)
         return y[:, OVERLAP_DELAY : OVERLAP_DELAY + pcm.shape[1]]
 
 

@@ -130,11 +130,8 @@ class Decoder(nn.Module):
         nn.init.normal_(self.shape.weight, std=0.02)
         nn.init.constant_(self.gain.bias, -3.0)
 
-    def forward(self, q: Tensor, noise: Tensor | None = None, state: dict | None = None) -> tuple[Tensor, dict]:
-        """q [B, T, latent], noise [B, 2 T, noise + NOISE_BINS] in -1..1 -> pcm [B, T * FRAME] and the state after it.
-
-        Output lags the encoder's input by HOP samples on top of the frame itself.
-        """
+    def hidden(self, q: Tensor, noise: Tensor, state: dict | None = None) -> tuple[Tensor, dict]:
+        """q [B, T, latent], noise [B, 2 T, noise + NOISE_BINS] -> what the heads read [B, 2 T, C] and the state after it."""
         state = state or {}
         out = {}
         b, t, _ = q.shape
@@ -142,22 +139,37 @@ class Decoder(nn.Module):
         for i, block in enumerate(self.blocks):
             h, out[f"block{i}"] = block(h, state.get(f"block{i}"))
         h = self.up(self.norm(h)).reshape(b, 2 * t, -1)
-        if noise is None:
-            noise = torch.rand(b, 2 * t, self.noise_width + NOISE_BINS, device=q.device) * 2 - 1
         h = h + self.noise(noise[..., : self.noise_width])
         for i, block in enumerate(self.fine):
             h, out[f"fine{i}"] = block(h, state.get(f"fine{i}"))
-        h = self.fine_norm(h)
+        return self.fine_norm(h), out
+
+    def heads(self, h: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+        """h [B, 2 T, C], q [B, T, latent] -> shapes [B, 2 T, SHAPED] and log gains [B, 2 T, BANDS]."""
+        b, t, _ = q.shape
         shape = self.shape(h).float() + self.shape_skip(q).float().reshape(b, 2 * t, -1)
-        gain = self.gain(h).float() + self.gain_skip(q).float().reshape(b, 2 * t, -1)
+        return shape, self.gain(h).float() + self.gain_skip(q).float().reshape(b, 2 * t, -1)
+
+    def forward(self, q: Tensor, noise: Tensor | None = None, state: dict | None = None) -> tuple[Tensor, dict]:
+        """q [B, T, latent], noise [B, 2 T, noise + NOISE_BINS] in -1..1 -> pcm [B, T * FRAME] and the state after it.
+
+        Output lags the encoder's input by HOP samples on top of the frame itself.
+        """
+        b, t, _ = q.shape
+        if noise is None:
+            noise = torch.rand(b, 2 * t, self.noise_width + NOISE_BINS, device=q.device) * 2 - 1
+        h, out = self.hidden(q, noise, state)
+        shape, gain = self.heads(h, q)
         with torch.autocast(q.device.type, enabled=False):
             shape = torch.cat([shape, noise[..., self.noise_width :].float() / NOISE_RMS], -1)
-            coefficients = shape * (torch.exp(gain.clamp(*GAIN_RANGE)) @ self.bands.t())
+            # The gradient passes the limits, or a gain that left them would stay silent for ever.
+            gain = gain + (gain.clamp(*GAIN_RANGE) - gain).detach()
+            coefficients = shape * (torch.exp(gain) @ self.bands.t())
             y = coefficients @ self.dct
             half = HOP // 2
             late, early = y[..., :half], y[..., half:]
             tail = torch.cat([-late.flip(-1), -late], -1) * self.window.flip(0)
-            last = state.get("tail")
+            last = (state or {}).get("tail")
             if last is None:
                 last = tail.new_zeros(b, HOP)
             pcm = torch.cat([early, -early.flip(-1)], -1) * self.window

@@ -33,7 +33,9 @@ class Run:
     resume: Path | None = None
     model: Path | None = None  # folder of an exported model to start from
     steps: int = 0  # 0: until the minutes are used
-    only: tuple[str, ...] = ()  # prefixes of the parameters to train; all if there are none. Codebooks always learn
+    only: tuple[str, ...] = ()  # prefixes of the parameters to train; all if there are none
+    # Encoder and codebooks stay as they are: codes keep their meaning, and a token model trained on them stays valid.
+    decoder_only: bool = False
 
 
 class Meter:
@@ -93,14 +95,15 @@ class Trainer:
             self.codec = Codec(cfg).to(self.device)
         self.critic = Discriminators().to(self.device)
         self.spectral, self.loud = SpectralLoss().to(self.device), LoudnessLoss().to(self.device)
+        only = ("decoder",) if run.decoder_only else run.only
         for name, parameter in self.codec.named_parameters():
-            parameter.requires_grad_(not run.only or name.startswith(run.only))
+            parameter.requires_grad_(not only or name.startswith(only))
         self.parameters = [p for p in self.codec.parameters() if p.requires_grad]
         options = {"lr": t.learning_rate, "betas": t.betas, "fused": True}
         self.optimiser = torch.optim.AdamW(self.parameters, weight_decay=t.weight_decay, **options)
         self.critic_optimiser = torch.optim.AdamW(self.critic.parameters(), **options)
         # A checkpoint of a run that trained fewer parameters says nothing about the others.
-        if "optimiser" in raw and not run.only and len(raw["optimiser"]["param_groups"][0]["params"]) == len(self.parameters):
+        if "optimiser" in raw and not only and len(raw["optimiser"]["param_groups"][0]["params"]) == len(self.parameters):
             self.optimiser.load_state_dict(raw["optimiser"])
         if "critic" in raw:
             self.critic.load_state_dict(raw["critic"])
@@ -130,7 +133,7 @@ class Trainer:
             print("k-means, variance left after each stage:", " ".join(f"{v:.3f}" for v in q.start(torch.cat(self.plain))))
             self.plain = []
         counts = q.grade(q.draw_stages(z.shape[0], self.draw), x.reshape(*z.shape[:2], -1), self.draw)
-        out, commit, _ = q(z, counts, learn=True)
+        out, commit, _ = q(z, counts, learn=not self.run.decoder_only)
         return out, commit
 
     def critic_step(self, y: Tensor, x: Tensor) -> None:
@@ -150,7 +153,7 @@ class Trainer:
         for group in self.critic_optimiser.param_groups:
             group["lr"] = rate / 2
         x = torch.from_numpy(next(self.batches)).to(self.device)
-        with self.autocast():
+        with self.autocast(), torch.set_grad_enabled(not self.run.decoder_only):
             z, _ = self.codec.encoder(x)
         q, commit = self.quantise(z, x)
         with self.autocast():

@@ -12,6 +12,7 @@ import torch
 from safetensors.numpy import load_file
 
 from . import config
+from .balance import dead_gains, observe
 from .codec import Codec, decoder_noise
 from .data import Batches
 from .export import load_exported, sha256
@@ -96,4 +97,7 @@ def verify(folder: Path, cfg: config.Config, data: Path | None) -> None:
         shares = perplexities(codec, Batches(data, cfg.data, 8, 1.28, 1))
         for k, share in enumerate(shares):
             check(share >= LEAST_PERPLEXITY, f"stage {k + 1} has collapsed: {100 * share:.0f} % of the possible perplexity")
+        dead = dead_gains(observe(codec, Batches(data, cfg.data, 8, 1.28, 2), 12))
+        check(not dead, "silent bands (band, block of the frame): " + ", ".join(map(str, dead)))
+        print("gains        no band is silent")
         print("perplexity   " + " ".join(f"{100 * v:.0f}" for v in shares) + " % of what is possible, by stage")

@@ -13,14 +13,16 @@ import torch
 from safetensors.numpy import load_file
 
 from recipe import config
+from recipe.balance import balance, dead_gains, observe
 from recipe.codec import OVERLAP_DELAY, Codec, decoder_noise, load, save
 from recipe.config import FRAME, ConfigError
+from recipe.data import Batches
 from recipe.discriminator import Discriminators, critic_loss, generator_loss
 from recipe.export import export, load_exported, sha256
 from recipe.finetune import finetune
 from recipe.graph import count_macs, decoder_graph, encoder_graph
 from recipe.losses import LoudnessLoss, SpectralLoss
-from recipe.network import macs_per_frame
+from recipe.network import GAIN_RANGE, macs_per_frame
 from recipe.quantiser import Stage, nearest
 from recipe.train import HEADS, Run, Trainer, clip_gradients, train
 from recipe.verify import VerifyError, verify
@@ -84,6 +86,48 @@ def test_only_what_is_asked_for_is_trained(folder, tmp_path):
     # Going on with all parameters works from there.
     more = train(SMOKE, Run(folder, tmp_path / "more", minutes=5, steps=2, resume=done))
     assert not torch.equal(load(more)[0].encoder.inp.weight, load(done)[0].encoder.inp.weight)
+
+
+def test_decoder_only_keeps_the_meaning_of_codes(folder, tmp_path):
+    before = small_codec()
+    save(tmp_path / "start.pt", before, step=9)
+    run = Run(folder, tmp_path / "out", 5, resume=tmp_path / "start.pt", steps=2, decoder_only=True)
+    after, _ = load(train(SMOKE, run))
+    moved = {k for k, v in before.state_dict().items() if not torch.equal(v, after.state_dict()[k])}
+    assert moved and all(k.startswith("decoder.") for k in moved), moved
+
+
+def test_a_gain_out_of_range_still_has_a_gradient():
+    codec = small_codec()
+    with torch.no_grad():
+        codec.decoder.gain.bias[3] = GAIN_RANGE[0] - 5
+    y, _ = codec.decoder(torch.randn(1, 4, SMOKE.network.latent))
+    y.pow(2).sum().backward()
+    assert float(codec.decoder.gain.bias.grad[3]) != 0
+
+
+def test_a_silent_gain_is_found_and_revived_and_the_rest_sounds_as_before(folder):
+    codec = small_codec()
+    skip = codec.decoder.gain_skip.bias
+    with torch.no_grad():
+        skip[config.BANDS + 4] = -30.0  # of the second block only
+    batches = lambda: Batches(folder, SMOKE.data, 8, 0.64, 3)  # noqa: E731
+    seen = observe(codec, batches(), 6)
+    assert dead_gains(seen) == [(4, 1)]
+    with torch.no_grad():
+        z, noise = torch.randn(1, 8, SMOKE.network.latent), torch.zeros(1, 16, SMOKE.network.noise + config.NOISE_BINS)
+        h, _ = codec.decoder.hidden(z, noise)
+        before = [v.clone() for v in codec.decoder.heads(h, z)]
+        assert balance(codec, seen) == ["band 4 block 1"]
+        after = codec.decoder.heads(h, z)
+    made = observe(codec, batches(), 6)
+    assert dead_gains(made) == []
+    level = (made.shape[:, 1, 16:20].pow(2).mean(1).sqrt().log() + made.gain[:, 1, 4]).mean()
+    assert abs(float(level - made.true_gain[:, 1, 4].mean())) < 2.5
+    bins = torch.ones(config.SHAPED, dtype=torch.bool)
+    bins[16:20] = False
+    heard = [(s * torch.exp(g @ codec.decoder.bands.T[:, : config.SHAPED]))[..., bins] for s, g in (before, after)]
+    torch.testing.assert_close(heard[0], heard[1], rtol=1e-3, atol=1e-6)
 
 
 def test_finetune_reports_before_and_after_on_recordings_kept_apart(tmp_path):

@@ -1,0 +1,38 @@
+//! What a peer may send to a session that reads foreign messages: no panic, and after the end nothing but refusals.
+#![no_main]
+
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
+use libfuzzer_sys::fuzz_target;
+use undertone::codec::Profile;
+use undertone::model::fake;
+use undertone::session::{Event, ServerSession, Timeouts};
+use undertone::wire::Framer;
+
+static PROFILE: LazyLock<Profile> = LazyLock::new(|| fake::profile(6));
+
+fuzz_target!(|data: &[u8]| {
+    let start = Instant::now();
+    let timeouts = Timeouts { handshake: Duration::from_secs(1), idle: Duration::from_secs(1) };
+    let mut session = ServerSession::new(timeouts, None, start);
+    let mut framer = Framer::default();
+    framer.push(data);
+    let mut ended = false;
+    let mut opened = 0;
+    while let Ok(Some(message)) = framer.next() {
+        match session.handle(message, &PROFILE, start) {
+            Ok(event) => {
+                assert!(!ended, "{event:?} after the end");
+                match event {
+                    Event::Done => ended = true,
+                    Event::Opened(..) => opened += 1,
+                    Event::Bundle(bundle) => assert!(opened == 1 && bundle.unpack().is_ok()),
+                    Event::Stages(_) | Event::Alive => {}
+                }
+            }
+            Err(_) => ended = true,
+        }
+    }
+    assert!(opened <= 1);
+});
