@@ -45,6 +45,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("tokio_tungstenite", &["service/web.rs"]),
     ("futures_util", &["bus", "service/web.rs"]),
     ("serde_json", &["bus", "service/web.rs"]),
+    ("listenfd", &["cli/serve.rs"]),
     ("subtle", &["service/access.rs"]),
     ("anyhow", &["cli"]),
     ("clap", &["cli"]),
