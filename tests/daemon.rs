@@ -2,7 +2,7 @@
 #![cfg(feature = "full")]
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -25,7 +25,11 @@ struct Daemon {
 
 impl Daemon {
     fn start(config: &Path) -> Self {
-        let mut child = undertone().args(["serve", "--config"]).arg(config).stderr(Stdio::piped()).spawn().unwrap();
+        Self::spawn(undertone().args(["serve", "--config"]).arg(config))
+    }
+
+    fn spawn(command: &mut Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let (tell, log) = channel();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|l| tell.send(l)));
@@ -120,4 +124,38 @@ fn codes_sent_by_a_client_are_decoded_by_another_as_a_file_would_be() {
     assert_eq!(file.len(), 72_000);
     assert!(live[..file.len()] == file, "the live stream decodes to something else than the file");
     assert!(again == live, "a recording of the stream decodes to something else than the stream");
+}
+
+/// The shell gives itself what systemd would give: its own process number, and sockets from descriptor 3 on.
+const ACTIVATE: &str = "exec 3<&0; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" \"$@\"";
+
+#[test]
+fn a_listener_of_systemd_takes_the_place_of_the_port_with_its_address() {
+    let dir = tempfile::tempdir().unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    // Who connects before the daemon is there waits and is served.
+    let mut early = std::net::TcpStream::connect(address).unwrap();
+    early.set_read_timeout(Some(PATIENCE)).unwrap();
+    let path = config(dir.path(), &format!("[http]\nlisten = \"{address}\"\n"));
+    let activated = |config: &Path| {
+        let mut command = Command::new("sh");
+        command.args(["-c", ACTIVATE, env!("CARGO_BIN_EXE_undertone"), "serve", "--config"]).arg(config);
+        command.env("UNDERTONE_MODEL", Path::new(env!("CARGO_MANIFEST_DIR")).join("models/undertone-24k-v1"));
+        command.env_remove("JOURNAL_STREAM");
+        command.stdin(std::os::fd::OwnedFd::from(listener.try_clone().unwrap()));
+        command
+    };
+    let mut daemon = Daemon::spawn(&mut activated(&path));
+    early.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    early.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("ready\n"), "{answer}");
+    daemon.signal("-TERM");
+    daemon.wait_for("stopped");
+    assert!(daemon.child.wait().unwrap().success());
+    // A socket that no port of the configuration asks for is a mistake, and it is named.
+    let output = activated(&config(dir.path(), "")).stderr(Stdio::piped()).output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && text.contains(&format!("a socket was passed for {address}")), "{text}");
 }

@@ -1,7 +1,6 @@
 //! The command line: parse, run, exit code.
 
 mod batch;
-#[cfg(feature = "referee")]
 mod bench;
 mod codebooks;
 mod decode;
@@ -70,8 +69,7 @@ enum Command {
     Demo(demo::Args),
     /// Continue a recording with the token model
     Generate(generate::Args),
-    /// Compare with Opus and measure speed
-    #[cfg(feature = "referee")]
+    /// Load a daemon; with feature referee also compare with Opus and measure speed
     Bench(bench::Args),
     /// Look at a codec model or check it
     Model(model::Args),
@@ -99,7 +97,6 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Generate(args) => generate::run(&args),
-        #[cfg(feature = "referee")]
         Command::Bench(args) => bench::run(&args),
         Command::Model(args) => model::run(&args),
     };

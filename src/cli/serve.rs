@@ -1,6 +1,6 @@
 //! `undertone serve`: the daemon.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -95,8 +95,17 @@ fn start_log(log: &Log) -> Result<LevelHandle> {
     Ok(handle)
 }
 
+/// Listeners that systemd opened for us (sd_listen_fds(3)).
+fn passed() -> Result<Vec<TcpListener>> {
+    let mut passed = listenfd::ListenFd::from_env();
+    let all = 0..passed.len();
+    let mut take = |n| passed.take_tcp_listener(n).with_context(|| format!("socket {n} of LISTEN_FDS"));
+    all.filter_map(|n| take(n).transpose()).collect()
+}
+
 pub(super) fn run(args: Args) -> Result<()> {
     let config = Arc::new(args.config()?);
+    let passed = passed()?;
     let level = start_log(&config.log)?;
     let (tokens, factory) = infer::load_processor_factory(config.codec.model.as_deref())?;
     let engine = Engine::start(&config.engine.options(), factory)?;
@@ -105,7 +114,7 @@ pub(super) fn run(args: Args) -> Result<()> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(IO_THREADS).enable_all().build().context("tokio")?;
     let handle = engine.handle();
-    let result = runtime.block_on(serve(args, config, level, handle, tokens));
+    let result = runtime.block_on(serve(args, config, passed, level, handle, tokens));
     // Connections that did not end in time must not keep the engine waiting.
     runtime.shutdown_background();
     drop(engine);
@@ -115,11 +124,12 @@ pub(super) fn run(args: Args) -> Result<()> {
 async fn serve(
     args: Args,
     config: Arc<Config>,
+    passed: Vec<TcpListener>,
     level: LevelHandle,
     engine: EngineHandle,
     tokens: Option<Arc<TokenModel>>,
 ) -> Result<()> {
-    let bound = Bound::open(&config).await?;
+    let bound = Bound::open_with(&config, passed).await?;
     let list = |from: usize, n: usize| {
         bound.addresses[from..from + n].iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
     };

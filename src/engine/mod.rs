@@ -2,6 +2,7 @@
 
 mod histogram;
 mod queue;
+mod strain;
 mod worker;
 
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -10,8 +11,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::codec::{DecodeJob, EncodeJob, Processor, Profile};
+use crate::units::StageCount;
 pub use histogram::{BUCKETS_US, Histogram, Phases};
 use queue::{Entry, Queue};
+use strain::{Strain, Verdict};
 
 /// Jobs that one slot may have in the engine: one to encode and one to decode.
 pub const JOBS_PER_SLOT: u32 = 2;
@@ -56,6 +59,12 @@ pub enum EngineError {
     Full {
         /// Slots in all.
         slots: usize,
+    },
+    /// The engine has no time left for another stream.
+    #[error("the engine is too busy for another stream: {percent} % of its time is taken")]
+    Overloaded {
+        /// Share of the time that its threads were busy lately.
+        percent: u32,
     },
     /// The slot has its two jobs in the engine already.
     #[error("the slot already has {0} jobs in the engine, allowed 2")]
@@ -107,6 +116,7 @@ struct Shared {
     slots: usize,
     used: AtomicUsize,
     counters: Counters,
+    strain: Strain,
     phases: Phases,
     end: Mutex<Option<EngineError>>,
     ended: Condvar,
@@ -171,6 +181,7 @@ impl Engine {
             slots: options.slots,
             used: AtomicUsize::new(0),
             counters: Counters::default(),
+            strain: Strain::default(),
             phases: Phases::default(),
             end: Mutex::new(None),
             ended: Condvar::new(),
@@ -251,10 +262,15 @@ impl EngineHandle {
 
     /// A place for one stream, on the thread with the fewest.
     ///
-    /// Errors: [`EngineError::Full`] at once when none is left, or why the engine has ended.
+    /// Errors: at once [`EngineError::Full`] when none is left and [`EngineError::Overloaded`] when there is no time for
+    /// another stream, or why the engine has ended.
     pub fn admit(&self) -> Result<Slot, EngineError> {
         if let Some(reason) = self.shared.end_reason() {
             return Err(reason);
+        }
+        let strain = self.strain();
+        if strain.full {
+            return Err(EngineError::Overloaded { percent: (strain.busy * 100.0).min(100.0) as u32 });
         }
         let slots = self.shared.slots;
         self.shared
@@ -265,6 +281,21 @@ impl EngineHandle {
         let thread = loads.enumerate().min_by_key(|&(_, load)| load).map_or(0, |(i, _)| i);
         self.shared.admitted[thread].fetch_add(1, Ordering::Relaxed);
         Ok(Slot { shared: Arc::clone(&self.shared), thread, gate: Arc::new(Gate::default()) })
+    }
+
+    fn strain(&self) -> Verdict {
+        self.shared.strain.look(Instant::now(), self.shared.queues.len(), || self.counters())
+    }
+
+    /// Stages that a stream has which asks for `wanted`: fewer while the engine does not keep up.
+    pub fn stages(&self, wanted: StageCount) -> StageCount {
+        let kept = u16::from(wanted.value()) * u16::from(self.strain().parts) / u16::from(strain::PARTS);
+        StageCount::new(kept.max(1) as u8).unwrap_or(wanted)
+    }
+
+    /// Share of their stages that streams have; 1 while the engine keeps up.
+    pub fn stage_share(&self) -> f64 {
+        f64::from(self.strain().parts) / f64::from(strain::PARTS)
     }
 
     /// Blocks until the engine ends; the reason is [`EngineError::Stopped`] if it was asked to.

@@ -191,6 +191,13 @@ impl Hub {
         listener
     }
 
+    /// Joins a stream again that fell behind; None if nobody publishes it any more.
+    pub(super) fn rejoin(&self, name: &StreamName, queue: usize) -> Option<Listener> {
+        let (outlet, listener) = self.connect(queue);
+        self.lock().get_mut(name).filter(|s| s.published)?.listeners.push(outlet);
+        Some(listener)
+    }
+
     /// Both ends of a queue for `queue` bundles.
     fn connect(&self, queue: usize) -> (Outlet, Listener) {
         let (sender, receiver) = mpsc::channel(queue);

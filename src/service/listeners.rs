@@ -46,6 +46,9 @@ pub enum ServiceError {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// A listener was passed that no port of the configuration has the address of.
+    #[error("a socket was passed for {0}, but no port of the configuration listens there; they listen on: {1}")]
+    Passed(SocketAddr, String),
     /// TLS could not be set up.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -107,6 +110,16 @@ impl Bound {
     ///
     /// Errors: [`ServiceError`] with the address or the file.
     pub async fn open(config: &Config) -> Result<Self, ServiceError> {
+        Self::open_with(config, Vec::new()).await
+    }
+
+    /// Opens every port of the configuration; listeners that somebody else opened take the place of ports with the same
+    /// address.
+    ///
+    /// Errors: [`ServiceError`] with the address or the file.
+    pub async fn open_with(config: &Config, passed: Vec<std::net::TcpListener>) -> Result<Self, ServiceError> {
+        let mut passed: Vec<(SocketAddr, std::net::TcpListener)> =
+            passed.into_iter().filter_map(|l| Some((l.local_addr().ok()?, l))).collect();
         let input = config.pcm_input.iter().map(|p| (p.listen, Kind::Input(Arc::new(p.clone()))));
         let output = config.pcm_output.iter().map(|p| (p.listen, Kind::Output(Arc::new(p.clone()))));
         let codes = config.codes.iter().map(|&a| (a, Kind::Codes));
@@ -117,13 +130,22 @@ impl Bound {
             None => None,
         };
         let mut bound = Self { tls, bus, ports: Vec::new(), addresses: Vec::new() };
-        for (address, kind) in input.chain(output).chain(codes).chain(http) {
+        let wanted: Vec<(SocketAddr, Kind)> = input.chain(output).chain(codes).chain(http).collect();
+        if let Some((stray, _)) = passed.iter().find(|(a, _)| wanted.iter().all(|(w, _)| w != a)) {
+            let all: Vec<String> = wanted.iter().map(|(a, _)| a.to_string()).collect();
+            return Err(ServiceError::Passed(*stray, all.join(", ")));
+        }
+        for (address, kind) in wanted {
             let bind = |source| ServiceError::Bind { address, source };
             let buffer = match &kind {
                 Kind::Codes | Kind::Http => config.limits.send_buffer,
                 Kind::Input(port) | Kind::Output(port) => config.limits.send_buffer.max(one_second(port)),
             };
-            let listener = listen(address, buffer).map_err(bind)?;
+            let listener = match passed.iter().position(|(a, _)| *a == address) {
+                Some(at) => adopt(passed.swap_remove(at).1),
+                None => listen(address, buffer),
+            };
+            let listener = listener.map_err(bind)?;
             bound.addresses.push(listener.local_addr().map_err(bind)?);
             bound.ports.push((listener, kind));
         }
@@ -144,6 +166,12 @@ fn listen(address: SocketAddr, buffer: u32) -> std::io::Result<TcpListener> {
     socket.set_send_buffer_size(buffer)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
+}
+
+/// A listener that was opened by somebody else, who also said how much its connections hold.
+fn adopt(listener: std::net::TcpListener) -> std::io::Result<TcpListener> {
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener)
 }
 
 /// Connections in use.

@@ -51,6 +51,8 @@ pub(super) fn prometheus(shared: &Shared) -> String {
     page.number("listeners", "gauge", "Listeners of all streams.", listeners as f64);
     page.number("engine_slots_used", "gauge", "Streams that are encoded or decoded here.", used as f64);
     page.number("engine_slots", "gauge", "Streams that may be encoded or decoded here.", slots as f64);
+    let help = "Share of their stages that streams encoded here have; below 1 the engine does not keep up.";
+    page.number("stage_share", "gauge", help, shared.engine.stage_share());
     let running = c.recorded.running.load(Ordering::Relaxed);
     page.number("recordings", "gauge", "Streams that are recorded.", running as f64);
     for (name, help, value) in [

@@ -16,7 +16,7 @@ use crate::config::PcmPort;
 use crate::dsp::{PcmReader, PcmWriter};
 use crate::engine::{EngineError, Job, Slot};
 use crate::session::{PackedBundle, StreamName};
-use crate::units::CODEC_RATE;
+use crate::units::{CODEC_RATE, StageCount};
 
 /// Bytes read at a time.
 const CHUNK: usize = 8 << 10;
@@ -95,6 +95,8 @@ pub(super) struct Source<'a> {
     publisher: Publisher,
     slot: Slot,
     encoder: Encoder,
+    /// As configured, and as the engine has time for.
+    stages: (StageCount, StageCount),
     pacer: Pacer,
 }
 
@@ -111,7 +113,7 @@ impl<'a> Source<'a> {
             encoder.grade_bundles();
         }
         info!(%stream, %stages, "input started");
-        Ok(Self { shared, publisher, slot, encoder, pacer: Pacer::default() })
+        Ok(Self { shared, publisher, slot, encoder, stages: (stages, stages), pacer: Pacer::default() })
     }
 
     /// Encodes and publishes samples.
@@ -128,6 +130,11 @@ impl<'a> Source<'a> {
 
     /// Encodes and publishes what is ready.
     async fn encode(&mut self) -> Result<(), PcmError> {
+        let now = self.shared.engine.stages(self.stages.0);
+        if now != self.stages.1 {
+            self.stages.1 = now;
+            self.encoder.set_stages(now);
+        }
         while let Some(job) = self.encoder.next_job() {
             let profile = self.shared.engine.profile();
             let budget = media_time(&profile, u8::try_from(job.frames).unwrap_or(u8::MAX));

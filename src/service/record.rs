@@ -1,8 +1,8 @@
 //! Recording of streams: an ordinary listener that writes files.
 //!
 //! A recording never keeps a publisher waiting: bundles go from the hub into a bounded queue here, and from there to
-//! the disk on threads that may block. When the disk fails or falls behind, that recording pauses until its next
-//! rotation is due.
+//! the disk on threads that may block. When the disk fails or falls behind, that recording pauses for
+//! [`PAUSE`], or until its next rotation is due if that is sooner.
 
 mod file;
 
@@ -31,6 +31,9 @@ const QUEUE: usize = 256;
 
 /// Writes at once; a disk that hangs must not take all threads that may block.
 const WRITES: usize = 8;
+
+/// How long a recording pauses after a failure.
+const PAUSE: Duration = Duration::from_secs(10);
 
 /// What happened.
 #[derive(Debug, Default)]
@@ -79,7 +82,6 @@ impl Recorder {
                 writes: Arc::clone(&writes),
                 waiting: VecDeque::new(),
                 recording: Some(Box::new(recording)),
-                written: Instant::now(),
                 paused_until: None,
             };
             let shared = shared.clone();
@@ -102,8 +104,6 @@ struct Task {
     waiting: VecDeque<Arc<PackedBundle>>,
     /// Away while it writes.
     recording: Option<Box<Recording>>,
-    /// When it last wrote.
-    written: Instant,
     /// After a failure bundles are thrown away until then.
     paused_until: Option<Instant>,
 }
@@ -113,22 +113,30 @@ impl Task {
         self.disk.counts.running.fetch_add(1, Ordering::Relaxed);
         info!(stream = %self.stream, folder = %self.disk.record.folder.display(), "recording started");
         let mut write: Option<Write> = None;
-        let ended = loop {
+        loop {
             if write.is_none() {
                 write = self.start(false);
             }
             let sync_at = match self.disk.record.fsync {
-                Fsync::Every(time) if write.is_none() => Some(self.written + time),
-                _ => None,
+                Fsync::Every(time) => self.recording.as_ref().and_then(|r| r.dirty()).map(|dirty| dirty + time),
+                Fsync::Never | Fsync::Bundle => None,
             };
             tokio::select! {
                 next = listener.next() => match next {
                     Ok(bundle) => self.take(bundle),
-                    Err(ended) => break ended,
+                    Err(Ended::Stream) => break,
+                    Err(Ended::Slow) => {
+                        self.failed("the daemon is too busy to record");
+                        // If the stream has ended meanwhile, its next publisher begins a new recording.
+                        match shared.hub.rejoin(&self.stream, QUEUE) {
+                            Some(again) => listener = again,
+                            None => break,
+                        }
+                    }
                 },
                 done = async { match &mut write { Some(w) => w.await, None => std::future::pending().await } } => {
                     write = None;
-                    let Ok((recording, result)) = done else { break Ended::Stream };
+                    let Ok((recording, result)) = done else { break };
                     self.back(recording, result);
                 }
                 // Nothing new came, but what came last is due.
@@ -139,12 +147,9 @@ impl Task {
                     while let Some(bundle) = listener.queued() {
                         self.take(bundle);
                     }
-                    break Ended::Stream;
+                    break;
                 }
             }
-        };
-        if ended == Ended::Slow {
-            self.failed("the daemon is too busy to record");
         }
         self.close(write).await;
         self.disk.counts.running.fetch_sub(1, Ordering::Relaxed);
@@ -174,7 +179,6 @@ impl Task {
         let mut recording = self.recording.take()?;
         let bundles: Vec<_> = self.waiting.drain(..).collect();
         let writes = Arc::clone(&self.writes);
-        self.written = Instant::now();
         Some(tokio::spawn(async move {
             let permit = writes.acquire_owned().await;
             let work = spawn_blocking(move || {
@@ -196,7 +200,7 @@ impl Task {
 
     fn failed(&mut self, why: impl std::fmt::Display) {
         self.disk.counts.errors.fetch_add(1, Ordering::Relaxed);
-        let pause = self.disk.record.rotate_after;
+        let pause = self.disk.record.rotate_after.min(PAUSE);
         warn!(stream = %self.stream, reason = %why, pause_s = pause.as_secs_f64(), "recording failed and pauses");
         self.paused_until = Some(Instant::now() + pause);
         self.waiting.clear();

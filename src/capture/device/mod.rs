@@ -213,6 +213,57 @@ impl Health {
     }
 }
 
+/// Whether a device is there.
+enum State<O> {
+    Open(Box<O>),
+    Lost(BackOff),
+}
+
+/// What looking after a device changes besides its state.
+struct Care<'a> {
+    stats: &'a DeviceStats,
+    was_open: &'a mut bool,
+    report: &'a mut Report,
+}
+
+impl<O> State<O> {
+    /// Notices that the device is lost, and tries to get it back.
+    fn look_after(
+        &mut self,
+        now: Instant,
+        care: Care<'_>,
+        health: impl Fn(&mut O) -> &mut Health,
+        open: impl FnOnce() -> Result<O, DeviceError>,
+    ) {
+        match self {
+            Self::Open(device) => {
+                let health = health(device);
+                if let Some(note) = health.note() {
+                    (care.report)(&DeviceEvent::Note(note));
+                }
+                if let Some(reason) = health.problem(now) {
+                    care.stats.open.store(false, Ordering::Relaxed);
+                    (care.report)(&DeviceEvent::Lost(reason));
+                    *self = Self::Lost(BackOff::new(now));
+                }
+            }
+            Self::Lost(back_off) if now >= back_off.at => match open() {
+                Ok(device) => {
+                    care.stats.reopened.fetch_add(u64::from(*care.was_open), Ordering::Relaxed);
+                    *care.was_open = true;
+                    (care.report)(&DeviceEvent::Opened);
+                    *self = Self::Open(Box::new(device));
+                }
+                Err(e) => {
+                    let pause = back_off.failed(Instant::now());
+                    (care.report)(&DeviceEvent::Failed(e.to_string(), pause));
+                }
+            },
+            Self::Lost(_) => {}
+        }
+    }
+}
+
 /// When a lost device is tried again.
 struct BackOff {
     at: Instant,

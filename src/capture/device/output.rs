@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rtrb::Producer;
 
-use super::{BackOff, Backend, DeviceError, DeviceEvent, DeviceStats, Health, Link, Opened, Report, playback_ring};
+use super::{BackOff, Backend, Care, DeviceError, DeviceStats, Health, Link, Opened, Report, State, playback_ring};
 use crate::dsp::{DriftController, VariableResampler};
 use crate::units::{CODEC_RATE, SampleRate};
 
@@ -29,16 +29,11 @@ const LOOK: Duration = Duration::from_millis(10);
 pub struct DeviceOutput {
     name: String,
     backend: Box<dyn Backend>,
-    state: State,
+    state: State<Open>,
     pending: Vec<f32>,
     was_open: bool,
     stats: Arc<DeviceStats>,
     report: Report,
-}
-
-enum State {
-    Open(Box<Open>),
-    Lost(BackOff),
 }
 
 struct Open {
@@ -123,33 +118,13 @@ impl DeviceOutput {
 
     /// Notices that the device is lost, and tries to get it back.
     fn look_after(&mut self, now: Instant) {
-        match &mut self.state {
-            State::Open(open) => {
-                if let Some(note) = open.health.note() {
-                    (self.report)(&DeviceEvent::Note(note));
-                }
-                if let Some(reason) = open.health.problem(now) {
-                    self.stats.open.store(false, Ordering::Relaxed);
-                    (self.report)(&DeviceEvent::Lost(reason));
-                    self.state = State::Lost(BackOff::new(now));
-                }
-            }
-            State::Lost(back_off) if now >= back_off.at => {
-                match Open::new(&self.name, self.backend.as_mut(), &self.stats) {
-                    Ok(open) => {
-                        self.stats.reopened.fetch_add(u64::from(self.was_open), Ordering::Relaxed);
-                        self.was_open = true;
-                        (self.report)(&DeviceEvent::Opened);
-                        self.state = State::Open(Box::new(open));
-                    }
-                    Err(e) => {
-                        let pause = back_off.failed(Instant::now());
-                        (self.report)(&DeviceEvent::Failed(e.to_string(), pause));
-                    }
-                }
-            }
-            State::Lost(_) => {}
-        }
+        let Self { name, backend, state, was_open, stats, report, .. } = self;
+        state.look_after(
+            now,
+            Care { stats, was_open, report },
+            |o| &mut o.health,
+            || Open::new(name, backend.as_mut(), stats),
+        );
     }
 }
 

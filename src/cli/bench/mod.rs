@@ -1,14 +1,27 @@
-//! `undertone bench`: against Opus, under loss, and where the time goes.
+//! `undertone bench`: how many streams a daemon carries; against Opus, under loss, and where the time goes.
 
+mod chart;
+mod load;
+#[cfg(feature = "referee")]
 mod loss;
+#[cfg(feature = "referee")]
 mod plan;
+#[cfg(feature = "referee")]
 mod rate;
+mod rig;
+mod soak;
+#[cfg(feature = "referee")]
 mod speed;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
+#[cfg(feature = "referee")]
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
+#[cfg(feature = "referee")]
+use anyhow::{Context, ensure};
 
+#[cfg(feature = "referee")]
 use crate::capture::AudioInput;
 
 #[derive(Debug, clap::Args)]
@@ -19,23 +32,36 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum What {
+    /// Streams against latency, up to what a daemon can carry and past it
+    Load(load::Args),
+    /// Minutes of streams that come and go, some of them bad: memory and missed frames
+    Soak(soak::Args),
     /// Quality over rate: every recording of a folder through undertone and Opus
+    #[cfg(feature = "referee")]
     Rate(rate::Args),
     /// Quality under packet loss, beside Opus with its repairs
+    #[cfg(feature = "referee")]
     Loss(loss::Args),
     /// What a frame costs, stage by stage, and how cost grows
+    #[cfg(feature = "referee")]
     Speed(speed::Args),
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
     match &args.what {
+        What::Load(args) => load::run(args),
+        What::Soak(args) => soak::run(args),
+        #[cfg(feature = "referee")]
         What::Rate(args) => rate::run(args),
+        #[cfg(feature = "referee")]
         What::Loss(args) => loss::run(args),
+        #[cfg(feature = "referee")]
         What::Speed(args) => speed::run(args),
     }
 }
 
 /// Recordings of a folder in order of their names.
+#[cfg(feature = "referee")]
 fn recordings(dir: &Path, every: usize) -> Result<Vec<PathBuf>> {
     let entries = std::fs::read_dir(dir).with_context(|| dir.display().to_string())?;
     let mut all: Vec<PathBuf> = entries.map(|e| e.map(|e| e.path())).collect::<Result<_, _>>()?;
@@ -50,6 +76,7 @@ fn recordings(dir: &Path, every: usize) -> Result<Vec<PathBuf>> {
 }
 
 /// A recording at 24 kHz, at most `seconds` of it; 0 for all.
+#[cfg(feature = "referee")]
 fn read(path: &Path, seconds: usize) -> Result<Vec<f32>> {
     let mut input = AudioInput::open(path, None)?;
     let mut pcm = Vec::new();
@@ -66,6 +93,7 @@ fn stem(path: &Path) -> String {
 }
 
 /// Kind of a recording: "music" if its name starts so, else "speech".
+#[cfg(feature = "referee")]
 fn kind(path: &Path) -> &'static str {
     if stem(path).to_ascii_lowercase().starts_with("music") { "music" } else { "speech" }
 }

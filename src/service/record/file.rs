@@ -1,6 +1,6 @@
 //! Recordings on the disk: one rotating file a stream, and what all of them may take together. Everything here blocks.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ use super::Recorded;
 use crate::bitstream::{BitstreamError, ContainerWriter, StreamHeader};
 use crate::codec::Profile;
 use crate::config::{Fsync, Record};
+use crate::service::pcm::media_time;
 use crate::session::{PackedBundle, StreamName};
 
 /// Ways in which a recording fails.
@@ -40,8 +41,8 @@ struct Files {
     used: u64,
     /// Start, path and bytes of those that are finished: the first is the oldest.
     finished: BTreeSet<(String, PathBuf, u64)>,
-    /// Those that run.
-    open: BTreeSet<PathBuf>,
+    /// Those that run, and the bytes they have or are about to have.
+    open: BTreeMap<PathBuf, u64>,
 }
 
 impl Disk {
@@ -61,11 +62,14 @@ impl Disk {
             let Some(started) = path.file_name().and_then(|n| started(n.to_str()?)) else { continue };
             // Gone since the folder was read.
             let Ok(meta) = path.metadata() else { continue };
-            files.used += meta.len();
-            if meta.is_file() && !files.open.contains(&path) {
-                files.finished.insert((started.to_owned(), path, meta.len()));
+            if !files.open.contains_key(&path) {
+                files.used += meta.len();
+                if meta.is_file() {
+                    files.finished.insert((started.to_owned(), path, meta.len()));
+                }
             }
         }
+        files.used += files.open.values().sum::<u64>();
         Ok(())
     }
 
@@ -80,7 +84,7 @@ impl Disk {
             let path = folder.join(format!("{stream}-{}.utn", utc(time)));
             match OpenOptions::new().write(true).create_new(true).open(&path) {
                 Ok(file) => {
-                    files.open.insert(path.clone());
+                    files.open.insert(path.clone(), 0);
                     drop(files);
                     if self.record.fsync != Fsync::Never {
                         // The name of the file, too, must survive a power cut.
@@ -96,8 +100,8 @@ impl Disk {
         }
     }
 
-    /// Makes room for bytes that are about to be written.
-    fn reserve(&self, bytes: u64) -> Result<(), RecordError> {
+    /// Makes room for bytes that are about to be written to a file.
+    fn reserve(&self, of: &Path, bytes: u64) -> Result<(), RecordError> {
         let mut files = self.lock();
         while files.used + bytes > self.record.disk_bytes {
             let Some((_, path, size)) = files.finished.pop_first() else { return Err(RecordError::Full) };
@@ -116,12 +120,17 @@ impl Disk {
             files.used = files.used.saturating_sub(size);
         }
         files.used += bytes;
+        if let Some(size) = files.open.get_mut(of) {
+            *size += bytes;
+        }
         Ok(())
     }
 
+    /// A file ends with this many bytes.
     fn close(&self, path: &Path, bytes: u64) {
         let mut files = self.lock();
-        files.open.remove(path);
+        let reserved = files.open.remove(path).unwrap_or(bytes);
+        files.used = (files.used + bytes).saturating_sub(reserved);
         if let Some(started) = path.file_name().and_then(|n| started(n.to_str()?)) {
             files.finished.insert((started.to_owned(), path.to_owned(), bytes));
         }
@@ -164,10 +173,16 @@ impl Recording {
             // What cannot be written cannot be ended properly either: the file is as after a crash, and valid.
             self.bytes.clear();
             if let Some(open) = self.open.take() {
+                cut(&open.file, &open.path, open.bytes);
                 self.disk.close(&open.path, open.bytes);
             }
         }
         result
+    }
+
+    /// When the oldest bytes that were not forced to the disk were written; None if all were, or there are none.
+    pub(super) fn dirty(&self) -> Option<Instant> {
+        self.open.as_ref().and_then(|o| o.dirty)
     }
 
     fn put(&mut self, packed: &PackedBundle) -> Result<(), RecordError> {
@@ -186,7 +201,11 @@ impl Recording {
             none => {
                 let (file, path) = self.disk.open(&self.stream)?;
                 self.disk.counts.files.fetch_add(1, Ordering::Relaxed);
-                let header = StreamHeader::packed(&self.profile, bundle.stages, bundle.frames);
+                let mut header = StreamHeader::packed(&self.profile, bundle.stages, bundle.frames);
+                // The bundle ends about now; it began earlier by its length.
+                let length = media_time(&self.profile, bundle.frames);
+                let began = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(length);
+                header.start_time_us = u64::try_from(began.as_micros()).ok();
                 let writer = ContainerWriter::new(header, &mut self.bytes);
                 let base = bundle.first_frame;
                 none.insert(Open { file, path, writer, base, next: base, bytes: 0, began: Instant::now(), dirty: None })
@@ -202,7 +221,7 @@ impl Recording {
         let Some(open) = &mut self.open else { return Ok(()) };
         let length = self.bytes.len() as u64;
         if length > 0 {
-            self.disk.reserve(length)?;
+            self.disk.reserve(&open.path, length)?;
             open.file.write_all(&self.bytes).map_err(|e| RecordError::Io(open.path.clone(), e))?;
             open.bytes += length;
             open.dirty.get_or_insert_with(Instant::now);
@@ -225,15 +244,19 @@ impl Recording {
     pub(super) fn finish(&mut self) -> Result<(), RecordError> {
         self.flush()?;
         let Some(open) = self.open.take() else { return Ok(()) };
-        let Open { mut file, path, writer, mut bytes, .. } = open;
+        let Open { mut file, path, writer, bytes: before, .. } = open;
         let mut end = Vec::new();
         writer.finish(None, &mut end);
-        let result = self.disk.reserve(end.len() as u64).and_then(|()| {
+        let bytes = before + end.len() as u64;
+        let result = self.disk.reserve(&path, end.len() as u64).and_then(|()| {
             let sync = self.disk.record.fsync != Fsync::Never;
             let ended = file.write_all(&end).and_then(|()| if sync { file.sync_data() } else { Ok(()) });
-            bytes += end.len() as u64;
             ended.map_err(|e| RecordError::Io(path.clone(), e))
         });
+        let bytes = if result.is_ok() { bytes } else { before };
+        if result.is_err() {
+            cut(&file, &path, before);
+        }
         self.disk.close(&path, bytes);
         info!(file = %path.display(), bytes, "recording finished");
         result
@@ -245,6 +268,13 @@ impl Drop for Recording {
         if let Some(open) = self.open.take() {
             self.disk.close(&open.path, open.bytes);
         }
+    }
+}
+
+/// Takes back what a failed write left: the file ends with a whole bundle again, and a full disk gets its room back.
+fn cut(file: &File, path: &Path, bytes: u64) {
+    if let Err(e) = file.set_len(bytes) {
+        warn!(file = %path.display(), error = %e, "a partly done write cannot be cut off");
     }
 }
 
@@ -339,6 +369,45 @@ mod tests {
             }
             assert!(next > 0);
         }
+    }
+
+    #[test]
+    fn what_is_reserved_but_not_written_counts_after_another_file_begins() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = format!("[record]\nfolder = \"{}\"\nrotate_mb = 0.01\ndisk_mb = 0.01", dir.path().display());
+        let disk = Disk::new(Config::parse(&text).unwrap().record.unwrap(), Arc::default());
+        let (_file, first) = disk.open(&StreamName::new("a").unwrap()).unwrap();
+        disk.reserve(&first, 9_000).unwrap();
+        // Opening another file looks at the folder again, where the first one is still empty.
+        let (_file, second) = disk.open(&StreamName::new("b").unwrap()).unwrap();
+        assert!(matches!(disk.reserve(&second, 2_000), Err(RecordError::Full)));
+        // It failed and was cut back: the room is free again.
+        disk.close(&first, 0);
+        disk.reserve(&second, 9_500).unwrap();
+    }
+
+    #[test]
+    fn a_file_says_when_it_began_and_a_failed_write_is_taken_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = format!("[record]\nfolder = \"{}\"\nfsync = \"never\"", dir.path().display());
+        let disk = Arc::new(Disk::new(Config::parse(&text).unwrap().record.unwrap(), Arc::default()));
+        let profile = Arc::new(crate::model::fake::processor(16, 7).profile().as_ref().clone());
+        let mut recording = Recording::new(disk, StreamName::new("a").unwrap(), profile);
+        recording.write(&[bundle(0)]).unwrap();
+        assert!(recording.dirty().is_some());
+        let open = recording.open.as_mut().unwrap();
+        let (path, whole) = (open.path.clone(), open.bytes);
+        // A write that was done in part, and then the disk was full.
+        open.file.write_all(&[1, 2, 3]).unwrap();
+        open.file = File::open(&path).unwrap();
+        cut(&OpenOptions::new().write(true).open(&path).unwrap(), &path, whole);
+        assert_eq!(path.metadata().unwrap().len(), whole);
+        assert!(recording.write(&[bundle(1)]).is_err() && recording.dirty().is_none());
+        let mut reader = ContainerReader::new(Limits::default());
+        reader.push(&std::fs::read(&path).unwrap());
+        let Some(Item::Header(header)) = reader.next().unwrap() else { panic!("a header") };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() as u64;
+        assert!(header.start_time_us.is_some_and(|t| t < now && t > now - 600_000_000));
     }
 
     #[test]

@@ -1,0 +1,264 @@
+//! `undertone bench load`: more and more duplex streams through a daemon, until it says no and past that.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use tokio::time::sleep;
+
+use super::chart::{Chart, svg};
+use super::rig::{Meter, Rig, Setup, State, file, percentile, stream};
+use super::{command, machine};
+use crate::cli::encode::parse_kbps;
+use crate::infer;
+use crate::units::StageCount;
+
+/// How long new streams may take to start before a step is measured.
+const SETTLE: Duration = Duration::from_millis(1_500);
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Duplex streams (PCM in, decoded PCM out) that a step adds
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
+    step: u16,
+    /// Streams at most
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..=2_000))]
+    max: u16,
+    /// Seconds a step is measured
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=600))]
+    seconds: u16,
+    /// Steps that are still made after the first one that misses the goal or is refused a stream
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(0..=100))]
+    past: u16,
+    /// Rate of the streams, kbit/s
+    #[arg(long, default_value = "3", value_parser = parse_kbps)]
+    kbps: StageCount,
+    /// Engine threads of the daemon
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    threads: u16,
+    /// Duplex streams that the daemon has slots for
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    slots: u16,
+    /// Milliseconds after which a frame's return counts as missed
+    #[arg(long, default_value_t = 20.0)]
+    deadline_ms: f32,
+    /// The goal for p99 in milliseconds: the knee is the last step that meets it
+    #[arg(long, default_value_t = 10.0)]
+    goal_ms: f32,
+    /// Folder for load.csv, load.json and load.svg
+    #[arg(long, default_value = "out/bench-load")]
+    out: PathBuf,
+    /// Model folder [default: the shipped model]
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+}
+
+/// What a step gave.
+#[derive(Debug, Default, Clone)]
+struct Step {
+    asked: usize,
+    running: usize,
+    refused: usize,
+    lost: usize,
+    frames: usize,
+    p50: f32,
+    p99: f32,
+    max: f32,
+    missed: usize,
+    rss_mib: f64,
+    /// Memory a running stream takes beyond that of an idle daemon.
+    mib_a_stream: f64,
+    /// Cores that the daemon kept busy.
+    cores: f64,
+    stage_share: f64,
+    /// p99 of how late the measuring side itself was.
+    own_p99: f32,
+}
+
+const HEAD: &str = "asked,running,refused,lost,frames,p50_ms,p99_ms,max_ms,missed,rss_mib,mib_a_stream,cores,stage_share,own_lateness_p99_ms";
+
+impl Step {
+    fn numbers(&self) -> [String; 14] {
+        [
+            self.asked.to_string(),
+            self.running.to_string(),
+            self.refused.to_string(),
+            self.lost.to_string(),
+            self.frames.to_string(),
+            format!("{:.2}", self.p50),
+            format!("{:.2}", self.p99),
+            format!("{:.2}", self.max),
+            self.missed.to_string(),
+            format!("{:.1}", self.rss_mib),
+            format!("{:.3}", self.mib_a_stream),
+            format!("{:.2}", self.cores),
+            format!("{:.3}", self.stage_share),
+            format!("{:.2}", self.own_p99),
+        ]
+    }
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
+    let csv = file(&args.out, "load.csv")?;
+    let overlap = infer::load_model(args.model.as_deref())?.profile.overlap_samples();
+    println!(
+        "{}\n{}\nThe daemon and this measurement share the machine. Latency: from a frame's last sample to its return.\n",
+        command(),
+        machine()
+    );
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let steps = runtime.block_on(steps(args, overlap))?;
+    let mut text = format!("{HEAD}\n");
+    for step in &steps {
+        let _ = writeln!(text, "{}", step.numbers().join(","));
+    }
+    std::fs::write(&csv, text).with_context(|| csv.display().to_string())?;
+    let knee = steps.iter().take_while(|s| met(s, args)).last().map_or(0, |s| s.running);
+    std::fs::write(args.out.join("load.json"), json(&steps, knee))?;
+    std::fs::write(args.out.join("load.svg"), picture(&steps))?;
+    println!("\nknee: {knee} duplex streams with p99 below {} ms\nwritten to {}", args.goal_ms, args.out.display());
+    Ok(())
+}
+
+fn met(step: &Step, args: &Args) -> bool {
+    step.p99 <= args.goal_ms && step.refused + step.lost == 0 && step.frames > 0
+}
+
+async fn steps(args: &Args, overlap: usize) -> Result<Vec<Step>> {
+    let setup = Setup {
+        model: args.model.as_deref(),
+        kbps: args.kbps,
+        ports: usize::from(args.max),
+        streams: usize::from(args.slots),
+        threads: usize::from(args.threads),
+        out: &args.out,
+    };
+    let rig = Rig::start(&setup)?;
+    let idle_mib = rig.rss_mib();
+    println!("idle daemon: {idle_mib:.1} MiB\n{}", HEAD.replace(',', "  "));
+    let mut ports = rig.ports.iter().enumerate();
+    let (mut streams, mut out, mut past): (Vec<Arc<Meter>>, Vec<Step>, u16) = (Vec::new(), Vec::new(), 0);
+    loop {
+        let before = streams.len();
+        for (number, ports) in ports.by_ref().take(usize::from(args.step)) {
+            streams.push(stream(ports, number, overlap));
+            // A crowd at one moment is another experiment.
+            sleep(Duration::from_millis(20)).await;
+        }
+        if streams.len() == before {
+            break;
+        }
+        sleep(SETTLE).await;
+        streams.iter().for_each(|m| drop(m.take()));
+        let (start, cpu) = (Instant::now(), rig.cpu_s());
+        sleep(Duration::from_secs(u64::from(args.seconds))).await;
+        let step = measure(args, &rig, &streams, idle_mib, (start, cpu))?;
+        println!("{}", step.numbers().join("  "));
+        let met = met(&step, args);
+        out.push(step);
+        // Who was refused does not come again: the next step brings others.
+        streams.retain(|m| matches!(m.state(), State::Waiting | State::Running));
+        if !met || past > 0 {
+            if past >= args.past {
+                break;
+            }
+            past += 1;
+        }
+    }
+    streams.iter().for_each(|m| m.stop());
+    Ok(out)
+}
+
+fn measure(
+    args: &Args,
+    rig: &Rig,
+    streams: &[Arc<Meter>],
+    idle_mib: f64,
+    (start, cpu): (Instant, f64),
+) -> Result<Step> {
+    let count = |state| streams.iter().filter(|m| m.state() == state).count();
+    let (mut latencies, mut own): (Vec<f32>, Vec<f32>) = (Vec::new(), Vec::new());
+    for meter in streams {
+        let (back, late) = meter.take();
+        latencies.extend(back);
+        own.extend(late);
+    }
+    let cores = (rig.cpu_s() - cpu) / start.elapsed().as_secs_f64();
+    latencies.sort_by(f32::total_cmp);
+    own.sort_by(f32::total_cmp);
+    let (running, rss_mib) = (count(State::Running), rig.rss_mib());
+    let beyond = streams.iter().filter(|m| m.frames.load(Ordering::Relaxed) == 0 && m.state() == State::Waiting);
+    Ok(Step {
+        asked: streams.len(),
+        running,
+        refused: count(State::Refused),
+        lost: count(State::Lost) + beyond.count(),
+        frames: latencies.len(),
+        p50: percentile(&latencies, 0.5),
+        p99: percentile(&latencies, 0.99),
+        max: percentile(&latencies, 1.0),
+        missed: latencies.iter().filter(|&&ms| ms > args.deadline_ms).count(),
+        rss_mib,
+        mib_a_stream: (rss_mib - idle_mib) / running.max(1) as f64,
+        cores,
+        stage_share: rig.metric("undertone_stage_share")?,
+        own_p99: percentile(&own, 0.99),
+    })
+}
+
+fn json(steps: &[Step], knee: usize) -> String {
+    let names: Vec<&str> = HEAD.split(',').collect();
+    let step = |s: &Step| {
+        let fields: Vec<String> = names.iter().zip(s.numbers()).map(|(k, v)| format!("\"{k}\": {v}")).collect();
+        format!("    {{{}}}", fields.join(", "))
+    };
+    let steps: Vec<String> = steps.iter().map(step).collect();
+    let escape = |text: String| text.replace('\\', "\\\\").replace('"', "\\\"");
+    format!(
+        "{{\n  \"command\": \"{}\",\n  \"machine\": \"{}\",\n  \"knee\": {knee},\n  \"steps\": [\n{}\n  ]\n}}\n",
+        escape(command()),
+        escape(machine()),
+        steps.join(",\n")
+    )
+}
+
+fn picture(steps: &[Step]) -> String {
+    let line = |value: &dyn Fn(&Step) -> f64| steps.iter().map(|s| (s.asked as f64, value(s))).collect::<Vec<_>>();
+    let x_name = "duplex streams asked for";
+    svg(&[
+        Chart {
+            title: "latency of a frame, ms",
+            x_name,
+            log: true,
+            lines: vec![
+                ("p50", line(&|s| s.p50.into())),
+                ("p99", line(&|s| s.p99.into())),
+                ("longest", line(&|s| s.max.into())),
+            ],
+        },
+        Chart {
+            title: "streams",
+            x_name,
+            log: false,
+            lines: vec![
+                ("running", line(&|s| s.running as f64)),
+                ("refused", line(&|s| s.refused as f64)),
+                ("lost", line(&|s| s.lost as f64)),
+            ],
+        },
+        Chart {
+            title: "shares, %",
+            x_name,
+            log: false,
+            lines: vec![
+                ("missed frames", line(&|s| 100.0 * s.missed as f64 / s.frames.max(1) as f64)),
+                ("stages kept", line(&|s| 100.0 * s.stage_share)),
+                ("daemon's core", line(&|s| 100.0 * s.cores)),
+            ],
+        },
+        Chart { title: "memory, MiB", x_name, log: false, lines: vec![("RSS", line(&|s| s.rss_mib))] },
+    ])
+}

@@ -1,0 +1,209 @@
+//! `undertone bench soak`: a daemon near its limit for a long time, with streams that come and go and clients that misbehave.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use tokio::time::sleep_until;
+
+use super::chart::{Chart, svg};
+use super::rig::{Meter, Rig, Setup, State, file, misbehave, percentile, stream};
+use super::{command, machine};
+use crate::cli::encode::parse_kbps;
+use crate::infer;
+use crate::units::StageCount;
+
+/// Ports for clients that misbehave, and for streams that start while others end.
+const SPARE: usize = 4;
+
+/// How often memory and latencies are read.
+const LOOK: Duration = Duration::from_secs(5);
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// How long
+    #[arg(long, default_value_t = 30.0)]
+    minutes: f64,
+    /// Streams at the knee, as `bench load` found; 80 % of them run
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=2_000))]
+    knee: u16,
+    /// Seconds between two replacements: the oldest stream leaves and another joins
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=3_600))]
+    replace_s: u16,
+    /// Rate of the streams, kbit/s
+    #[arg(long, default_value = "3", value_parser = parse_kbps)]
+    kbps: StageCount,
+    /// Engine threads of the daemon
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    threads: u16,
+    /// Milliseconds after which a frame's return counts as missed
+    #[arg(long, default_value_t = 20.0)]
+    deadline_ms: f32,
+    /// Folder for soak.csv and soak.svg
+    #[arg(long, default_value = "out/bench-soak")]
+    out: PathBuf,
+    /// Model folder [default: the shipped model]
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+}
+
+/// Five seconds of it.
+struct Row {
+    at_s: f64,
+    rss_mib: f64,
+    p50: f32,
+    p99: f32,
+    max: f32,
+    frames: usize,
+    missed: usize,
+}
+
+#[derive(Default)]
+struct Totals {
+    joins: usize,
+    leaves: usize,
+    bad: usize,
+    /// Good streams that were refused or cut.
+    lost: usize,
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
+    let length = args.minutes * 60.0;
+    ensure!((5.0..=604_800.0).contains(&length), "--minutes {}: allowed 0.1 to 10080", args.minutes);
+    let csv = file(&args.out, "soak.csv")?;
+    let overlap = infer::load_model(args.model.as_deref())?.profile.overlap_samples();
+    println!("{}\n{}", command(), machine());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (rows, totals) = runtime.block_on(soak(args, overlap, Duration::from_secs_f64(length)))?;
+    let mut text = "at_s,rss_mib,p50_ms,p99_ms,max_ms,frames,missed\n".to_owned();
+    for r in &rows {
+        let (at, rss) = (r.at_s, r.rss_mib);
+        let _ = writeln!(text, "{at:.0},{rss:.2},{:.2},{:.2},{:.2},{},{}", r.p50, r.p99, r.max, r.frames, r.missed);
+    }
+    std::fs::write(&csv, text).with_context(|| csv.display().to_string())?;
+    std::fs::write(args.out.join("soak.svg"), picture(&rows))?;
+    let (frames, missed) = (rows.iter().map(|r| r.frames).sum::<usize>(), rows.iter().map(|r| r.missed).sum::<usize>());
+    // The first fifth is warm-up: buffers find their size.
+    let settled = &rows[rows.len() / 5..];
+    let (first, last) = (settled.first().map_or(0.0, |r| r.rss_mib), settled.last().map_or(0.0, |r| r.rss_mib));
+    println!(
+        "\n{frames} frames, {missed} later than {} ms; {} joins, {} leaves, {} bad clients, {} good streams refused or cut\n\
+         RSS after the first fifth {first:.1} MiB, at the end {last:.1} MiB\nwritten to {}",
+        args.deadline_ms,
+        totals.joins,
+        totals.leaves,
+        totals.bad,
+        totals.lost,
+        args.out.display()
+    );
+    Ok(())
+}
+
+async fn soak(args: &Args, overlap: usize, length: Duration) -> Result<(Vec<Row>, Totals)> {
+    let wanted = (usize::from(args.knee) * 4 / 5).max(1);
+    let setup = Setup {
+        model: args.model.as_deref(),
+        kbps: args.kbps,
+        ports: wanted + SPARE,
+        streams: usize::from(args.knee) + SPARE,
+        threads: usize::from(args.threads),
+        out: &args.out,
+    };
+    let rig = Rig::start(&setup)?;
+    println!("{wanted} duplex streams for {:.1} minutes", length.as_secs_f64() / 60.0);
+    let (mut rows, mut totals, mut streams) = (Vec::new(), Totals::default(), Vec::<(usize, Arc<Meter>)>::new());
+    let (start, mut second, mut leaving) = (Instant::now(), 0u32, Vec::new());
+    let mut spare: Vec<usize> = (wanted..wanted + SPARE - 1).collect();
+    while start.elapsed() < length {
+        // Streams come in over some seconds, not in one moment.
+        for _ in 0..8.min(wanted - streams.len().min(wanted)) {
+            let Some(port) = (0..wanted).find(|p| !used(*p, &streams, &leaving)).or_else(|| spare.pop()) else { break };
+            streams.push((port, stream(&rig.ports[port], totals.joins, overlap)));
+            totals.joins += 1;
+        }
+        if second > 0 && second.is_multiple_of(u32::from(args.replace_s)) && streams.len() == wanted {
+            let (port, meter) = streams.remove(0);
+            meter.stop();
+            totals.leaves += 1;
+            leaving.push((port, meter));
+        }
+        // Of a hundred connections at least one is bad: 1 % of the streams that run, every second.
+        for n in 0..wanted.div_ceil(100) {
+            let address = rig.ports[wanted + SPARE - 1].0.clone();
+            tokio::spawn(async move { misbehave(&address, second as usize + n).await });
+            totals.bad += 1;
+        }
+        second += 1;
+        sleep_until((start + Duration::from_secs(u64::from(second))).into()).await;
+        leaving.retain(|(port, m)| match m.state() {
+            State::Waiting | State::Running => true,
+            state => {
+                totals.lost += usize::from(state != State::Done);
+                if *port >= wanted {
+                    spare.push(*port);
+                }
+                false
+            }
+        });
+        streams.retain(|(port, m)| {
+            let gone = matches!(m.state(), State::Refused | State::Lost);
+            totals.lost += usize::from(gone);
+            if gone && *port >= wanted {
+                spare.push(*port);
+            }
+            !gone
+        });
+        if start.elapsed() >= LOOK * (rows.len() as u32 + 1) {
+            let row = look(args, &rig, start, &streams);
+            if rows.len().is_multiple_of(12) {
+                println!(
+                    "{:6.0} s  RSS {:.1} MiB  p50 {:.2}  p99 {:.2}  longest {:.2} ms  missed {} of {}",
+                    row.at_s, row.rss_mib, row.p50, row.p99, row.max, row.missed, row.frames
+                );
+            }
+            rows.push(row);
+        }
+    }
+    streams.iter().for_each(|(_, m)| m.stop());
+    Ok((rows, totals))
+}
+
+fn used(port: usize, streams: &[(usize, Arc<Meter>)], leaving: &[(usize, Arc<Meter>)]) -> bool {
+    streams.iter().chain(leaving).any(|(p, _)| *p == port)
+}
+
+fn look(args: &Args, rig: &Rig, start: Instant, streams: &[(usize, Arc<Meter>)]) -> Row {
+    let mut all: Vec<f32> = streams.iter().flat_map(|(_, m)| m.take().0).collect();
+    all.sort_by(f32::total_cmp);
+    Row {
+        at_s: start.elapsed().as_secs_f64(),
+        rss_mib: rig.rss_mib(),
+        p50: percentile(&all, 0.5),
+        p99: percentile(&all, 0.99),
+        max: percentile(&all, 1.0),
+        frames: all.len(),
+        missed: all.iter().filter(|&&ms| ms > args.deadline_ms).count(),
+    }
+}
+
+fn picture(rows: &[Row]) -> String {
+    let line = |value: &dyn Fn(&Row) -> f64| rows.iter().map(|r| (r.at_s / 60.0, value(r))).collect::<Vec<_>>();
+    let x_name = "minutes";
+    let missed = |r: &Row| 100.0 * r.missed as f64 / r.frames.max(1) as f64;
+    svg(&[
+        Chart { title: "memory, MiB", x_name, log: false, lines: vec![("RSS", line(&|r| r.rss_mib))] },
+        Chart {
+            title: "latency of a frame, ms",
+            x_name,
+            log: true,
+            lines: vec![
+                ("p50", line(&|r| r.p50.into())),
+                ("p99", line(&|r| r.p99.into())),
+                ("longest", line(&|r| r.max.into())),
+            ],
+        },
+        Chart { title: "missed frames, %", x_name, log: false, lines: vec![("missed", line(&missed))] },
+    ])
+}

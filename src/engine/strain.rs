@@ -1,0 +1,126 @@
+//! Whether the engine keeps up, and what gives way when it does not: new streams first, then stages.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::EngineCounters;
+
+/// Parts into which the stages of a stream are divided.
+pub(super) const PARTS: u8 = 8;
+
+/// Fewest parts that are left to a stream.
+const LEAST: u8 = 3;
+
+/// How long is looked back.
+const WINDOW: Duration = Duration::from_millis(500);
+
+/// Fewer jobs in a window say nothing about the engine: a machine that hiccups is not one that is full.
+const ENOUGH: u64 = 50;
+
+/// Above this share of the time inside the networks nobody new is admitted.
+const FULL: f64 = 0.9;
+
+/// Above this share streams lose stages.
+const TOO_MUCH: f64 = 0.95;
+
+/// Below this share they get them back.
+const EASY: f64 = 0.75;
+
+/// Share of late jobs above which nobody is admitted and streams lose stages.
+const LATE: f64 = 0.02;
+
+/// What the last window said.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Verdict {
+    /// Share of the time that the threads were busy.
+    pub(super) busy: f64,
+    /// Whether nobody new should come.
+    pub(super) full: bool,
+    /// Parts of [`PARTS`] that streams keep of their stages.
+    pub(super) parts: u8,
+}
+
+struct State {
+    since: Option<Instant>,
+    before: EngineCounters,
+    verdict: Verdict,
+}
+
+/// Looks at the counters now and then.
+pub(super) struct Strain(Mutex<State>);
+
+impl Default for Strain {
+    fn default() -> Self {
+        let verdict = Verdict { busy: 0.0, full: false, parts: PARTS };
+        Self(Mutex::new(State { since: None, before: EngineCounters::default(), verdict }))
+    }
+}
+
+impl Strain {
+    /// The verdict now; a new one at most every half second.
+    pub(super) fn look(&self, now: Instant, threads: usize, counters: impl FnOnce() -> EngineCounters) -> Verdict {
+        let mut s = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(since) = s.since else {
+            (s.since, s.before) = (Some(now), counters());
+            return s.verdict;
+        };
+        let passed = now.saturating_duration_since(since);
+        if passed < WINDOW {
+            return s.verdict;
+        }
+        let counters = counters();
+        let jobs = counters.jobs - s.before.jobs;
+        let busy_s = (counters.busy_ns - s.before.busy_ns) as f64 * 1e-9;
+        let busy = busy_s / (passed.as_secs_f64() * threads.max(1) as f64);
+        let late = (counters.late - s.before.late) as f64 / jobs.max(1) as f64;
+        let judged = jobs >= ENOUGH;
+        let parts = match s.verdict.parts {
+            parts if judged && (busy > TOO_MUCH || late > LATE) => parts.saturating_sub(1).max(LEAST),
+            parts if !judged || busy < EASY => (parts + 1).min(PARTS),
+            parts => parts,
+        };
+        let full = judged && (busy > FULL || late > LATE || parts < PARTS);
+        s.verdict = Verdict { busy, full, parts };
+        (s.since, s.before) = (Some(now), counters);
+        s.verdict
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counters(jobs: u64, late: u64, busy_ms: u64) -> EngineCounters {
+        EngineCounters { jobs, late, busy_ns: busy_ms * 1_000_000, ..EngineCounters::default() }
+    }
+
+    #[test]
+    fn an_engine_that_is_late_admits_nobody_and_sheds_stages_until_it_keeps_up() {
+        let (strain, start) = (Strain::default(), Instant::now());
+        let look = |n: u32, c| strain.look(start + WINDOW * n, 2, || c);
+        assert_eq!(look(0, counters(0, 0, 0)), Verdict { busy: 0.0, full: false, parts: 8 });
+        // Half busy, then 92 %: full, but nobody loses stages.
+        assert!(!look(1, counters(100, 0, 500)).full);
+        let near = look(2, counters(200, 0, 1_420));
+        assert!(near.full && near.parts == 8, "{near:?}");
+        // Late: one part a window, never below three.
+        for n in 0..8u32 {
+            let verdict = look(3 + n, counters(300 + 100 * u64::from(n), 50 * u64::from(n + 1), 2_000));
+            assert!(verdict.full);
+            assert_eq!(verdict.parts, (7 - n.min(4) as u8).max(3));
+        }
+        // At ease: they come back, and then there is room again.
+        for n in 0..5u32 {
+            let verdict = look(11 + n, counters(1_100 + 100 * u64::from(n), 400, 2_000));
+            assert_eq!((verdict.parts, verdict.full), (4 + n as u8, n < 4));
+        }
+    }
+
+    #[test]
+    fn a_hiccup_of_a_quiet_engine_is_no_reason() {
+        let (strain, start) = (Strain::default(), Instant::now());
+        strain.look(start, 1, EngineCounters::default);
+        let verdict = strain.look(start + WINDOW, 1, || counters(20, 20, 500));
+        assert!(!verdict.full && verdict.parts == PARTS);
+    }
+}
