@@ -15,7 +15,7 @@ const LEAST: u8 = 3;
 const WINDOW: Duration = Duration::from_millis(500);
 
 /// Fewer jobs in a window say nothing about the engine: a machine that hiccups is not one that is full.
-const ENOUGH: u64 = 50;
+const ENOUGH: u64 = 100;
 
 /// Above this share of the time inside the networks nobody new is admitted.
 const FULL: f64 = 0.9;
