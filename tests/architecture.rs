@@ -42,7 +42,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("tokio_tungstenite", &["service/web.rs"]),
     ("futures_util", &["bus", "service/web.rs"]),
     ("serde_json", &["bus", "service/web.rs"]),
-    ("subtle", &["service/access.rs"]),
+    ("subtle", &["service/access.rs", "service/udp/cookie.rs"]),
     ("anyhow", &["cli"]),
     ("clap", &["cli"]),
     ("opusic_c", &["referee/opus.rs"]),

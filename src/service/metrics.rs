@@ -83,6 +83,7 @@ pub(super) fn prometheus(shared: &Shared) -> String {
         let _ = writeln!(page.0, "undertone_stage_bits_total{{stage=\"{}\"}} {bits}", stage + 1);
     }
     devices(&mut page, shared);
+    c.udp.page(&mut page.0);
     page.head("phase_seconds", "histogram", "Time by phase: queue (a job), compute (a batch), send (a message).");
     let phases = shared.engine.phases();
     page.histogram("queue", &phases.queue);

@@ -1,0 +1,204 @@
+//! Bundles -> datagrams -> bundles, the same at both ends.
+
+use std::time::Instant;
+
+use crate::bitstream::{BitstreamError, Bundle, Redundancy, RedundancyWriter, read_redundancy};
+use crate::jitter::{Played, Playout, PlayoutOptions, RateControl, Report};
+use crate::session::{Message, PackedBundle};
+use crate::units::StageCount;
+use crate::wire::Datagram;
+
+/// Most bytes of packed codes in a datagram; copies (at most 130 bytes) and the message around them fit beside it.
+const MAX_PAYLOAD: usize = 900;
+
+/// Stages of copies.
+const COPY_STAGES: u8 = 2;
+
+/// Most frames of copies in a datagram.
+const MAX_COPIES: u8 = 50;
+
+/// What goes to one receiver.
+pub(super) struct Outgoing {
+    session: u64,
+    sequence: u64,
+    copies: RedundancyWriter,
+    pub(super) rate: RateControl,
+}
+
+impl Outgoing {
+    pub(super) fn new(session: u64, wanted: StageCount, now: Instant) -> Result<Self, BitstreamError> {
+        let stages = StageCount::new(COPY_STAGES).unwrap_or(StageCount::MAX);
+        let how = Redundancy { stages, frames: 1 };
+        Ok(Self { session, sequence: 0, copies: RedundancyWriter::new(how), rate: RateControl::new(wanted, now) })
+    }
+
+    /// Bundles sent so far.
+    pub(super) fn sent(&self) -> u64 {
+        self.sequence
+    }
+
+    /// The datagrams that carry a bundle, with as many stages as the receiver gets now: one, or several if it is long.
+    ///
+    /// Errors: [`BitstreamError`] for a payload that does not fit.
+    pub(super) fn pack(&mut self, bundle: &PackedBundle) -> Result<Vec<Vec<u8>>, BitstreamError> {
+        let whole = bundle.limited(self.rate.stages())?.unpack()?;
+        let most = MAX_PAYLOAD * usize::from(whole.frames) / Bundle::payload_len(whole.frames, whole.stages).max(1);
+        let mut datagrams = Vec::new();
+        for part in split(&whole, most.clamp(1, 50) as u8) {
+            self.copies.set_frames(self.rate.copies().saturating_mul(part.frames).min(MAX_COPIES));
+            let mut copies = Vec::new();
+            self.copies.write(&part, &mut copies);
+            let sequence = self.sequence;
+            self.sequence += 1;
+            let content = Message::Bundle { sequence, bundle: PackedBundle::pack(&part) };
+            // A single zero says that there are none, as no bytes do.
+            let copies = if copies.len() > 1 { copies } else { Vec::new() };
+            datagrams.push(Datagram { copies, ..Datagram::message(self.session, content) }.encode());
+        }
+        Ok(datagrams)
+    }
+
+    /// What is said when there is nothing to send.
+    pub(super) fn announcement(&self) -> Datagram {
+        Datagram { session: self.session, bundles_sent: Some(self.sequence), ..Datagram::default() }
+    }
+}
+
+/// A bundle in parts of at most `frames` frames.
+fn split(bundle: &Bundle, frames: u8) -> Vec<Bundle> {
+    let width = bundle.stages.index();
+    let firsts = (bundle.first_frame..).step_by(usize::from(frames));
+    let parts = bundle.codes.chunks(width * usize::from(frames));
+    let part = |(first_frame, codes): (u64, &[u16])| Bundle {
+        first_frame,
+        frames: (codes.len() / width) as u8,
+        stages: bundle.stages,
+        codes: codes.to_vec(),
+    };
+    firsts.zip(parts).map(part).collect()
+}
+
+/// A bundle without the frames before `next`; None if nothing is left.
+pub(super) fn trimmed(mut bundle: Bundle, next: u64) -> Option<Bundle> {
+    let late = next.saturating_sub(bundle.first_frame);
+    if late >= u64::from(bundle.frames) {
+        return None;
+    }
+    bundle.codes.drain(..late as usize * bundle.stages.index());
+    bundle.frames -= late as u8;
+    bundle.first_frame += late;
+    Some(bundle)
+}
+
+/// What comes from one sender.
+pub(super) struct Incoming {
+    playout: Playout<Bundle>,
+}
+
+impl Incoming {
+    pub(super) fn new(options: PlayoutOptions) -> Self {
+        Self { playout: Playout::new(options) }
+    }
+
+    /// Takes a bundle and its copies.
+    ///
+    /// Errors: [`BitstreamError`] for what no sender writes.
+    pub(super) fn push(
+        &mut self,
+        sequence: u64,
+        bundle: &PackedBundle,
+        copies: &[u8],
+        now: Instant,
+    ) -> Result<(), BitstreamError> {
+        let bundle = bundle.unpack()?;
+        let copies = if copies.is_empty() { None } else { read_redundancy(bundle.first_frame, copies)? };
+        let (first_frame, frames) = (bundle.first_frame, bundle.frames);
+        if self.playout.push(sequence, first_frame, frames, bundle, now) {
+            for copy in copies.iter().flat_map(|c| split(c, 1)) {
+                self.playout.push_copy(copy.first_frame, first_frame, copy);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn pop(&mut self, now: Instant) -> Option<Played<Bundle>> {
+        self.playout.pop(now)
+    }
+
+    pub(super) fn wake(&self) -> Option<Instant> {
+        self.playout.wake()
+    }
+
+    pub(super) fn announce(&mut self, sent: u64) {
+        self.playout.announce(sent);
+    }
+
+    pub(super) fn has_all(&self, sent: u64) -> bool {
+        self.playout.has_all(sent)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.playout.is_empty()
+    }
+
+    pub(super) fn delay(&self) -> std::time::Duration {
+        self.playout.delay()
+    }
+
+    pub(super) fn report(&mut self) -> Report {
+        self.playout.report()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::MAX_DATAGRAM;
+
+    fn bundle(first_frame: u64, frames: u8, stages: StageCount) -> Bundle {
+        let codes = (0..usize::from(frames) * stages.index()).map(|i| (i % 1000) as u16).collect();
+        Bundle::new(first_frame, frames, stages, codes).unwrap()
+    }
+
+    #[test]
+    fn the_largest_bundle_is_sent_in_parts_that_fit_and_comes_back_whole() {
+        let now = Instant::now();
+        let mut out = Outgoing::new(u64::MAX, StageCount::MAX, now).unwrap();
+        // Losses bring the most copies; the rate is lowered, so ask for everything again.
+        let lossy = Report { expected: 10, received: 0, ..Report::default() };
+        out.rate.report(&lossy, now + std::time::Duration::from_secs(1));
+        assert_eq!(out.rate.copies(), 2);
+        let mut incoming = Incoming::new(PlayoutOptions { eager: true, ..PlayoutOptions::default() });
+        let mut got = Vec::new();
+        for n in 0..3 {
+            let whole = bundle(n * 50, 50, StageCount::MAX);
+            let wanted = whole.truncated(out.rate.stages());
+            for bytes in out.pack(&PackedBundle::pack(&whole)).unwrap() {
+                assert!(bytes.len() <= MAX_DATAGRAM, "{}", bytes.len());
+                let d = Datagram::decode(&bytes).unwrap();
+                let Some(Message::Bundle { sequence, bundle }) = d.content else { panic!("{d:?}") };
+                incoming.push(sequence, &bundle, &d.copies, now).unwrap();
+            }
+            got.push(wanted);
+        }
+        let later = now + std::time::Duration::from_secs(60);
+        let mut codes = Vec::new();
+        while !incoming.is_empty() {
+            if let Some(Played::Packet(b)) = incoming.pop(later) {
+                codes.extend(b.codes);
+            }
+        }
+        assert_eq!(codes, got.into_iter().flat_map(|b| b.codes).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn parts_keep_their_places() {
+        let stages = StageCount::new(3).unwrap();
+        let whole = bundle(10, 7, stages);
+        let parts = split(&whole, 3);
+        assert_eq!(parts.iter().map(|p| (p.first_frame, p.frames)).collect::<Vec<_>>(), [(10, 3), (13, 3), (16, 1)]);
+        assert_eq!(trimmed(whole.clone(), 15).unwrap().codes, whole.codes[15..]);
+        assert_eq!(trimmed(whole.clone(), 3), Some(whole.clone()));
+        assert_eq!(trimmed(whole, 17), None);
+    }
+}
