@@ -7,7 +7,7 @@ mod impair;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::{Daemon, bundle, drain, hello, within};
 use impair::{Impairment, Network};
@@ -23,6 +23,7 @@ use undertone::wire::{COOKIE_LEN, Datagram, MAX_DATAGRAM};
 
 const UDP: &str = "[udp]\nlisten = \"127.0.0.1:0\"\n[http]\nlisten = \"127.0.0.1:0\"\n";
 const PATIENCE: Duration = Duration::from_secs(20);
+const FOREVER: Duration = Duration::MAX;
 
 fn udp(daemon: &Daemon) -> SocketAddr {
     *daemon.addresses.last().unwrap()
@@ -52,13 +53,14 @@ struct Proxy {
 }
 
 impl Proxy {
-    async fn start(server: SocketAddr, how: Impairment, to_client: bool) -> Self {
+    /// Bad until `until` of the stream's own time, which a busy machine does not stretch.
+    async fn start(server: SocketAddr, how: Impairment, to_client: bool, until: Duration) -> Self {
         let front = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
         let back = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
         back.connect(server).await.unwrap();
         let address = front.local_addr().unwrap();
         let task = tokio::spawn(async move {
-            let (mut network, mut start, mut client) = (Network::new(how), None, None);
+            let (mut network, mut client) = (Network::new(how), None);
             let (mut up, mut down) = ([0; 2048], [0; 2048]);
             loop {
                 let (bytes, towards_client) = tokio::select! {
@@ -73,13 +75,12 @@ impl Proxy {
                     }
                 };
                 // Only bundles suffer; the rest is repeated until it is answered, and would make the test slow.
-                let is_bundle =
-                    matches!(Datagram::decode(&bytes).ok().and_then(|d| d.content), Some(Message::Bundle { .. }));
-                let ways = if is_bundle && towards_client == to_client {
-                    let start = *start.get_or_insert_with(Instant::now);
-                    network.send(start.elapsed())
-                } else {
-                    vec![Duration::ZERO]
+                let ways = match Datagram::decode(&bytes).ok().and_then(|d| d.content) {
+                    Some(Message::Bundle { bundle, .. }) if towards_client == to_client => {
+                        let at = Duration::from_millis(20) * bundle.first_frame as u32;
+                        if at < until { network.send(at) } else { vec![Duration::ZERO] }
+                    }
+                    _ => vec![Duration::ZERO],
                 };
                 for way in ways {
                     let (front, back, bytes) = (Arc::clone(&front), Arc::clone(&back), bytes.clone());
@@ -180,7 +181,7 @@ async fn a_bad_network_loses_what_it_loses_and_nothing_is_out_of_place() {
         outage: None,
         seed: 3,
     };
-    let proxy = Proxy::start(udp(&daemon), how, true).await;
+    let proxy = Proxy::start(udp(&daemon), how, true, FOREVER).await;
     let good = daemon.subscriber("a", None).await;
     let listener = connect(proxy.address, Role::Subscribe, "a").await;
     let hearing = tokio::spawn(listen(listener));
@@ -203,21 +204,53 @@ async fn a_bad_network_loses_what_it_loses_and_nothing_is_out_of_place() {
     assert!(all.iter().all(|b| b.stages.value() == 6));
     let page = get(daemon.http.unwrap(), "/metrics").await;
     assert!(metric(&page, "undertone_udp_packets_lost_total") > 0);
+    assert!(metric(&page, "undertone_udp_rebuilt_ms_total") > 0);
     assert!(metric(&page, "undertone_udp_packets_duplicated_total") > 0);
     assert_eq!(daemon.stop().await.hostile, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_rate_falls_while_packets_are_lost_and_comes_back() {
+    let daemon = Daemon::start(UDP).await;
+    let how = Impairment { loss: LossModel::Gilbert { loss: 0.3, burst: 2.0 }, ..Impairment::default() };
+    let proxy = Proxy::start(udp(&daemon), how, true, Duration::from_secs(5)).await;
+    let hearing = tokio::spawn(listen(connect(proxy.address, Role::Subscribe, "a").await));
+    let watching = {
+        let http = daemon.http.unwrap();
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            (get(http, "/metrics").await, get(http, "/status").await, get(http, "/status.json").await)
+        })
+    };
+    publish(&daemon, "a", 220).await;
+    let (bundles, ..) = hearing.await.unwrap();
+    // Copies are single frames; what has five frames is as the server sent it.
+    let sent: Vec<_> = bundles.iter().filter(|b| b.frames == 5).map(|b| b.stages.value()).collect();
+    let lowest = sent.iter().position(|&s| s <= 3).unwrap_or_else(|| panic!("{sent:?}"));
+    assert_eq!((sent[0], *sent.last().unwrap()), (6, 6), "{sent:?}");
+    // It comes back stage by stage.
+    assert!(sent[lowest..].windows(2).all(|w| w[1] <= w[0] + 1), "{sent:?}");
+    let (metrics, table, json) = watching.await.unwrap();
+    assert!(metrics.contains("undertone_udp_listener_stages{listener=\"0\",stream=\"a\"}"), "{metrics}");
+    assert!(table.contains("listener over UDP"), "{table}");
+    assert!(json.contains("\"udp_listeners\":[{\"stream\":\"a\",\"stages\":"), "{json}");
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_seconds_of_outage_are_two_seconds_and_the_stream_goes_on() {
     let daemon = Daemon::start(UDP).await;
-    let outage = Some((Duration::from_millis(1_450), Duration::from_secs(2)));
-    let proxy = Proxy::start(udp(&daemon), Impairment { outage, ..Impairment::default() }, true).await;
+    let outage = Some((Duration::from_millis(1_500), Duration::from_secs(2)));
+    let how = Impairment { outage, ..Impairment::default() };
+    let proxy = Proxy::start(udp(&daemon), how, true, FOREVER).await;
     let hearing = tokio::spawn(listen(connect(proxy.address, Role::Subscribe, "a").await));
     publish(&daemon, "a", 60).await;
     let (bundles, lost, _) = hearing.await.unwrap();
     let frames = assert_true_to(&bundles);
     assert_eq!(frames + lost, 300, "{frames} + {lost}");
-    assert!((95..=125).contains(&lost), "{lost}");
+    // Twenty bundles, and what a busy machine delays too much.
+    assert!((100..=150).contains(&lost), "{lost}");
+    assert!(bundles.iter().all(|b| b.first_frame + u64::from(b.frames) <= 75 || b.first_frame >= 175));
     assert_eq!(bundles.last().map(|b| b.first_frame), Some(295));
     daemon.stop().await;
 }
@@ -233,7 +266,7 @@ async fn a_publisher_on_a_bad_network_reaches_listeners_in_order() {
         outage: None,
         seed: 5,
     };
-    let proxy = Proxy::start(udp(&daemon), how, false).await;
+    let proxy = Proxy::start(udp(&daemon), how, false, FOREVER).await;
     let listener = tokio::spawn(drain(daemon.subscriber("a", None).await));
     let mut publisher = connect(proxy.address, Role::Publish, "a").await;
     for n in 0..50 {
@@ -381,6 +414,25 @@ async fn a_pause_of_the_publisher_is_not_taken_for_a_loss() {
     let (bundles, lost) = hearing.await.unwrap();
     // All that was published is heard; the guess lasts until the server has said that it pauses.
     assert_eq!(assert_true_to(&bundles), 100);
-    assert!(lost < 60, "{lost} frames of 125");
+    assert!(lost < 90, "{lost} frames of 125");
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_publisher_over_udp_may_pause_and_loses_nothing() {
+    let daemon = Daemon::start(UDP).await;
+    let listener = tokio::spawn(drain(daemon.subscriber("a", None).await));
+    let mut publisher = connect(udp(&daemon), Role::Publish, "a").await;
+    for n in 0..20 {
+        publisher.publish(&PackedBundle::pack(&bundle(n))).await.unwrap();
+        // The frames after the pause follow those before it, as samples from a pipe do.
+        for _ in 0..if n == 9 { 25 } else { 0 } {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            within(publisher.sign_of_life()).await.unwrap();
+        }
+    }
+    within(publisher.finish()).await.unwrap();
+    let bundles: Vec<_> = listener.await.unwrap().iter().map(|b| b.unpack().unwrap()).collect();
+    assert_eq!(bundles, (0..20).map(bundle).collect::<Vec<_>>());
     daemon.stop().await;
 }

@@ -21,6 +21,9 @@ use crate::units::{CODEC_RATE, PcmFormat, StageCount};
 /// Silence of the input after which the server is told that we are still here; its patience is 30 s by default.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 
+/// The same over UDP, where a pause that is not announced looks like a loss.
+const SIGN_OF_LIFE_UDP: Duration = Duration::from_millis(100);
+
 /// Pieces of the input that may wait to be encoded.
 const READ_AHEAD: usize = 2;
 
@@ -138,6 +141,14 @@ impl Target {
         }
     }
 
+    /// Silence of the input after which [`Target::sign_of_life`] is to be called.
+    fn silence(&self) -> Duration {
+        match self {
+            Self::Tcp(_) => SIGN_OF_LIFE,
+            Self::Udp(_) => SIGN_OF_LIFE_UDP,
+        }
+    }
+
     async fn sign_of_life(&mut self) -> Result<(), ClientError> {
         match self {
             Self::Tcp(client) => client.sign_of_life().await,
@@ -191,7 +202,7 @@ pub(super) fn run(args: Args) -> Result<()> {
     };
     let chunks = read_ahead(input);
     loop {
-        let pcm = match chunks.recv_timeout(SIGN_OF_LIFE) {
+        let pcm = match chunks.recv_timeout(client.silence()) {
             Ok(chunk) => Some(chunk?),
             Err(RecvTimeoutError::Timeout) => {
                 runtime.block_on(client.sign_of_life())?;

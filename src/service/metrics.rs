@@ -174,6 +174,7 @@ pub(super) fn table(shared: &Shared) -> String {
             s.drift_ppm()
         );
     }
+    shared.counters.udp.table(&mut page.0);
     page.0
 }
 
@@ -205,8 +206,9 @@ pub(super) fn json(shared: &Shared) -> String {
     };
     let devices = shared.devices.iter().map(device).collect::<Vec<_>>().join(",");
     format!(
-        "{{\"version\":\"{}\",\"ready\":{},\"engine_slots_used\":{used},\"engine_slots\":{slots},\"streams\":[{streams}],\"devices\":[{devices}]}}\n",
+        "{{\"version\":\"{}\",\"ready\":{},\"engine_slots_used\":{used},\"engine_slots\":{slots},\"streams\":[{streams}],\"devices\":[{devices}],\"udp_listeners\":{}}}\n",
         env!("CARGO_PKG_VERSION"),
         unready(shared).is_none(),
+        shared.counters.udp.json(),
     )
 }

@@ -5,19 +5,16 @@ use std::time::{Duration, Instant};
 use tokio::net::UdpSocket;
 use tokio::time::{sleep_until, timeout};
 
-use super::flow::{Incoming, Outgoing};
+use super::flow::{Incoming, Outgoing, REPORT, frame_time, trimmed};
 use crate::jitter::{Played, PlayoutOptions, Report};
 use crate::service::ClientError;
 use crate::session::{Close, Hello, Message, PackedBundle, Reason};
-use crate::units::{CODEC_RATE, StageCount};
+use crate::units::StageCount;
 use crate::wire::{COOKIE_LEN, Datagram, MAX_DATAGRAM, WireError};
 
 /// How long a server may take to answer, and how often it is asked meanwhile.
 const ANSWER: Duration = Duration::from_secs(10);
 const ASK_EVERY: Duration = Duration::from_millis(300);
-
-/// How often a listener reports.
-const REPORT: Duration = Duration::from_secs(1);
 
 /// How long the last bundles may take after the server's last words.
 const STRAGGLERS: Duration = Duration::from_millis(300);
@@ -28,15 +25,10 @@ const CATCH_UP: Duration = Duration::from_millis(200);
 /// Datagrams of the server that are read with a sign of life; it says little to a publisher.
 const SIGNS: usize = 16;
 
-/// Length of a frame of 480 samples.
-fn frames(n: u8) -> Duration {
-    Duration::from_secs_f64(f64::from(n) * 480.0 / f64::from(CODEC_RATE.hz()))
-}
-
 /// What a listener hears next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UdpEvent {
-    /// Frames, of which some may have come before; a decoder takes what it has not got.
+    /// Frames that follow what was before, with as many stages as the server sends now, or as copies have.
     Bundle(PackedBundle),
     /// So many frames did not come in time.
     Lost(u64),
@@ -52,6 +44,8 @@ pub struct UdpClient {
     session: u64,
     incoming: Incoming,
     outgoing: Outgoing,
+    /// Frame that follows what was given to the caller.
+    next: u64,
     heard: Instant,
     reported: Instant,
     /// The server's last words, when they came, and how many bundles it had sent.
@@ -89,6 +83,7 @@ impl UdpClient {
             session,
             incoming: Incoming::new(PlayoutOptions::default()),
             outgoing: Outgoing::new(session, wanted, now).map_err(|_| WireError::Missing("stages"))?,
+            next: 0,
             heard: now,
             reported: now,
             ended: None,
@@ -187,9 +182,19 @@ impl UdpClient {
                 wake = wake.min(*at + STRAGGLERS + self.incoming.delay());
             } else {
                 match self.incoming.pop(now) {
-                    Some(Played::Packet(bundle)) => return Ok(Some(UdpEvent::Bundle(PackedBundle::pack(&bundle)))),
-                    Some(Played::Lost { frames, .. }) => return Ok(Some(UdpEvent::Lost(frames))),
-                    Some(Played::Restart) => return Ok(Some(UdpEvent::Restart)),
+                    Some(Played::Packet(bundle)) => {
+                        let Some(bundle) = trimmed(bundle, self.next) else { continue };
+                        self.next = bundle.first_frame.saturating_add(u64::from(bundle.frames));
+                        return Ok(Some(UdpEvent::Bundle(PackedBundle::pack(&bundle))));
+                    }
+                    Some(Played::Lost { first_frame, frames }) => {
+                        self.next = first_frame.saturating_add(frames);
+                        return Ok(Some(UdpEvent::Lost(frames)));
+                    }
+                    Some(Played::Restart) => {
+                        self.next = 0;
+                        return Ok(Some(UdpEvent::Restart));
+                    }
                     None => wake = self.incoming.wake().map_or(wake, |w| w.min(wake)),
                 }
             }
@@ -217,7 +222,7 @@ impl UdpClient {
         let now = Instant::now();
         let behind = now.checked_sub(CATCH_UP).unwrap_or(now);
         let due = self.played.map_or(now, |p| p.max(behind));
-        self.played = Some(due + frames(bundle.frames));
+        self.played = Some(due + frame_time(bundle.frames));
         loop {
             self.closed()?;
             // A tick at least, so that what the server says is heard.
@@ -227,18 +232,21 @@ impl UdpClient {
             }
         }
         self.closed()?;
-        let packed = self.outgoing.pack(bundle).map_err(|_| WireError::Missing("a payload that fits"))?;
+        let packed = self.outgoing.pack(bundle, Instant::now()).map_err(|_| WireError::Missing("a payload that fits"))?;
         for datagram in packed {
             let _ = self.socket.send(&datagram).await;
         }
         Ok(())
     }
 
-    /// Tells the server that we are still here, when there is nothing else to say.
+    /// To be called several times a second while there is nothing to publish: tells the server soon that it is a pause and no
+    /// loss, and then every second that we are still here.
     ///
     /// Errors: [`ClientError`], with the server's reason if it closed the session.
     pub async fn sign_of_life(&mut self) -> Result<(), ClientError> {
-        self.send(&self.outgoing.announcement()).await;
+        if let Some(announcement) = self.outgoing.announcement(Instant::now()) {
+            self.send(&announcement).await;
+        }
         // What has arrived meanwhile: a report a second, or the last words.
         for _ in 0..SIGNS {
             self.wait(Instant::now()).await?;

@@ -72,6 +72,32 @@ impl UdpCounters {
         };
     }
 
+    /// For people: nothing unless somebody listens.
+    pub(crate) fn table(&self, page: &mut String) {
+        let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        if listeners.is_empty() {
+            return;
+        }
+        let _ = writeln!(page, "\n{:<32} {:>9} {:>9} {:>9}", "listener over UDP", "stages", "loss %", "jitter ms");
+        for l in listeners.values() {
+            let (name, jitter_ms) = (l.stream.as_str(), l.jitter.as_secs_f64() * 1e3);
+            let _ = writeln!(page, "{name:<32} {:>9} {:>9.1} {jitter_ms:>9.1}", l.stages, l.loss * 100.0);
+        }
+    }
+
+    /// For programs: an array.
+    pub(crate) fn json(&self) -> String {
+        let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        let listener = |l: &ListenerState| {
+            let jitter_s = l.jitter.as_secs_f64();
+            format!(
+                "{{\"stream\":\"{}\",\"stages\":{},\"loss\":{:.4},\"jitter_s\":{jitter_s}}}",
+                l.stream, l.stages, l.loss
+            )
+        };
+        format!("[{}]", listeners.values().map(listener).collect::<Vec<_>>().join(","))
+    }
+
     /// Prometheus' text format.
     pub(crate) fn page(&self, page: &mut String) {
         for (name, help, value) in [

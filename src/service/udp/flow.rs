@@ -1,11 +1,11 @@
 //! Bundles -> datagrams -> bundles, the same at both ends.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::bitstream::{BitstreamError, Bundle, Redundancy, RedundancyWriter, read_redundancy};
 use crate::jitter::{Played, Playout, PlayoutOptions, RateControl, Report};
 use crate::session::{Message, PackedBundle};
-use crate::units::StageCount;
+use crate::units::{CODEC_RATE, StageCount};
 use crate::wire::Datagram;
 
 /// Most bytes of packed codes in a datagram; copies (at most 130 bytes) and the message around them fit beside it.
@@ -17,19 +17,49 @@ const COPY_STAGES: u8 = 2;
 /// Most frames of copies in a datagram.
 const MAX_COPIES: u8 = 50;
 
+/// A sender that had nothing to send for this long, and for longer than a bundle and a half, says so, twice: what is said
+/// once may be lost.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// How often it says so after that, and how often a receiver reports.
+pub(super) const REPORT: Duration = Duration::from_secs(1);
+
 /// What goes to one receiver.
 pub(super) struct Outgoing {
     session: u64,
     sequence: u64,
     copies: RedundancyWriter,
     pub(super) rate: RateControl,
+    /// Most stages that the receiver asks for, and most that the stream had so far.
+    asked: StageCount,
+    had: Option<StageCount>,
+    /// When the last bundle was sent or its pause last announced, how long the bundle was, and how often that was said.
+    said_at: Instant,
+    length: Duration,
+    said: u32,
 }
 
 impl Outgoing {
     pub(super) fn new(session: u64, wanted: StageCount, now: Instant) -> Result<Self, BitstreamError> {
         let stages = StageCount::new(COPY_STAGES).unwrap_or(StageCount::MAX);
         let how = Redundancy { stages, frames: 1 };
-        Ok(Self { session, sequence: 0, copies: RedundancyWriter::new(how), rate: RateControl::new(wanted, now) })
+        Ok(Self {
+            session,
+            sequence: 0,
+            copies: RedundancyWriter::new(how),
+            rate: RateControl::new(wanted, now),
+            asked: wanted,
+            had: None,
+            said_at: now,
+            length: Duration::ZERO,
+            said: u32::MAX,
+        })
+    }
+
+    /// The receiver asks for another number of stages.
+    pub(super) fn want(&mut self, asked: StageCount) {
+        self.asked = asked;
+        self.rate.want(self.had.map_or(asked, |h| h.min(asked)));
     }
 
     /// Bundles sent so far.
@@ -40,7 +70,13 @@ impl Outgoing {
     /// The datagrams that carry a bundle, with as many stages as the receiver gets now: one, or several if it is long.
     ///
     /// Errors: [`BitstreamError`] for a payload that does not fit.
-    pub(super) fn pack(&mut self, bundle: &PackedBundle) -> Result<Vec<Vec<u8>>, BitstreamError> {
+    pub(super) fn pack(&mut self, bundle: &PackedBundle, now: Instant) -> Result<Vec<Vec<u8>>, BitstreamError> {
+        if self.had.is_none_or(|had| bundle.stages > had) {
+            // Lowering a rate that the stream never has would change nothing.
+            self.had = Some(bundle.stages);
+            self.want(self.asked);
+        }
+        (self.said_at, self.length, self.said) = (now, frame_time(bundle.frames), 0);
         let whole = bundle.limited(self.rate.stages())?.unpack()?;
         let most = MAX_PAYLOAD * usize::from(whole.frames) / Bundle::payload_len(whole.frames, whole.stages).max(1);
         let mut datagrams = Vec::new();
@@ -58,10 +94,25 @@ impl Outgoing {
         Ok(datagrams)
     }
 
-    /// What is said when there is nothing to send.
-    pub(super) fn announcement(&self) -> Datagram {
-        Datagram { session: self.session, bundles_sent: Some(self.sequence), ..Datagram::default() }
+    /// What is said when there is nothing to send: soon, so that the receiver does not take the pause for a loss, and then as
+    /// a sign of life; None: it is not time.
+    pub(super) fn announcement(&mut self, now: Instant) -> Option<Datagram> {
+        let wait = match self.said {
+            0 => PAUSE.max(self.length.mul_f64(1.5)),
+            1 => PAUSE,
+            _ => REPORT,
+        };
+        if now.saturating_duration_since(self.said_at) < wait {
+            return None;
+        }
+        (self.said_at, self.said) = (now, self.said.saturating_add(1));
+        Some(Datagram { session: self.session, bundles_sent: Some(self.sequence), ..Datagram::default() })
     }
+}
+
+/// Length of so many frames.
+pub(super) fn frame_time(frames: u8) -> Duration {
+    Duration::from_secs_f64(f64::from(frames) * 480.0 / f64::from(CODEC_RATE.hz()))
 }
 
 /// A bundle in parts of at most `frames` frames.
@@ -166,14 +217,14 @@ mod tests {
         let mut out = Outgoing::new(u64::MAX, StageCount::MAX, now).unwrap();
         // Losses bring the most copies; the rate is lowered, so ask for everything again.
         let lossy = Report { expected: 10, received: 0, ..Report::default() };
-        out.rate.report(&lossy, now + std::time::Duration::from_secs(1));
+        out.rate.report(&lossy, now + Duration::from_secs(1));
         assert_eq!(out.rate.copies(), 2);
         let mut incoming = Incoming::new(PlayoutOptions { eager: true, ..PlayoutOptions::default() });
         let mut got = Vec::new();
         for n in 0..3 {
             let whole = bundle(n * 50, 50, StageCount::MAX);
             let wanted = whole.truncated(out.rate.stages());
-            for bytes in out.pack(&PackedBundle::pack(&whole)).unwrap() {
+            for bytes in out.pack(&PackedBundle::pack(&whole), now).unwrap() {
                 assert!(bytes.len() <= MAX_DATAGRAM, "{}", bytes.len());
                 let d = Datagram::decode(&bytes).unwrap();
                 let Some(Message::Bundle { sequence, bundle }) = d.content else { panic!("{d:?}") };
@@ -181,7 +232,7 @@ mod tests {
             }
             got.push(wanted);
         }
-        let later = now + std::time::Duration::from_secs(60);
+        let later = now + Duration::from_secs(60);
         let mut codes = Vec::new();
         while !incoming.is_empty() {
             if let Some(Played::Packet(b)) = incoming.pop(later) {
@@ -189,6 +240,31 @@ mod tests {
             }
         }
         assert_eq!(codes, got.into_iter().flat_map(|b| b.codes).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_pause_is_announced_soon_and_again_and_then_every_second() {
+        let (now, ms) = (Instant::now(), Duration::from_millis);
+        let mut out = Outgoing::new(1, StageCount::MAX, now).unwrap();
+        out.pack(&PackedBundle::pack(&bundle(0, 5, StageCount::MAX)), now).unwrap();
+        let said: Vec<_> = (0..300).filter(|n| out.announcement(now + ms(n * 10)).is_some()).map(|n| n * 10).collect();
+        assert_eq!(said, [250, 500, 1_500, 2_500]);
+        // Long bundles have long gaps between them.
+        let at = now + ms(5_000);
+        out.pack(&PackedBundle::pack(&bundle(5, 50, StageCount::MAX)), at).unwrap();
+        assert_eq!(out.announcement(at + ms(1_400)), None);
+        assert_eq!(out.announcement(at + ms(1_500)).unwrap().bundles_sent, Some(out.sent()));
+    }
+
+    #[test]
+    fn a_rate_falls_from_what_the_stream_has_not_from_what_is_asked_for() {
+        let now = Instant::now();
+        let mut out = Outgoing::new(1, StageCount::MAX, now).unwrap();
+        let stages = StageCount::new(6).unwrap();
+        out.pack(&PackedBundle::pack(&bundle(0, 5, stages)), now).unwrap();
+        let lossy = Report { expected: 10, received: 5, ..Report::default() };
+        out.rate.report(&lossy, now + Duration::from_secs(1));
+        assert_eq!(out.rate.stages().value(), 4);
     }
 
     #[test]

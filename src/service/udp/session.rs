@@ -6,11 +6,12 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use super::counters::ListenerState;
-use super::flow::{Incoming, Outgoing, trimmed};
+use super::flow::{Incoming, Outgoing, REPORT, trimmed};
 use super::{Peer, UdpCounters};
 use crate::bitstream::Bundle;
 use crate::jitter::{Played, PlayoutOptions, Report};
 use crate::service::access::{Flood, authorize};
+use crate::service::cluster;
 use crate::service::hub::{Ended, Listener, Publisher};
 use crate::service::pacer::Pacer;
 use crate::service::pcm::media_time;
@@ -20,13 +21,7 @@ use crate::units::StageCount;
 use crate::wire::Datagram;
 
 /// How often the clock is looked at.
-const TICK: Duration = Duration::from_millis(100);
-
-/// How often a receiver reports, and a sender that pauses says so.
-const REPORT: Duration = Duration::from_secs(1);
-
-/// A sender that had nothing to send for this long, and for longer than a bundle and a half, says so.
-const PAUSE: Duration = Duration::from_millis(250);
+const TICK: Duration = Duration::from_millis(50);
 
 /// A listener that is silent for this long gets nothing more: it reports every second.
 const LISTENER_SILENCE: Duration = Duration::from_secs(10);
@@ -42,6 +37,8 @@ struct Connection {
     shared: Shared,
     peer: Peer,
     hello: Hello,
+    /// Most stages that a listener asks for now.
+    stages: Option<StageCount>,
     ack: Message,
     session: ServerSession,
     inbox: mpsc::Receiver<Datagram>,
@@ -76,7 +73,9 @@ pub(super) async fn serve(shared: Shared, mut peer: Peer, mut hello: Hello, mut 
         Ok(Event::Opened(hello, ack)) => {
             let flood = Flood::new(now);
             let shared = shared.clone();
-            let mut connection = Connection { shared, peer, hello, ack, session, inbox, flood, heard: now, sent: 0 };
+            let stages = hello.stages;
+            let mut connection =
+                Connection { shared, peer, hello, stages, ack, session, inbox, flood, heard: now, sent: 0 };
             let close = connection.run().await;
             Connection { peer, inbox, sent, .. } = connection;
             close
@@ -127,7 +126,7 @@ impl Connection {
         info!(peer = %self.peer.address, stream = %name, role = ?self.hello.role, "UDP session open");
         match self.hello.role {
             Role::Publish => {
-                let publisher = self.shared.hub.publish(&name);
+                let publisher = cluster::publish(&self.shared, &name).await;
                 let publisher = publisher
                     .ok_or_else(|| Self::close(Reason::Busy, format!("somebody else publishes stream {name}")))?;
                 self.send(&Datagram::message(self.peer.session, self.ack.clone()));
@@ -180,7 +179,7 @@ impl Connection {
             Some(message) => {
                 self.flood.message(now)?;
                 match self.session.handle(message, &self.shared.engine.profile(), now)? {
-                    Event::Stages(stages) => self.hello.stages = Some(stages),
+                    Event::Stages(stages) => self.stages = Some(stages),
                     Event::Opened(..) | Event::Bundle(_) | Event::Alive | Event::Done => {}
                 }
             }
@@ -190,7 +189,14 @@ impl Connection {
 
     fn wanted(&self) -> StageCount {
         let most = self.shared.engine.profile().stages;
-        self.hello.stages.map_or(most, |s| s.min(most))
+        self.stages.map_or(most, |s| s.min(most))
+    }
+
+    /// What operators see of a listener.
+    fn note(&self, number: u64, out: &Outgoing, jitter: Duration) {
+        let (stages, loss) = (out.rate.stages().value(), out.rate.loss());
+        let state = ListenerState { stream: self.hello.stream.clone(), stages, loss, jitter };
+        self.shared.counters.udp.listener(number, Some(state));
     }
 
     /// Sends the stream to a listener.
@@ -198,14 +204,16 @@ impl Connection {
         let (profile, mut wanted) = (self.shared.engine.profile(), self.wanted());
         let failed = |e: crate::bitstream::BitstreamError| Self::close(Reason::Protocol, e.to_string());
         let mut out = Outgoing::new(self.peer.session, wanted, Instant::now()).map_err(failed)?;
-        let (mut last, mut said_at, mut length) = (Report::default(), Instant::now(), Duration::ZERO);
+        listener.want(wanted);
+        self.note(number, &out, Duration::ZERO);
+        let mut last = Report::default();
         let mut tick = tokio::time::interval(TICK);
         loop {
             let next = tokio::select! {
                 biased;
                 () = self.shared.stop_output.cancelled() => {
                     while let Some(bundle) = listener.queued() {
-                        out.pack(&bundle).map_err(failed)?.iter().for_each(|d| self.send_bytes(d));
+                        out.pack(&bundle, Instant::now()).map_err(failed)?.iter().for_each(|d| self.send_bytes(d));
                     }
                     self.sent = out.sent();
                     return Err(Self::close(Reason::ShuttingDown, "the server is shutting down"));
@@ -214,17 +222,15 @@ impl Connection {
                     if let Some(report) = datagram.report {
                         self.flood.message(Instant::now())?;
                         out.rate.report(&report, Instant::now());
-                        let udp = &self.shared.counters.udp;
-                        udp.seen(&last, &report, out.sent(), frame_ms(&profile));
+                        self.shared.counters.udp.seen(&last, &report, out.sent(), frame_ms(&profile));
                         last = report;
-                        let (stages, loss) = (out.rate.stages().value(), out.rate.loss());
-                        let stream = self.hello.stream.clone();
-                        udp.listener(number, Some(ListenerState { stream, stages, loss, jitter: report.jitter }));
+                        self.note(number, &out, report.jitter);
                     }
                     self.heard(datagram)?;
                     if self.wanted() != wanted {
                         wanted = self.wanted();
-                        out.rate.want(wanted);
+                        out.want(wanted);
+                        listener.want(wanted);
                     }
                     continue;
                 }
@@ -234,9 +240,7 @@ impl Connection {
             let now = Instant::now();
             match next {
                 Some(Ok(bundle)) => {
-                    length = media_time(&profile, bundle.frames);
-                    out.pack(&bundle).map_err(failed)?.iter().for_each(|d| self.send_bytes(d));
-                    said_at = now;
+                    out.pack(&bundle, now).map_err(failed)?.iter().for_each(|d| self.send_bytes(d));
                 }
                 Some(Err(ended)) => {
                     self.sent = out.sent();
@@ -251,11 +255,8 @@ impl Connection {
                     if now.duration_since(self.heard) > limit {
                         return Err(Self::close(Reason::Timeout, format!("no report within {limit:?}")));
                     }
-                    let paused = now.duration_since(said_at) > PAUSE.max(length.mul_f64(1.5));
-                    if paused && (length > Duration::ZERO || now.duration_since(said_at) > REPORT) {
-                        // Soon at first, so that the listener does not take the pause for a loss; then as a sign of life.
-                        self.send(&out.announcement());
-                        (said_at, length) = (now, Duration::ZERO);
+                    if let Some(announcement) = out.announcement(now) {
+                        self.send(&announcement);
                     }
                 }
             }
@@ -357,6 +358,12 @@ impl Input {
             }
             connection.shared.counters.bundle(&bundle);
             self.publisher.send(bundle);
+            if self.publisher.is_overruled() {
+                return Err(Connection::close(
+                    Reason::Busy,
+                    "an earlier publisher of this stream is on another daemon",
+                ));
+            }
         }
         Ok(())
     }
