@@ -6,6 +6,7 @@
 The recording (24 kHz, mono, 16 bits) is fed in real time, again and again. Only the standard library is used.
 """
 import json
+import os
 import random
 import re
 import select
@@ -103,7 +104,7 @@ def fed(process, pcm, seconds, times):
 def heard(process, times, latencies):
     """Reads samples as they come; notes how long after it was recorded the first of each piece can be played."""
     samples = 0
-    while data := process.stdout.read1(1 << 16):
+    while data := os.read(process.stdout.fileno(), 1 << 16):
         now = time.monotonic()
         frame = samples // (RATE // 50)
         if frame < len(times):
@@ -132,7 +133,6 @@ def run(binary, pcm, seconds, scenario):
         [binary, "send", "-", "--raw", f"s16le:{RATE}:1", "--to", f"udp://127.0.0.1:{ports['publisher']}"],
         stdin=subprocess.PIPE)
     times, latencies, found, stop = [], [], [], threading.Event()
-    listen.stdout = open(listen.stdout.fileno(), "rb", closefd=False)
     time.sleep(3)
     threading.Thread(target=stages, args=(found, stop), daemon=True).start()
     threading.Thread(target=fed, args=(send, pcm, seconds, times), daemon=True).start()

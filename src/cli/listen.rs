@@ -198,8 +198,8 @@ impl Sink {
 
 /// Where a stream comes from.
 enum Source {
-    Tcp(Client),
-    Udp(UdpClient),
+    Tcp(Box<Client>),
+    Udp(Box<UdpClient>),
 }
 
 impl Source {
@@ -267,13 +267,15 @@ pub(super) fn run(args: Args) -> Result<()> {
     options.tokens = if args.coded { Some(tokens(&model)?) } else { None };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut source = match &datagrams {
-        Some(address) => Source::Udp(runtime.block_on(UdpClient::connect(address, hello, options.patience))?),
+        Some(address) => {
+            Source::Udp(Box::new(runtime.block_on(UdpClient::connect(address, hello, options.patience))?))
+        }
         None => {
             let client = runtime.block_on(Client::connect_with(&args.from, hello, &options))?;
             if args.coded && !client.is_coded() {
                 eprintln!("undertone: {} does not code with this token model; the codes travel packed", args.from);
             }
-            Source::Tcp(client)
+            Source::Tcp(Box::new(client))
         }
     };
     let (mut frames, mut cut) = (0, None);

@@ -129,8 +129,8 @@ fn read_ahead(mut input: Input) -> Receiver<Result<Vec<f32>, CaptureError>> {
 
 /// Where a stream goes.
 enum Target {
-    Tcp(Client),
-    Udp(UdpClient),
+    Tcp(Box<Client>),
+    Udp(Box<UdpClient>),
 }
 
 impl Target {
@@ -191,13 +191,15 @@ pub(super) fn run(args: Args) -> Result<()> {
     let mut client = match args.to.strip_prefix("udp://") {
         Some(_) if args.coded => bail!("--coded needs a connection that loses nothing: leave udp:// or it away"),
         Some(_) if options.tls.is_some() => bail!("--tls is not to be had over udp://"),
-        Some(address) => Target::Udp(runtime.block_on(UdpClient::connect(address, hello, options.patience))?),
+        Some(address) => {
+            Target::Udp(Box::new(runtime.block_on(UdpClient::connect(address, hello, options.patience))?))
+        }
         None => {
             let client = runtime.block_on(Client::connect_with(&args.to, hello, &options))?;
             if args.coded && !client.is_coded() {
                 eprintln!("undertone: {} does not code with this token model; the codes travel packed", args.to);
             }
-            Target::Tcp(client)
+            Target::Tcp(Box::new(client))
         }
     };
     let chunks = read_ahead(input);

@@ -232,7 +232,8 @@ impl UdpClient {
             }
         }
         self.closed()?;
-        let packed = self.outgoing.pack(bundle, Instant::now()).map_err(|_| WireError::Missing("a payload that fits"))?;
+        let packed =
+            self.outgoing.pack(bundle, Instant::now()).map_err(|_| WireError::Missing("a payload that fits"))?;
         for datagram in packed {
             let _ = self.socket.send(&datagram).await;
         }
