@@ -114,14 +114,12 @@ impl Port {
             let _ = self.socket.try_send_to(&retry.encode(), from);
             return;
         }
-        match self.known.get(&from).map(|k| k.inbox.try_send(datagram.clone())) {
-            // Our answer was lost, or this is another session from the same port: the session knows.
-            Some(Ok(()) | Err(mpsc::error::TrySendError::Full(_))) => {}
-            None | Some(Err(mpsc::error::TrySendError::Closed(_))) => {
-                if let Some(Message::Hello(hello)) = datagram.content {
-                    self.open(hello, from, now);
-                }
-            }
+        if let Some(known) = self.known.get(&from).filter(|k| !k.inbox.is_closed()) {
+            // Our answer was lost, or this is another session from the same port: the session knows. If it has no room, or
+            // ends just now, the client asks again.
+            let _ = known.inbox.try_send(datagram);
+        } else if let Some(Message::Hello(hello)) = datagram.content {
+            self.open(hello, from, now);
         }
     }
 
