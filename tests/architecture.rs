@@ -46,7 +46,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("futures_util", &["bus", "service/web.rs"]),
     ("serde_json", &["bus", "service/web.rs"]),
     ("listenfd", &["cli/serve.rs"]),
-    ("subtle", &["service/access.rs"]),
+    ("subtle", &["service/access.rs", "service/udp/cookie.rs"]),
     ("anyhow", &["cli"]),
     ("clap", &["cli"]),
     ("opusic_c", &["referee/opus.rs"]),

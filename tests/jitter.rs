@@ -187,6 +187,37 @@ fn a_pause_that_is_announced_is_no_loss() {
 }
 
 #[test]
+fn after_a_pause_that_was_announced_late_all_that_comes_is_played() {
+    let (start, mut playout) = (Instant::now(), Playout::new(PlayoutOptions::default()));
+    let mut got = Vec::new();
+    let mut at = ms(0);
+    let mut pass = |playout: &mut Playout<u64>, to: Duration| {
+        while at < to {
+            at += ms(5);
+            while let Some(p) = playout.pop(start + at) {
+                got.push(p);
+            }
+        }
+    };
+    for n in 0..40u64 {
+        let pause = if n < 20 { 0 } else { 3_000 };
+        pass(&mut playout, ms(n * 100 + pause));
+        playout.push(n, n * 5, 5, n, start + ms(n * 100 + pause));
+        if n == 19 {
+            // By now some frames are called lost that were never sent.
+            pass(&mut playout, ms(1_900 + 300));
+            playout.announce(20);
+        }
+    }
+    playout.announce(40);
+    pass(&mut playout, ms(20_000));
+    let packets: Vec<_> = got.iter().filter(|p| matches!(p, Played::Packet(_))).cloned().collect();
+    assert_eq!(packets, (0..40).map(Played::Packet).collect::<Vec<_>>());
+    let at = got.iter().position(|p| *p == Played::Restart).unwrap();
+    assert!(matches!(got[at - 1], Played::Lost { .. }) && !got[at..].iter().any(|p| matches!(p, Played::Lost { .. })));
+}
+
+#[test]
 fn a_stream_that_begins_anew_is_taken_up_after_a_few_packets() {
     let (start, mut playout) = (Instant::now(), Playout::new(PlayoutOptions::default()));
     let mut got = Vec::new();

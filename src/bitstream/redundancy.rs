@@ -42,6 +42,14 @@ impl RedundancyWriter {
         Self { how, sent: VecDeque::new(), next: 0 }
     }
 
+    /// Repeats so many frames from now on, at most 50.
+    pub fn set_frames(&mut self, frames: u8) {
+        self.how.frames = frames.min(MAX_FRAMES);
+        while self.sent.len() > usize::from(self.how.frames) {
+            self.sent.pop_front();
+        }
+    }
+
     /// Appends the copies that travel with `bundle` to `out`: frames (1 byte), stages (1 byte), packed codes; a single zero if
     /// there is nothing to repeat. Then remembers the bundle's own frames.
     pub fn write(&mut self, bundle: &Bundle, out: &mut Vec<u8>) {

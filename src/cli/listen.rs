@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::encode::{parse_kbps, tokens};
@@ -16,9 +16,13 @@ use crate::capture::device::{CpalBackend, DeviceOutput};
 use crate::codec::{Concealer, Decoder, Processor, Profile};
 use crate::infer::{self, LoadedModel};
 use crate::rvq::BeamWidth;
-use crate::service::{Client, ClientError};
+use crate::service::{Client, ClientError, UdpClient, UdpEvent};
 use crate::session::{Continuation, Hello, PROTOCOL_VERSION, Role, StreamName};
+use crate::token::TokenModel;
 use crate::units::{PcmFormat, StageCount};
+
+/// Length of a frame.
+const FRAME_MS: u64 = 20;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -28,7 +32,7 @@ pub(super) struct Args {
     /// A sound device instead (`undertone devices` lists them; default is the system's)
     #[arg(long, value_name = "NAME", conflicts_with_all = ["output", "raw"])]
     device: Option<String>,
-    /// The daemon's port for codes
+    /// The daemon's port for codes; udp://HOST:PORT is its port for datagrams
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7701")]
     from: String,
     /// Name of the stream
@@ -130,17 +134,9 @@ impl Sink {
 
     pub(super) fn write(&mut self, bundle: Bundle, profile: &Profile) -> Result<()> {
         match self {
-            Self::Audio { processor, decoder, output, skip } => {
+            Self::Audio { decoder, .. } => {
                 decoder.push(bundle)?;
-                let mut pcm = Vec::new();
-                while let Some(mut job) = decoder.next_job() {
-                    processor.run_decode(std::slice::from_mut(&mut job))?;
-                    decoder.accept(job);
-                }
-                decoder.pcm(&mut pcm);
-                let skipped = (*skip).min(pcm.len());
-                *skip -= skipped;
-                output.write(&pcm[skipped..])?;
+                self.play()?;
             }
             Self::Codes { file, path, writer, bytes } => {
                 let writer = writer.get_or_insert_with(|| {
@@ -153,6 +149,38 @@ impl Sink {
             }
         }
         Ok(())
+    }
+
+    /// Decodes what waits.
+    fn play(&mut self) -> Result<()> {
+        let Self::Audio { processor, decoder, output, skip } = self else { return Ok(()) };
+        let mut pcm = Vec::new();
+        while let Some(mut job) = decoder.next_job() {
+            processor.run_decode(std::slice::from_mut(&mut job))?;
+            decoder.accept(job);
+        }
+        decoder.pcm(&mut pcm);
+        let skipped = (*skip).min(pcm.len());
+        *skip -= skipped;
+        output.write(&pcm[skipped..])
+    }
+
+    /// Frames that did not come: what they sounded like is guessed; a file of codes has a gap there.
+    fn lose(&mut self, frames: u64) -> Result<()> {
+        match self {
+            Self::Audio { decoder, .. } => {
+                decoder.lose(frames);
+                self.play()
+            }
+            Self::Codes { .. } => Ok(()),
+        }
+    }
+
+    /// What follows does not continue what was before.
+    fn restart(&mut self, profile: &Arc<Profile>, tokens: Option<&Arc<TokenModel>>) {
+        if let Self::Audio { decoder, .. } = self {
+            **decoder = Decoder::concealing(profile.clone(), Concealer::new(tokens.cloned()));
+        }
     }
 
     pub(super) fn finish(self) -> Result<()> {
@@ -168,7 +196,44 @@ impl Sink {
     }
 }
 
+/// Where a stream comes from.
+enum Source {
+    Tcp(Box<Client>),
+    Udp(Box<UdpClient>),
+}
+
+impl Source {
+    /// Cancel-safe.
+    async fn next(&mut self) -> Result<Option<UdpEvent>, ClientError> {
+        match self {
+            Self::Tcp(client) => Ok(client.next().await?.map(UdpEvent::Bundle)),
+            Self::Udp(client) => client.next().await,
+        }
+    }
+
+    /// What the network did, in words, for transports where it does something.
+    fn summary(&mut self) -> Option<String> {
+        let Self::Udp(client) = self else { return None };
+        let (r, delay) = (client.report(), client.delay());
+        Some(format!(
+            "{} of {} bundles lost, {} late, {} reordered, {} twice; {} ms concealed, {} ms from copies; delay {} ms",
+            r.lost(),
+            r.expected,
+            r.late,
+            r.reordered,
+            r.duplicated,
+            r.concealed_frames * FRAME_MS,
+            r.rebuilt_frames * FRAME_MS,
+            delay.as_millis()
+        ))
+    }
+}
+
 pub(super) fn run(args: Args) -> Result<()> {
+    let datagrams = args.from.strip_prefix("udp://").map(str::to_owned);
+    if datagrams.is_some() && (args.coded || args.continuation.is_some()) {
+        bail!("--coded and --continue need a connection that loses nothing: leave udp:// or them away");
+    }
     let model = infer::load_model(args.model.as_deref())?;
     let profile = model.profile.clone();
     let mut sink = match &args.device {
@@ -196,12 +261,23 @@ pub(super) fn run(args: Args) -> Result<()> {
     };
     let frames_wanted = args.seconds.map_or(u64::MAX, |s| (s * 50.0).ceil() as u64);
     let mut options = args.remote.options()?;
+    if datagrams.is_some() && options.tls.is_some() {
+        bail!("--tls is not to be had over udp://");
+    }
     options.tokens = if args.coded { Some(tokens(&model)?) } else { None };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut client = runtime.block_on(Client::connect_with(&args.from, hello, &options))?;
-    if args.coded && !client.is_coded() {
-        eprintln!("undertone: {} does not code with this token model; the codes travel packed", args.from);
-    }
+    let mut source = match &datagrams {
+        Some(address) => {
+            Source::Udp(Box::new(runtime.block_on(UdpClient::connect(address, hello, options.patience))?))
+        }
+        None => {
+            let client = runtime.block_on(Client::connect_with(&args.from, hello, &options))?;
+            if args.coded && !client.is_coded() {
+                eprintln!("undertone: {} does not code with this token model; the codes travel packed", args.from);
+            }
+            Source::Tcp(Box::new(client))
+        }
+    };
     let (mut frames, mut cut) = (0, None);
     let (mut interrupt, mut terminate) = {
         let _guard = runtime.enter();
@@ -213,15 +289,20 @@ pub(super) fn run(args: Args) -> Result<()> {
     while frames < frames_wanted {
         let next = runtime.block_on(async {
             tokio::select! {
-                next = client.next() => Some(next),
+                next = source.next() => Some(next),
                 () = &mut interrupted => None,
             }
         });
         match next {
-            Some(Ok(Some(packed))) => {
+            Some(Ok(Some(UdpEvent::Bundle(packed)))) => {
                 frames += u64::from(packed.frames);
                 sink.write(packed.unpack()?, &profile)?;
             }
+            Some(Ok(Some(UdpEvent::Lost(lost)))) => {
+                frames += lost;
+                sink.lose(lost)?;
+            }
+            Some(Ok(Some(UdpEvent::Restart))) => sink.restart(&profile, model.tokens()?.as_ref()),
             // The end of the stream, or of our patience.
             Some(Ok(None)) | None => break,
             Some(Err(e @ (ClientError::Cut(_) | ClientError::Io { .. } | ClientError::Silent { .. }))) => {
@@ -236,6 +317,9 @@ pub(super) fn run(args: Args) -> Result<()> {
     }
     // What came before a cut is kept whole.
     sink.finish()?;
+    if let Some(summary) = source.summary() {
+        eprintln!("undertone: {summary}");
+    }
     match cut {
         Some(e) => {
             Err(anyhow::Error::from(e).context(format!("the stream was cut after {frames} frames, which are kept")))

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use super::encode::{parse_beam, parse_kbps, tokens};
 use crate::capture::device::{CpalBackend, DeviceInput};
@@ -14,12 +14,15 @@ use crate::capture::{AudioInput, CaptureError};
 use crate::codec::Encoder;
 use crate::infer;
 use crate::rvq::BeamWidth;
-use crate::service::Client;
+use crate::service::{Client, ClientError, UdpClient};
 use crate::session::{Hello, PROTOCOL_VERSION, PackedBundle, Role, StreamName};
 use crate::units::{CODEC_RATE, PcmFormat, StageCount};
 
 /// Silence of the input after which the server is told that we are still here; its patience is 30 s by default.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
+
+/// The same over UDP, where a pause that is not announced looks like a loss.
+const SIGN_OF_LIFE_UDP: Duration = Duration::from_millis(100);
 
 /// Pieces of the input that may wait to be encoded.
 const READ_AHEAD: usize = 2;
@@ -35,7 +38,7 @@ pub(super) struct Args {
     /// Stop after so many seconds of the device
     #[arg(long, requires = "device")]
     seconds: Option<f64>,
-    /// The daemon's port for codes
+    /// The daemon's port for codes; udp://HOST:PORT is its port for datagrams
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7701")]
     to: String,
     /// Name of the stream
@@ -124,6 +127,43 @@ fn read_ahead(mut input: Input) -> Receiver<Result<Vec<f32>, CaptureError>> {
     receiver
 }
 
+/// Where a stream goes.
+enum Target {
+    Tcp(Box<Client>),
+    Udp(Box<UdpClient>),
+}
+
+impl Target {
+    async fn publish(&mut self, bundle: PackedBundle) -> Result<(), ClientError> {
+        match self {
+            Self::Tcp(client) => client.publish(bundle).await,
+            Self::Udp(client) => client.publish(&bundle).await,
+        }
+    }
+
+    /// Silence of the input after which [`Target::sign_of_life`] is to be called.
+    fn silence(&self) -> Duration {
+        match self {
+            Self::Tcp(_) => SIGN_OF_LIFE,
+            Self::Udp(_) => SIGN_OF_LIFE_UDP,
+        }
+    }
+
+    async fn sign_of_life(&mut self) -> Result<(), ClientError> {
+        match self {
+            Self::Tcp(client) => client.sign_of_life().await,
+            Self::Udp(client) => client.sign_of_life().await,
+        }
+    }
+
+    async fn finish(self) -> Result<(), ClientError> {
+        match self {
+            Self::Tcp(client) => client.finish().await,
+            Self::Udp(client) => client.finish().await,
+        }
+    }
+}
+
 pub(super) fn run(args: Args) -> Result<()> {
     let input = Input::open(&args)?;
     let model = infer::load_model(args.model.as_deref())?;
@@ -148,13 +188,23 @@ pub(super) fn run(args: Args) -> Result<()> {
     let mut options = args.remote.options()?;
     options.tokens = tokens;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut client = runtime.block_on(Client::connect_with(&args.to, hello, &options))?;
-    if args.coded && !client.is_coded() {
-        eprintln!("undertone: {} does not code with this token model; the codes travel packed", args.to);
-    }
+    let mut client = match args.to.strip_prefix("udp://") {
+        Some(_) if args.coded => bail!("--coded needs a connection that loses nothing: leave udp:// or it away"),
+        Some(_) if options.tls.is_some() => bail!("--tls is not to be had over udp://"),
+        Some(address) => {
+            Target::Udp(Box::new(runtime.block_on(UdpClient::connect(address, hello, options.patience))?))
+        }
+        None => {
+            let client = runtime.block_on(Client::connect_with(&args.to, hello, &options))?;
+            if args.coded && !client.is_coded() {
+                eprintln!("undertone: {} does not code with this token model; the codes travel packed", args.to);
+            }
+            Target::Tcp(Box::new(client))
+        }
+    };
     let chunks = read_ahead(input);
     loop {
-        let pcm = match chunks.recv_timeout(SIGN_OF_LIFE) {
+        let pcm = match chunks.recv_timeout(client.silence()) {
             Ok(chunk) => Some(chunk?),
             Err(RecvTimeoutError::Timeout) => {
                 runtime.block_on(client.sign_of_life())?;

@@ -142,6 +142,9 @@ async fn serve(
     if !http.is_empty() {
         info!(address = %http, "HTTP for operators");
     }
+    if let (Some(_), Some(udp)) = (config.udp, bound.addresses.last()) {
+        info!(address = %udp, "UDP");
+    }
     // One line for people and scripts, whatever the log level.
     eprintln!("listening pcm={} codes={codes} pcm_out={}", list(0, inputs), list(inputs, outputs));
     let (sender, receiver) = watch::channel(Arc::clone(&config));

@@ -41,6 +41,8 @@ pub struct Config {
     pub device_output: Vec<DevicePort>,
     /// Where codes are published and subscribed.
     pub codes: Option<SocketAddr>,
+    /// Where codes are published and subscribed over UDP.
+    pub udp: Option<SocketAddr>,
     /// Where operators ask for health and metrics, and browsers for the page.
     pub http: Option<SocketAddr>,
     /// How other daemons are reached; None is not at all.
@@ -191,6 +193,7 @@ struct Raw {
     http: RawHttp,
     nats: RawNats,
     record: RawRecord,
+    udp: RawUdp,
     limits: RawLimits,
     codec: RawCodec,
     engine: RawEngine,
@@ -231,6 +234,7 @@ mod nats;
 
 section!(RawCodes { listen: String = "127.0.0.1:7701".to_owned() });
 section!(RawHttp { listen: String = String::new(), names: Vec<String> = Vec::new() });
+section!(RawUdp { listen: String = String::new() });
 section!(RawLimits {
     max_connections: usize = 256,
     max_connections_per_address: usize = 256,
@@ -302,6 +306,10 @@ impl Config {
             "" => None,
             listen => Some(address("http.listen", listen)?),
         };
+        let udp = match raw.udp.listen.as_str() {
+            "" => None,
+            listen => Some(address("udp.listen", listen)?),
+        };
         let seconds = |key, got| within(key, got, 0.05, 86_400.0).map(Duration::from_secs_f64);
         let stages = StageCount::from_kbps(raw.codec.kbps)
             .map_err(|e| value_error("codec.kbps", raw.codec.kbps, e.to_string()))?;
@@ -318,6 +326,7 @@ impl Config {
             nats: raw.nats.check()?,
             http_names: raw.http.names,
             record: raw.record.check()?,
+            udp,
             limits: Limits {
                 max_connections: within("limits.max_connections", raw.limits.max_connections, 1, 100_000)?,
                 max_connections_per_address: within(
@@ -373,6 +382,7 @@ impl Config {
             ("device_output", self.device_output != new.device_output),
             ("http.listen", self.http != new.http),
             ("record", self.record != new.record),
+            ("udp.listen", self.udp != new.udp),
             ("codes.listen", self.codes != new.codes),
             ("nats", self.nats != new.nats),
             ("tls (its files may change)", self.tls != new.tls),
@@ -400,6 +410,7 @@ impl Config {
         self.pcm_input.iter().try_for_each(|p| security::open("pcm_input", p.listen, raw(p)))?;
         self.pcm_output.iter().try_for_each(|p| security::open("pcm_output", p.listen, raw(p)))?;
         let codes = Guard { login: certified || !self.tokens.is_empty(), ..guard };
+        self.udp.iter().try_for_each(|&a| security::open_datagrams("udp.listen", a, self.allow_public))?;
         self.codes.iter().try_for_each(|&a| security::open("codes.listen", a, codes))?;
         self.http.iter().try_for_each(|&a| security::open("http.listen", a, guard))
     }
@@ -461,6 +472,7 @@ mod tests {
             "rotate_mb",
             "disk_mb",
             "fsync",
+            "[udp]",
             "max_connections",
             "handshake_s",
             "idle_s",
@@ -489,6 +501,7 @@ mod tests {
             ("[codec]\nframes_per_bundle = 51", vec!["frames_per_bundle", "51", "1 to 50"]),
             ("[limits]\nidle_s = -1", vec!["idle_s", "-1", "0.05 to 86400"]),
             ("[codes]\nlisten = \"0.0.0.0:7701\"", vec!["codes.listen", "0.0.0.0:7701", "allow_public"]),
+            ("[udp]\nlisten = \"0.0.0.0:7704\"", vec!["udp.listen", "0.0.0.0:7704", "allow_public"]),
             ("[codes]\nlisten = \"here\"", vec!["codes.listen", "here", "ADDRESS:PORT"]),
             ("[[pcm_input]]\nlisten = \"127.0.0.1:1\"\nstream = \"a b\"", vec!["pcm_input", "a b", "1 to 64"]),
             ("[nats]\nprefix = \"a.b\"", vec!["nats.prefix", "a.b", "1 to 32"]),

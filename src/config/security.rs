@@ -186,6 +186,18 @@ pub(super) fn open(key: &'static str, address: SocketAddr, guard: Guard) -> Resu
     Err(value_error(key, address, allowed))
 }
 
+/// Whether an address may take datagrams, which are not encrypted here: tokens and codes can be read on the way.
+///
+/// Errors: [`ConfigError::Value`].
+pub(super) fn open_datagrams(key: &'static str, address: SocketAddr, allow_public: bool) -> Result<(), ConfigError> {
+    if address.ip().is_loopback() || allow_public {
+        return Ok(());
+    }
+    let allowed = "not a loopback address, and UDP is not encrypted: carry it through a VPN to a loopback address, \
+                   or set allow_public = true if you mean it";
+    Err(value_error(key, address, allowed))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -143,7 +143,6 @@ impl<T> Playout<T> {
         if reached.is_some_and(|n| first_frame.abs_diff(n) > MAX_AHEAD) {
             self.resynchronise();
         }
-        self.span = self.span.max(u64::from(frames));
         let mut transit = self.transit(end, now);
         if paused && self.entries.is_empty() && self.delay.lateness(transit) > self.delay() {
             // The sender had paused, which is not the network's doing.
@@ -164,6 +163,8 @@ impl<T> Playout<T> {
             let transit = self.transit(end, now);
             self.delay.arrived(transit, now);
         }
+        // Not before: whatever starts anew above forgets the length.
+        self.span = self.span.max(u64::from(frames));
         self.late_run = 0;
         self.outage = 0;
         if self.entries.len() >= MAX_WAITING {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -19,7 +19,7 @@ use super::hub::Hub;
 use super::outbox::Outbox;
 use super::record::{self, Recorder};
 use super::tls::{Server, Socket, TlsError};
-use super::{Coding, Counters, Shared, codes, http, pcm};
+use super::{Coding, Counters, Shared, codes, http, pcm, udp};
 use crate::bus::{Bus, BusError};
 use crate::config::{Config, PcmPort};
 use crate::engine::EngineHandle;
@@ -95,7 +95,8 @@ pub struct Bound {
     ports: Vec<(TcpListener, Kind)>,
     tls: Option<Arc<Server>>,
     bus: Option<Bus>,
-    /// Addresses in the order raw in, raw out, codes, HTTP; port 0 has become a real one.
+    udp: Option<UdpSocket>,
+    /// Addresses in the order raw in, raw out, codes, HTTP, UDP; port 0 has become a real one.
     pub addresses: Vec<SocketAddr>,
 }
 
@@ -129,7 +130,7 @@ impl Bound {
             Some(nats) => Some(Bus::start(&nats.bus).await?),
             None => None,
         };
-        let mut bound = Self { tls, bus, ports: Vec::new(), addresses: Vec::new() };
+        let mut bound = Self { tls, bus, udp: None, ports: Vec::new(), addresses: Vec::new() };
         let wanted: Vec<(SocketAddr, Kind)> = input.chain(output).chain(codes).chain(http).collect();
         if let Some((stray, _)) = passed.iter().find(|(a, _)| wanted.iter().all(|(w, _)| w != a)) {
             let all: Vec<String> = wanted.iter().map(|(a, _)| a.to_string()).collect();
@@ -148,6 +149,12 @@ impl Bound {
             let listener = listener.map_err(bind)?;
             bound.addresses.push(listener.local_addr().map_err(bind)?);
             bound.ports.push((listener, kind));
+        }
+        if let Some(address) = config.udp {
+            let bind = |source| ServiceError::Bind { address, source };
+            let socket = UdpSocket::bind(address).await.map_err(bind)?;
+            bound.addresses.push(socket.local_addr().map_err(bind)?);
+            bound.udp = Some(socket);
         }
         Ok(bound)
     }
@@ -176,15 +183,15 @@ fn adopt(listener: std::net::TcpListener) -> std::io::Result<TcpListener> {
 
 /// Connections in use.
 #[derive(Default)]
-struct Room {
+pub(super) struct Room {
     used: AtomicUsize,
 }
 
 /// A place for one connection; dropping it frees the place.
-struct Permit(Arc<Room>);
+pub(super) struct Permit(Arc<Room>);
 
 impl Room {
-    fn enter(self: &Arc<Self>, max: usize) -> Option<Permit> {
+    pub(super) fn enter(self: &Arc<Self>, max: usize) -> Option<Permit> {
         let more = |used| (used < max).then_some(used + 1);
         self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok().map(|_| Permit(Arc::clone(self)))
     }
@@ -224,10 +231,13 @@ pub async fn run(
     let (room, refusals) = (Arc::new(Room::default()), Arc::new(Semaphore::new(REFUSALS)));
     let (inputs, outputs) = (TaskTracker::new(), TaskTracker::new());
     let accepting = TaskTracker::new();
+    let door = || Door { room: Arc::clone(&room), gate: Arc::clone(&gate), refusals: Arc::clone(&refusals) };
+    if let Some(socket) = bound.udp {
+        accepting.spawn(udp::serve(socket, shared.clone(), door(), inputs.clone()));
+    }
     for (listener, kind) in bound.ports {
-        let door = Door { room: Arc::clone(&room), gate: Arc::clone(&gate), refusals: Arc::clone(&refusals) };
         let tracker = if matches!(kind, Kind::Output(_)) { outputs.clone() } else { inputs.clone() };
-        accepting.spawn(accept(listener, kind, shared.clone(), door, tracker));
+        accepting.spawn(accept(listener, kind, shared.clone(), door(), tracker));
     }
     devices.start(&shared, &inputs, &outputs);
     accepting.spawn(renew(shared.clone()));
@@ -315,9 +325,9 @@ async fn renew(shared: Shared) {
 }
 
 /// What a connection must pass.
-struct Door {
-    room: Arc<Room>,
-    gate: Arc<Gate>,
+pub(super) struct Door {
+    pub(super) room: Arc<Room>,
+    pub(super) gate: Arc<Gate>,
     refusals: Arc<Semaphore>,
 }
 

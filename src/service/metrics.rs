@@ -85,6 +85,7 @@ pub(super) fn prometheus(shared: &Shared) -> String {
         let _ = writeln!(page.0, "undertone_stage_bits_total{{stage=\"{}\"}} {bits}", stage + 1);
     }
     devices(&mut page, shared);
+    c.udp.page(&mut page.0);
     page.head("phase_seconds", "histogram", "Time by phase: queue (a job), compute (a batch), send (a message).");
     let phases = shared.engine.phases();
     page.histogram("queue", &phases.queue);
@@ -175,6 +176,7 @@ pub(super) fn table(shared: &Shared) -> String {
             s.drift_ppm()
         );
     }
+    shared.counters.udp.table(&mut page.0);
     page.0
 }
 
@@ -206,8 +208,9 @@ pub(super) fn json(shared: &Shared) -> String {
     };
     let devices = shared.devices.iter().map(device).collect::<Vec<_>>().join(",");
     format!(
-        "{{\"version\":\"{}\",\"ready\":{},\"engine_slots_used\":{used},\"engine_slots\":{slots},\"streams\":[{streams}],\"devices\":[{devices}]}}\n",
+        "{{\"version\":\"{}\",\"ready\":{},\"engine_slots_used\":{used},\"engine_slots\":{slots},\"streams\":[{streams}],\"devices\":[{devices}],\"udp_listeners\":{}}}\n",
         env!("CARGO_PKG_VERSION"),
         unready(shared).is_none(),
+        shared.counters.udp.json(),
     )
 }

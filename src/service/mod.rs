@@ -15,11 +15,13 @@ mod pacer;
 mod pcm;
 mod record;
 mod tls;
+mod udp;
 mod web;
 
 pub use client::{Client, ClientError, ClientOptions};
 pub use listeners::{Bound, ServiceError, Summary, run};
 pub use tls::{ClientTls, TlsError};
+pub use udp::{UdpClient, UdpEvent};
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -86,6 +88,7 @@ pub(crate) struct Counters {
     stage_bits: [AtomicU64; MAX_STAGES],
     /// How long messages to peers took to leave.
     send: Histogram,
+    udp: udp::UdpCounters,
 }
 
 impl Counters {

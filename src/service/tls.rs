@@ -23,6 +23,12 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 /// A connection, encrypted or not.
 pub(super) type Socket = Box<dyn Duplex>;
 
+/// Random bytes that nobody can guess; None if the system has none.
+pub(super) fn random<const N: usize>() -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    ring::default_provider().secure_random.fill(&mut bytes).ok().map(|()| bytes)
+}
+
 /// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {

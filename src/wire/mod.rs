@@ -1,8 +1,10 @@
 //! Messages <-> bytes; the only module that names prost.
 
 mod convert;
+mod datagram;
 mod framer;
 
+pub use datagram::{COOKIE_LEN, Cookie, Datagram, MAX_DATAGRAM};
 pub use framer::{Framer, MAX_MESSAGE, encode};
 
 use crate::units::OutOfRange;

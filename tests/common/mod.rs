@@ -27,6 +27,8 @@ pub struct Daemon {
     pub codes: SocketAddr,
     /// Only if the text says `[http]`.
     pub http: Option<SocketAddr>,
+    /// All addresses; that of `[udp]` is the last.
+    pub addresses: Vec<SocketAddr>,
     stop: Option<oneshot::Sender<()>>,
     running: JoinHandle<Summary>,
     _engine: Engine,
@@ -46,12 +48,13 @@ impl Daemon {
         let bound = Bound::open(&config).await.unwrap();
         let (pcm, pcm_out, codes) = (bound.addresses[0], bound.addresses[1], bound.addresses[2]);
         let http = bound.addresses.get(3).copied();
+        let addresses = bound.addresses.clone();
         let (stop, stopped) = oneshot::channel();
         let (sender, receiver) = watch::channel(config);
         let running = tokio::spawn(service::run(bound, engine.handle(), Some(tokens()), receiver, async {
             let _ = stopped.await;
         }));
-        Self { pcm, pcm_out, codes, http, stop: Some(stop), running, _engine: engine, _config: sender }
+        Self { pcm, pcm_out, codes, http, addresses, stop: Some(stop), running, _engine: engine, _config: sender }
     }
 
     /// As [`Daemon::start`].

@@ -1,0 +1,280 @@
+//! Bundles -> datagrams -> bundles, the same at both ends.
+
+use std::time::{Duration, Instant};
+
+use crate::bitstream::{BitstreamError, Bundle, Redundancy, RedundancyWriter, read_redundancy};
+use crate::jitter::{Played, Playout, PlayoutOptions, RateControl, Report};
+use crate::session::{Message, PackedBundle};
+use crate::units::{CODEC_RATE, StageCount};
+use crate::wire::Datagram;
+
+/// Most bytes of packed codes in a datagram; copies (at most 130 bytes) and the message around them fit beside it.
+const MAX_PAYLOAD: usize = 900;
+
+/// Stages of copies.
+const COPY_STAGES: u8 = 2;
+
+/// Most frames of copies in a datagram.
+const MAX_COPIES: u8 = 50;
+
+/// A sender that had nothing to send for this long, and for longer than a bundle and a half, says so, twice: what is said
+/// once may be lost.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// How often it says so after that, and how often a receiver reports.
+pub(super) const REPORT: Duration = Duration::from_secs(1);
+
+/// What goes to one receiver.
+pub(super) struct Outgoing {
+    session: u64,
+    sequence: u64,
+    copies: RedundancyWriter,
+    pub(super) rate: RateControl,
+    /// Most stages that the receiver asks for, and most that the stream had so far.
+    asked: StageCount,
+    had: Option<StageCount>,
+    /// When the last bundle was sent or its pause last announced, how long the bundle was, and how often that was said.
+    said_at: Instant,
+    length: Duration,
+    said: u32,
+}
+
+impl Outgoing {
+    pub(super) fn new(session: u64, wanted: StageCount, now: Instant) -> Result<Self, BitstreamError> {
+        let stages = StageCount::new(COPY_STAGES).unwrap_or(StageCount::MAX);
+        let how = Redundancy { stages, frames: 1 };
+        Ok(Self {
+            session,
+            sequence: 0,
+            copies: RedundancyWriter::new(how),
+            rate: RateControl::new(wanted, now),
+            asked: wanted,
+            had: None,
+            said_at: now,
+            length: Duration::ZERO,
+            said: u32::MAX,
+        })
+    }
+
+    /// The receiver asks for another number of stages.
+    pub(super) fn want(&mut self, asked: StageCount) {
+        self.asked = asked;
+        self.rate.want(self.had.map_or(asked, |h| h.min(asked)));
+    }
+
+    /// Bundles sent so far.
+    pub(super) fn sent(&self) -> u64 {
+        self.sequence
+    }
+
+    /// The datagrams that carry a bundle, with as many stages as the receiver gets now: one, or several if it is long.
+    ///
+    /// Errors: [`BitstreamError`] for a payload that does not fit.
+    pub(super) fn pack(&mut self, bundle: &PackedBundle, now: Instant) -> Result<Vec<Vec<u8>>, BitstreamError> {
+        if self.had.is_none_or(|had| bundle.stages > had) {
+            // Lowering a rate that the stream never has would change nothing.
+            self.had = Some(bundle.stages);
+            self.want(self.asked);
+        }
+        (self.said_at, self.length, self.said) = (now, frame_time(bundle.frames), 0);
+        let whole = bundle.limited(self.rate.stages())?.unpack()?;
+        let most = MAX_PAYLOAD * usize::from(whole.frames) / Bundle::payload_len(whole.frames, whole.stages).max(1);
+        let mut datagrams = Vec::new();
+        for part in split(&whole, most.clamp(1, 50) as u8) {
+            self.copies.set_frames(self.rate.copies().saturating_mul(part.frames).min(MAX_COPIES));
+            let mut copies = Vec::new();
+            self.copies.write(&part, &mut copies);
+            let sequence = self.sequence;
+            self.sequence += 1;
+            let content = Message::Bundle { sequence, bundle: PackedBundle::pack(&part) };
+            // A single zero says that there are none, as no bytes do.
+            let copies = if copies.len() > 1 { copies } else { Vec::new() };
+            datagrams.push(Datagram { copies, ..Datagram::message(self.session, content) }.encode());
+        }
+        Ok(datagrams)
+    }
+
+    /// What is said when there is nothing to send: soon, so that the receiver does not take the pause for a loss, and then as
+    /// a sign of life; None: it is not time.
+    pub(super) fn announcement(&mut self, now: Instant) -> Option<Datagram> {
+        let wait = match self.said {
+            0 => PAUSE.max(self.length.mul_f64(1.5)),
+            1 => PAUSE,
+            _ => REPORT,
+        };
+        if now.saturating_duration_since(self.said_at) < wait {
+            return None;
+        }
+        (self.said_at, self.said) = (now, self.said.saturating_add(1));
+        Some(Datagram { session: self.session, bundles_sent: Some(self.sequence), ..Datagram::default() })
+    }
+}
+
+/// Length of so many frames.
+pub(super) fn frame_time(frames: u8) -> Duration {
+    Duration::from_secs_f64(f64::from(frames) * 480.0 / f64::from(CODEC_RATE.hz()))
+}
+
+/// A bundle in parts of at most `frames` frames.
+fn split(bundle: &Bundle, frames: u8) -> Vec<Bundle> {
+    let width = bundle.stages.index();
+    let firsts = (bundle.first_frame..).step_by(usize::from(frames));
+    let parts = bundle.codes.chunks(width * usize::from(frames));
+    let part = |(first_frame, codes): (u64, &[u16])| Bundle {
+        first_frame,
+        frames: (codes.len() / width) as u8,
+        stages: bundle.stages,
+        codes: codes.to_vec(),
+    };
+    firsts.zip(parts).map(part).collect()
+}
+
+/// A bundle without the frames before `next`; None if nothing is left.
+pub(super) fn trimmed(mut bundle: Bundle, next: u64) -> Option<Bundle> {
+    let late = next.saturating_sub(bundle.first_frame);
+    if late >= u64::from(bundle.frames) {
+        return None;
+    }
+    bundle.codes.drain(..late as usize * bundle.stages.index());
+    bundle.frames -= late as u8;
+    bundle.first_frame += late;
+    Some(bundle)
+}
+
+/// What comes from one sender.
+pub(super) struct Incoming {
+    playout: Playout<Bundle>,
+}
+
+impl Incoming {
+    pub(super) fn new(options: PlayoutOptions) -> Self {
+        Self { playout: Playout::new(options) }
+    }
+
+    /// Takes a bundle and its copies.
+    ///
+    /// Errors: [`BitstreamError`] for what no sender writes.
+    pub(super) fn push(
+        &mut self,
+        sequence: u64,
+        bundle: &PackedBundle,
+        copies: &[u8],
+        now: Instant,
+    ) -> Result<(), BitstreamError> {
+        let bundle = bundle.unpack()?;
+        let copies = if copies.is_empty() { None } else { read_redundancy(bundle.first_frame, copies)? };
+        let (first_frame, frames) = (bundle.first_frame, bundle.frames);
+        if self.playout.push(sequence, first_frame, frames, bundle, now) {
+            for copy in copies.iter().flat_map(|c| split(c, 1)) {
+                self.playout.push_copy(copy.first_frame, first_frame, copy);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn pop(&mut self, now: Instant) -> Option<Played<Bundle>> {
+        self.playout.pop(now)
+    }
+
+    pub(super) fn wake(&self) -> Option<Instant> {
+        self.playout.wake()
+    }
+
+    pub(super) fn announce(&mut self, sent: u64) {
+        self.playout.announce(sent);
+    }
+
+    pub(super) fn has_all(&self, sent: u64) -> bool {
+        self.playout.has_all(sent)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.playout.is_empty()
+    }
+
+    pub(super) fn delay(&self) -> std::time::Duration {
+        self.playout.delay()
+    }
+
+    pub(super) fn report(&mut self) -> Report {
+        self.playout.report()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::MAX_DATAGRAM;
+
+    fn bundle(first_frame: u64, frames: u8, stages: StageCount) -> Bundle {
+        let codes = (0..usize::from(frames) * stages.index()).map(|i| (i % 1000) as u16).collect();
+        Bundle::new(first_frame, frames, stages, codes).unwrap()
+    }
+
+    #[test]
+    fn the_largest_bundle_is_sent_in_parts_that_fit_and_comes_back_whole() {
+        let now = Instant::now();
+        let mut out = Outgoing::new(u64::MAX, StageCount::MAX, now).unwrap();
+        // Losses bring the most copies; the rate is lowered, so ask for everything again.
+        let lossy = Report { expected: 10, received: 0, ..Report::default() };
+        out.rate.report(&lossy, now + Duration::from_secs(1));
+        assert_eq!(out.rate.copies(), 2);
+        let mut incoming = Incoming::new(PlayoutOptions { eager: true, ..PlayoutOptions::default() });
+        let mut got = Vec::new();
+        for n in 0..3 {
+            let whole = bundle(n * 50, 50, StageCount::MAX);
+            let wanted = whole.truncated(out.rate.stages());
+            for bytes in out.pack(&PackedBundle::pack(&whole), now).unwrap() {
+                assert!(bytes.len() <= MAX_DATAGRAM, "{}", bytes.len());
+                let d = Datagram::decode(&bytes).unwrap();
+                let Some(Message::Bundle { sequence, bundle }) = d.content else { panic!("{d:?}") };
+                incoming.push(sequence, &bundle, &d.copies, now).unwrap();
+            }
+            got.push(wanted);
+        }
+        let later = now + Duration::from_secs(60);
+        let mut codes = Vec::new();
+        while !incoming.is_empty() {
+            if let Some(Played::Packet(b)) = incoming.pop(later) {
+                codes.extend(b.codes);
+            }
+        }
+        assert_eq!(codes, got.into_iter().flat_map(|b| b.codes).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_pause_is_announced_soon_and_again_and_then_every_second() {
+        let (now, ms) = (Instant::now(), Duration::from_millis);
+        let mut out = Outgoing::new(1, StageCount::MAX, now).unwrap();
+        out.pack(&PackedBundle::pack(&bundle(0, 5, StageCount::MAX)), now).unwrap();
+        let said: Vec<_> = (0..300).filter(|n| out.announcement(now + ms(n * 10)).is_some()).map(|n| n * 10).collect();
+        assert_eq!(said, [250, 500, 1_500, 2_500]);
+        // Long bundles have long gaps between them.
+        let at = now + ms(5_000);
+        out.pack(&PackedBundle::pack(&bundle(5, 50, StageCount::MAX)), at).unwrap();
+        assert_eq!(out.announcement(at + ms(1_400)), None);
+        assert_eq!(out.announcement(at + ms(1_500)).unwrap().bundles_sent, Some(out.sent()));
+    }
+
+    #[test]
+    fn a_rate_falls_from_what_the_stream_has_not_from_what_is_asked_for() {
+        let now = Instant::now();
+        let mut out = Outgoing::new(1, StageCount::MAX, now).unwrap();
+        let stages = StageCount::new(6).unwrap();
+        out.pack(&PackedBundle::pack(&bundle(0, 5, stages)), now).unwrap();
+        let lossy = Report { expected: 10, received: 5, ..Report::default() };
+        out.rate.report(&lossy, now + Duration::from_secs(1));
+        assert_eq!(out.rate.stages().value(), 4);
+    }
+
+    #[test]
+    fn parts_keep_their_places() {
+        let stages = StageCount::new(3).unwrap();
+        let whole = bundle(10, 7, stages);
+        let parts = split(&whole, 3);
+        assert_eq!(parts.iter().map(|p| (p.first_frame, p.frames)).collect::<Vec<_>>(), [(10, 3), (13, 3), (16, 1)]);
+        assert_eq!(trimmed(whole.clone(), 15).unwrap().codes, whole.codes[15..]);
+        assert_eq!(trimmed(whole.clone(), 3), Some(whole.clone()));
+        assert_eq!(trimmed(whole, 17), None);
+    }
+}

@@ -1,0 +1,148 @@
+//! UDP: one bundle a datagram, for networks that lose some.
+//!
+//! One task reads the port and hands datagrams to the sessions. A client proves with a cookie that it receives at its address
+//! before anything is kept for it or more is sent to it than it sent.
+
+mod client;
+mod cookie;
+mod counters;
+mod flow;
+mod session;
+
+pub use client::{UdpClient, UdpEvent};
+pub(crate) use counters::UdpCounters;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::net::UdpSocket;
+use tokio::sync::mpsc;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+use super::listeners::Door;
+use super::{Counters, Shared, tls};
+use crate::session::{Close, Hello, Message, Reason};
+use crate::wire::{Datagram, MAX_DATAGRAM};
+use cookie::Cookies;
+
+/// Datagrams that may wait for a session; more are dropped, as a network would.
+const INBOX: usize = 64;
+
+/// A session as the reader of the port knows it.
+struct Known {
+    session: u64,
+    inbox: mpsc::Sender<Datagram>,
+}
+
+/// Where a session sends to.
+struct Peer {
+    socket: Arc<UdpSocket>,
+    address: SocketAddr,
+    session: u64,
+}
+
+impl Peer {
+    /// False: the system had no room for it.
+    fn send(&self, bytes: &[u8]) -> bool {
+        self.socket.try_send_to(bytes, self.address).is_ok()
+    }
+}
+
+/// Reads the port until input stops.
+pub(super) async fn serve(socket: UdpSocket, shared: Shared, door: Door, tracker: TaskTracker) {
+    let (key, socket) = (tls::random(), Arc::new(socket));
+    let Some(key) = key else {
+        warn!("no random numbers from the system: UDP is off");
+        return;
+    };
+    let mut port =
+        Port { cookies: Cookies::new(key, Instant::now()), socket, shared, door, tracker, known: HashMap::new() };
+    // One byte more than allowed tells a datagram that is too large.
+    let mut buffer = [0; MAX_DATAGRAM + 1];
+    loop {
+        let received = tokio::select! {
+            () = port.shared.stop_input.cancelled() => return,
+            received = port.socket.recv_from(&mut buffer) => received,
+        };
+        match received {
+            Ok((n, peer)) => port.take(&buffer[..n], peer),
+            Err(e) => {
+                debug!(error = %e, "UDP receive failed");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    }
+}
+
+struct Port {
+    cookies: Cookies,
+    socket: Arc<UdpSocket>,
+    shared: Shared,
+    door: Door,
+    tracker: TaskTracker,
+    known: HashMap<SocketAddr, Known>,
+}
+
+impl Port {
+    fn take(&mut self, bytes: &[u8], from: SocketAddr) {
+        let counters = &self.shared.counters.udp;
+        let Ok(datagram) = Datagram::decode(bytes) else {
+            UdpCounters::count(&counters.ignored);
+            return;
+        };
+        match (&datagram.content, self.known.get(&from)) {
+            (Some(Message::Hello(_)), _) => self.hello(datagram, from),
+            (_, Some(known)) if known.session == datagram.session => {
+                if known.inbox.try_send(datagram).is_err() {
+                    UdpCounters::count(&counters.overflow);
+                }
+            }
+            _ => UdpCounters::count(&counters.ignored),
+        }
+    }
+
+    fn hello(&mut self, datagram: Datagram, from: SocketAddr) {
+        let (now, counters) = (Instant::now(), &self.shared.counters);
+        // Without room for a cookie the answer would be longer than the question.
+        let Some(cookie) = &datagram.cookie else { return UdpCounters::count(&counters.udp.ignored) };
+        if !self.cookies.check(cookie, from, now) {
+            UdpCounters::count(&counters.udp.unproven);
+            let retry = Datagram { cookie: Some(self.cookies.make(from, now)), ..Datagram::default() };
+            let _ = self.socket.try_send_to(&retry.encode(), from);
+            return;
+        }
+        if let Some(known) = self.known.get(&from).filter(|k| !k.inbox.is_closed()) {
+            // Our answer was lost, or this is another session from the same port: the session knows. If it has no room, or
+            // ends just now, the client asks again.
+            let _ = known.inbox.try_send(datagram);
+        } else if let Some(Message::Hello(hello)) = datagram.content {
+            self.open(hello, from, now);
+        }
+    }
+
+    fn open(&mut self, hello: Hello, from: SocketAddr, now: Instant) {
+        let limits = self.shared.config.borrow().limits;
+        let peer = |session| Peer { socket: Arc::clone(&self.socket), address: from, session };
+        Counters::add(&self.shared.counters.connections);
+        let visit = self.door.gate.enter(from.ip(), &limits, now);
+        let permit = self.door.room.enter(limits.max_connections);
+        let session = tls::random().map(u64::from_ne_bytes).filter(|&s| s != 0);
+        let (Some(visit), Some(permit), Some(session)) = (visit, permit, session) else {
+            Counters::add(&self.shared.counters.refused);
+            let close = Close::new(Reason::Full, "no room for another session (limits)");
+            peer(0).send(&Datagram::message(0, Message::Close(close)).encode());
+            return;
+        };
+        self.known.retain(|_, k| !k.inbox.is_closed());
+        let (inbox, datagrams) = mpsc::channel(INBOX);
+        self.known.insert(from, Known { session, inbox });
+        let (shared, peer) = (self.shared.clone(), peer(session));
+        self.tracker.spawn(async move {
+            session::serve(shared, peer, hello, datagrams).await;
+            drop((permit, visit));
+        });
+    }
+}
