@@ -24,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
     start = t.add_mutually_exclusive_group()
     start.add_argument("--resume", type=Path, help="checkpoint to go on from")
     start.add_argument("--from-model", type=Path, help="folder of an exported model to start from")
-    t.add_argument("--decoder-only", action="store_true", help="keep encoder and codebooks, so that codes and token model stay valid")
+    t.add_argument("--part", choices=("all", "encoder", "decoder"), default="all", help="train one half; codes keep their meaning")
     r = sub.add_parser("report", help="PESQ-WB and ESTOI of a checkpoint on a folder of recordings")
     r.add_argument("checkpoint", type=Path)
     r.add_argument("--audio", type=Path, default=HERE.parent.parent / "shared" / "audio" / "eval")
@@ -93,7 +93,7 @@ def main() -> int:
         from . import config
         from .train import Run, train
 
-        run = Run(a.data, a.out, a.minutes, a.device, a.resume, a.from_model, a.steps, decoder_only=a.decoder_only)
+        run = Run(a.data, a.out, a.minutes, a.device, a.resume, a.from_model, a.steps, part=a.part)
         print(train(config.load(a.config), run))
     elif a.command == "report":
         from .report import report

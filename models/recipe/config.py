@@ -82,6 +82,7 @@ class Quantiser:
     favourite_share: float = 0.75
     # Items whose frames have different stage counts, by their level, as files are encoded (docs/bitstream.md).
     graded_share: float = 0.7
+    plain_share: float = 0.0  # items that are not quantised at all
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,9 @@ class Run:
     model: Path | None = None  # folder of an exported model to start from
     steps: int = 0  # 0: until the minutes are used
     only: tuple[str, ...] = ()  # prefixes of the parameters to train; all if there are none
-    # Encoder and codebooks stay as they are: codes keep their meaning, and a token model trained on them stays valid.
-    decoder_only: bool = False
+    # "encoder" or "decoder": the other half and the codebooks stay as they are, so codes keep their meaning and token models
+    # stay valid. "all": both halves, and the codebooks learn.
+    part: str = "all"
 
 
 class Meter:
@@ -95,7 +96,7 @@ class Trainer:
             self.codec = Codec(cfg).to(self.device)
         self.critic = Discriminators().to(self.device)
         self.spectral, self.loud = SpectralLoss().to(self.device), LoudnessLoss().to(self.device)
-        only = ("decoder",) if run.decoder_only else run.only
+        only = run.only if run.part == "all" else (run.part,)
         for name, parameter in self.codec.named_parameters():
             parameter.requires_grad_(not only or name.startswith(only))
         self.parameters = [p for p in self.codec.parameters() if p.requires_grad]
@@ -133,8 +134,9 @@ class Trainer:
             print("k-means, variance left after each stage:", " ".join(f"{v:.3f}" for v in q.start(torch.cat(self.plain))))
             self.plain = []
         counts = q.grade(q.draw_stages(z.shape[0], self.draw), x.reshape(*z.shape[:2], -1), self.draw)
-        out, commit, _ = q(z, counts, learn=not self.run.decoder_only)
-        return out, commit
+        out, commit, _ = q(z, counts, learn=self.run.part == "all")
+        plain = torch.rand(len(z), generator=self.draw) < q.cfg.plain_share
+        return torch.where(plain.to(z.device)[:, None, None], z.float(), out), commit
 
     def critic_step(self, y: Tensor, x: Tensor) -> None:
         with self.autocast():
@@ -153,7 +155,7 @@ class Trainer:
         for group in self.critic_optimiser.param_groups:
             group["lr"] = rate / 2
         x = torch.from_numpy(next(self.batches)).to(self.device)
-        with self.autocast(), torch.set_grad_enabled(not self.run.decoder_only):
+        with self.autocast(), torch.set_grad_enabled(self.run.part != "decoder"):
             z, _ = self.codec.encoder(x)
         q, commit = self.quantise(z, x)
         with self.autocast():

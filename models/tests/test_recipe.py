@@ -88,13 +88,14 @@ def test_only_what_is_asked_for_is_trained(folder, tmp_path):
     assert not torch.equal(load(more)[0].encoder.inp.weight, load(done)[0].encoder.inp.weight)
 
 
-def test_decoder_only_keeps_the_meaning_of_codes(folder, tmp_path):
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+def test_training_one_half_keeps_the_meaning_of_codes(part, folder, tmp_path):
     before = small_codec()
     save(tmp_path / "start.pt", before, step=9)
-    run = Run(folder, tmp_path / "out", 5, resume=tmp_path / "start.pt", steps=2, decoder_only=True)
+    run = Run(folder, tmp_path / "out", 5, resume=tmp_path / "start.pt", steps=2, part=part)
     after, _ = load(train(SMOKE, run))
     moved = {k for k, v in before.state_dict().items() if not torch.equal(v, after.state_dict()[k])}
-    assert moved and all(k.startswith("decoder.") for k in moved), moved
+    assert moved and all(k.startswith(f"{part}.") for k in moved), moved
 
 
 def test_a_gain_out_of_range_still_has_a_gradient():
