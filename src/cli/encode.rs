@@ -140,14 +140,23 @@ pub(super) fn run(args: &Args) -> Result<()> {
             profile.stages
         }
         (None, Some(tokens)) => {
-            while start.len() < TRIAL_SAMPLES && input.read(&mut start)? {}
+            let mut more = true;
+            while start.len() < TRIAL_SAMPLES && more {
+                more = input.read(&mut start)?;
+            }
             let pcm = &start[..start.len().min(TRIAL_SAMPLES)];
             let trial = Fit { tokens, pcm, kbps: args.kbps, bundle };
             if args.even {
                 trial.even(&mut processor)?
             } else {
                 let frames = pcm.len() / profile.frame_samples + usize::from(bundle);
-                steering = Some(Steering::after(trial.graded(&mut processor)?, args.kbps, frames as u32));
+                let fitted = trial.graded(&mut processor)?;
+                if !more && pcm.len() == start.len() {
+                    let mut out = Out::create(&args.output)?;
+                    out.bytes = fitted.bytes;
+                    return out.send(true);
+                }
+                steering = Some(Steering::after(fitted.grading, args.kbps, frames as u32));
                 profile.stages
             }
         }

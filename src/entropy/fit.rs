@@ -47,6 +47,15 @@ pub struct Fit<'a> {
     pub bundle: u8,
 }
 
+/// A recording at its rate.
+#[derive(Debug, Clone)]
+pub struct Fitted {
+    /// What it was encoded with.
+    pub grading: Grading,
+    /// The coded file.
+    pub bytes: Vec<u8>,
+}
+
 impl Fit<'_> {
     /// The coded recording, graded or with `most` stages in every frame.
     ///
@@ -80,9 +89,13 @@ impl Fit<'_> {
     }
 
     fn kbps(&self, processor: &mut Processor, most: StageCount, grading: Option<Grading>) -> Result<f64, FitError> {
-        let bytes = self.encode(processor, most, grading)?.len() as f64;
+        Ok(self.rate_of(&self.encode(processor, most, grading)?))
+    }
+
+    /// kbit/s of a coded recording.
+    fn rate_of(&self, bytes: &[u8]) -> f64 {
         let seconds = self.pcm.len() as f64 / f64::from(CODEC_RATE.hz());
-        Ok(bytes * 8.0 / seconds.max(0.02) / 1000.0)
+        bytes.len() as f64 * 8.0 / seconds.max(0.02) / 1000.0
     }
 
     /// The most stages, the same for every frame, that stay within the rate; one if none do.
@@ -104,35 +117,43 @@ impl Fit<'_> {
         }
     }
 
-    /// Stages by level that use the rate up; those of the lowest trial if even that is over.
+    /// Stages by level that use the rate up; the lowest trial if even that is over.
     ///
     /// Errors: [`FitError`].
-    pub fn graded(&self, processor: &mut Processor) -> Result<Grading, FitError> {
+    pub fn graded(&self, processor: &mut Processor) -> Result<Fitted, FitError> {
         let profile = processor.profile();
         let mut loudness = Loudness::default();
         self.pcm.chunks(profile.frame_samples).for_each(|f| loudness.push(level_db(f)));
         let start = Grading::new(guess_stages(self.kbps) as f32, loudness.mean_db());
         let limit = 2.0 * f64::from(profile.stages.value());
-        // Bases that fit and that do not, each with the rate it gave; rates grow almost linearly with the base.
-        let (mut under, mut over) = (None::<(f64, f64)>, None::<(f64, f64)>);
+        // The highest trial that fits and the lowest that does not, each with its rate, which grows almost linearly with the base.
+        let (mut under, mut over) = (None::<(f64, Fitted)>, None::<(f64, Fitted)>);
         let mut base = guess_stages(self.kbps).min(f64::from(profile.stages.value()));
         for _ in 0..TRIALS {
-            let got = self.kbps(processor, profile.stages, Some(Grading { base: base as f32, ..start }))?;
+            let grading = Grading { base: base as f32, ..start };
+            let bytes = self.encode(processor, profile.stages, Some(grading))?;
+            let (got, fitted) = (self.rate_of(&bytes), Fitted { grading, bytes });
             if got <= self.kbps {
-                under = under.filter(|u| u.0 > base).or(Some((base, got)));
+                under = under.filter(|u| u.1.grading.base > grading.base).or(Some((got, fitted)));
                 if got >= CLOSE * self.kbps || base >= limit {
                     break;
                 }
-            } else {
-                over = Some((base, got));
+            } else if over.as_ref().is_none_or(|o| o.1.grading.base > grading.base) {
+                over = Some((got, fitted));
             }
-            base = match (under, over) {
-                (Some(u), Some(o)) => u.0 + (0.993 * self.kbps - u.1) / (o.1 - u.1).max(1e-6) * (o.0 - u.0),
-                _ => base + (0.993 * self.kbps - got) / TYPICAL_KBPS * 1.2,
+            let aim = 0.993 * self.kbps;
+            base = match (&under, &over) {
+                (Some((low, u)), Some((high, o))) => {
+                    let (u, o) = (f64::from(u.grading.base), f64::from(o.grading.base));
+                    u + (aim - low) / (high - low).max(1e-6) * (o - u)
+                }
+                _ => base + (aim - got) / TYPICAL_KBPS * 1.2,
             }
             .clamp(-limit, limit);
         }
-        let best = under.or(over).map_or(start.base, |b| b.0 as f32);
-        Ok(Grading { base: best, ..start })
+        match under.or(over) {
+            Some((_, fitted)) => Ok(fitted),
+            None => Ok(Fitted { grading: start, bytes: self.encode(processor, profile.stages, Some(start))? }),
+        }
     }
 }

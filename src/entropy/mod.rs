@@ -9,7 +9,7 @@ mod fit;
 mod range;
 mod stream;
 
-pub use fit::{Fit, FitError, guess_stages};
+pub use fit::{Fit, FitError, Fitted, guess_stages};
 pub use stream::{StreamError, StreamReader, StreamWriter};
 
 use std::sync::Arc;

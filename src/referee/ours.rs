@@ -123,9 +123,7 @@ impl<'a> CodedFile<'a> {
 impl Codec for CodedFile<'_> {
     fn encode(&mut self, pcm: &[f32]) -> Result<Vec<Packet>, RefereeError> {
         let fit = Fit { tokens: &self.tokens, pcm, kbps: self.kbps, bundle: FILE_BUNDLE };
-        let grading = fit.graded(self.processor).map_err(error)?;
-        let most = self.processor.profile().stages;
-        let payload = fit.encode(self.processor, most, Some(grading)).map_err(error)?;
+        let payload = fit.graded(self.processor).map_err(error)?.bytes;
         let bytes = payload.len();
         Ok(vec![Packet { payload, message_bytes: bytes, ip_bytes: bytes }])
     }
