@@ -72,7 +72,7 @@ install: build
 .PHONY: deb
 deb: build
 	@command -v cargo-deb >/dev/null || $(CARGO) install --locked cargo-deb --version 3.8.0
-	$(CARGO) deb --no-build --locked
+	$(CARGO) deb --no-build --strip --locked
 
 clean:
 	$(CARGO) clean
