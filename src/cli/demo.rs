@@ -1,13 +1,14 @@
 //! `undertone demo`: recordings through a daemon and back, measured. `make run` calls it.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
+use super::daemon::Daemon;
 use super::encode::parse_kbps;
 use crate::bitstream::Bundle;
 use crate::capture::{AudioInput, AudioOutput};
@@ -21,8 +22,6 @@ use crate::units::{CODEC_RATE, PcmFormat, StageCount};
 const CHUNK: usize = 480;
 /// IPv4 and TCP headers with timestamps: what every message costs on the way.
 const IP_TCP_BYTES: u64 = 52;
-/// How long a daemon may take to start.
-const START: Duration = Duration::from_secs(60);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -122,78 +121,20 @@ fn print_table(rows: &[Row], algorithmic: f64) {
     );
 }
 
-/// The daemon as a child process; it ends with this value.
-struct Daemon {
-    child: Child,
-    pcm: String,
-    codes: String,
-    pcm_out: String,
-}
-
-impl Daemon {
-    fn start(args: &Args, stages: StageCount) -> Result<Self> {
-        let mut command = Command::new(std::env::current_exe()?);
-        command.args(["serve", "--listen-pcm", "127.0.0.1:0", "--listen-codes", "127.0.0.1:0"]);
-        command.args(["--listen-pcm-out", "127.0.0.1:0", "--kbps", &stages.kbps().to_string()]);
-        if let Some(model) = &args.model {
-            command.arg("--model").arg(model);
-        }
-        let mut child = command.stderr(Stdio::piped()).spawn().context("starting the daemon")?;
-        let stderr = child.stderr.take().context("the daemon's log")?;
-        let mut daemon = Self { child, pcm: String::new(), codes: String::new(), pcm_out: String::new() };
-        let (tell, told) = std::sync::mpsc::channel();
-        std::thread::spawn(move || {
-            // Read to the end: a full pipe would stop the daemon.
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                let _ = tell.send(line);
-            }
-        });
-        let (deadline, mut log) = (Instant::now() + START, Vec::new());
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let Ok(line) = told.recv_timeout(left) else { bail!("the daemon did not start:\n{}", log.join("\n")) };
-            if let Some(ports) = line.strip_prefix("listening ") {
-                for part in ports.split_whitespace() {
-                    match part.split_once('=') {
-                        Some(("pcm", a)) => daemon.pcm = a.to_owned(),
-                        Some(("codes", a)) => daemon.codes = a.to_owned(),
-                        Some(("pcm_out", a)) => daemon.pcm_out = a.to_owned(),
-                        _ => {}
-                    }
-                }
-                return Ok(daemon);
-            }
-            log.push(line);
-        }
-    }
-
-    /// Processor time used so far, user and system.
-    fn cpu(&self) -> Result<Duration> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        // Fields after the name in parentheses; user and system time are the 12th and 13th of them, in 1/100 s.
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
-        let ticks = |i: usize| fields.get(i).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
-        Ok(Duration::from_millis(10 * (ticks(11) + ticks(12))))
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
-        let _ = self.child.wait();
-    }
-}
-
 fn one(args: &Args, stages: StageCount, pcm: &[f32], file: &Path) -> Result<Row> {
-    let daemon = Daemon::start(args, stages)?;
+    let kbps = stages.kbps().to_string();
+    let any = "127.0.0.1:0";
+    let serve = ["--listen-pcm", any, "--listen-codes", any, "--listen-pcm-out", any, "--kbps", &kbps];
+    let daemon = Daemon::start(&serve, args.model.as_deref())?;
+    let [pcm_in, codes, pcm_out] = ["pcm", "codes", "pcm_out"].map(|kind| daemon.addresses(kind).join(","));
     let mut listen = Command::new(std::env::current_exe()?);
-    listen.arg("listen").arg(file).args(["--from", &daemon.codes]);
+    listen.arg("listen").arg(file).args(["--from", &codes]);
     if let Some(model) = &args.model {
         listen.arg("--model").arg(model);
     }
     let mut listen = listen.spawn().context("starting the companion decoder")?;
-    let counter = count(daemon.codes.clone(), infer::load_model(args.model.as_deref())?.profile.model_id)?;
-    let mut player = TcpStream::connect(&daemon.pcm_out)?;
+    let counter = count(codes.clone(), infer::load_model(args.model.as_deref())?.profile.model_id)?;
+    let mut player = TcpStream::connect(&pcm_out)?;
     // The listeners must be there before the first bundle.
     std::thread::sleep(Duration::from_millis(700));
     let cpu = daemon.cpu()?;
@@ -208,7 +149,7 @@ fn one(args: &Args, stages: StageCount, pcm: &[f32], file: &Path) -> Result<Row>
             seen.push((bytes / 2, Instant::now()));
         }
     });
-    let start = send(&daemon.pcm, pcm)?;
+    let start = send(&pcm_in, pcm)?;
     let arrivals = arrivals.join().map_err(|_| anyhow::anyhow!("the player failed"))??;
     let (frames, code_bytes, message_bytes, messages) =
         counter.join().map_err(|_| anyhow::anyhow!("the counter failed"))??;

@@ -3,6 +3,7 @@
 mod batch;
 mod bench;
 mod codebooks;
+mod daemon;
 mod decode;
 mod demo;
 mod devices;

@@ -1,8 +1,7 @@
 //! A daemon of its own with many ports, and duplex streams that keep it busy in real time.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,15 +11,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, sleep_until, timeout};
 
+use crate::cli::daemon::Daemon;
 use crate::units::StageCount;
 
 /// Samples of a frame, bytes of a sample (s16le), and the frame's length.
 const FRAME: usize = 480;
 const SAMPLE_BYTES: usize = 2;
 const FRAME_TIME: Duration = Duration::from_millis(20);
-
-/// How long a daemon may take to be there.
-const START: Duration = Duration::from_secs(60);
 
 /// How long a stream may give nothing before it counts as stalled.
 const STALLED: Duration = Duration::from_secs(2);
@@ -38,9 +35,9 @@ pub(super) struct Setup<'a> {
     pub(super) out: &'a Path,
 }
 
-/// The daemon as a child process; it ends with this value.
+/// The daemon; it ends with this value.
 pub(super) struct Rig {
-    child: Child,
+    daemon: Daemon,
     pub(super) ports: Vec<(String, String)>,
     http: String,
 }
@@ -65,51 +62,23 @@ impl Rig {
         }
         let config = setup.out.join("daemon.toml");
         std::fs::write(&config, text).with_context(|| config.display().to_string())?;
-        let mut command = Command::new(std::env::current_exe()?);
-        command.arg("serve").arg("--config").arg(&config);
-        if let Some(model) = setup.model {
-            command.arg("--model").arg(model);
-        }
-        let mut child = command.stderr(Stdio::piped()).spawn().context("starting the daemon")?;
-        let stderr = child.stderr.take().context("the daemon's log")?;
-        let mut rig = Self { child, ports: Vec::new(), http };
-        let (tell, told) = std::sync::mpsc::channel();
-        std::thread::spawn(move || {
-            // Read to the end: a full pipe would stop the daemon.
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                let _ = tell.send(line);
-            }
-        });
-        let (deadline, mut log) = (Instant::now() + START, Vec::new());
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let Ok(line) = told.recv_timeout(left) else { bail!("the daemon did not start:\n{}", log.join("\n")) };
-            if let Some(ports) = line.strip_prefix("listening ") {
-                let list = |name: &str| -> Vec<String> {
-                    let part = ports.split_whitespace().find_map(|p| p.strip_prefix(name)).unwrap_or("");
-                    part.split(',').map(str::to_owned).collect()
-                };
-                rig.ports = list("pcm=").into_iter().zip(list("pcm_out=")).collect();
-                ensure!(rig.ports.len() == setup.ports, "the daemon opened {} ports", rig.ports.len());
-                return Ok(rig);
-            }
-            log.push(line);
-        }
+        let config = config.to_str().with_context(|| format!("{} is not UTF-8", config.display()))?;
+        let daemon = Daemon::start(&["--config", config], setup.model)?;
+        let ports: Vec<_> = daemon.addresses("pcm").into_iter().zip(daemon.addresses("pcm_out")).collect();
+        ensure!(ports.len() == setup.ports, "the daemon opened {} ports", ports.len());
+        Ok(Self { daemon, ports, http })
     }
 
     /// Memory of the daemon that is not swapped out, MiB.
     pub(super) fn rss_mib(&self) -> f64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.daemon.id())).unwrap_or_default();
         let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap_or("");
         line.split_whitespace().next().and_then(|v| v.parse::<f64>().ok()).unwrap_or(f64::NAN) / 1024.0
     }
 
     /// Processor time of the daemon so far.
     pub(super) fn cpu_s(&self) -> f64 {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
-        // Fields after the name in parentheses; user and system time are the 12th and 13th of them, in 1/100 s.
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
-        [11, 12].iter().filter_map(|&i| fields.get(i)?.parse::<f64>().ok()).sum::<f64>() / 100.0
+        self.daemon.cpu().map_or(0.0, |time| time.as_secs_f64())
     }
 
     /// A figure of the daemon's metrics.
@@ -121,13 +90,6 @@ impl Rig {
         socket.read_to_string(&mut page)?;
         let line = page.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(' '));
         line.and_then(|l| l.parse().ok()).with_context(|| format!("the daemon has no metric {name}"))
-    }
-}
-
-impl Drop for Rig {
-    fn drop(&mut self) {
-        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
-        let _ = self.child.wait();
     }
 }
 
