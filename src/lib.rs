@@ -37,6 +37,7 @@ pub mod model;
 pub mod rvq;
 pub mod sampling;
 pub mod session;
+pub mod synthesis;
 pub mod token;
 pub mod units;
 

@@ -3,8 +3,20 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const CORE: &[&str] =
-    &["bitstream", "codec", "dsp", "entropy", "jitter", "model", "rvq", "sampling", "session", "token", "units"];
+const CORE: &[&str] = &[
+    "bitstream",
+    "codec",
+    "dsp",
+    "entropy",
+    "jitter",
+    "model",
+    "rvq",
+    "sampling",
+    "session",
+    "synthesis",
+    "token",
+    "units",
+];
 const ADAPTERS: &[&str] = &["bus", "capture", "infer", "wire"];
 const COMPOSITION: &[&str] = &["batch", "cli", "config", "engine", "referee", "service"];
 
@@ -53,6 +65,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("pesq", &["referee/metrics.rs"]),
     ("png", &["referee"]),
     ("rustfft", &["referee"]),
+    ("realfft", &["synthesis"]),
 ];
 
 /// Modules of the composition layer that each may use from their own layer.

@@ -24,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
     start = t.add_mutually_exclusive_group()
     start.add_argument("--resume", type=Path, help="checkpoint to go on from")
     start.add_argument("--from-model", type=Path, help="folder of an exported model to start from")
-    t.add_argument("--part", choices=("all", "encoder", "decoder"), default="all", help="train one half; codes keep their meaning")
+    t.add_argument("--part", choices=("all", "networks", "encoder", "decoder"), default="all", help="all but `all` leave the codebooks: codes keep their meaning")
     r = sub.add_parser("report", help="PESQ-WB and ESTOI of a checkpoint on a folder of recordings")
     r.add_argument("checkpoint", type=Path)
     r.add_argument("--audio", type=Path, default=HERE.parent.parent / "shared" / "audio" / "eval")

@@ -14,7 +14,9 @@ from safetensors.numpy import load_file, save_file
 
 from . import config
 from .codec import OVERLAP_DELAY, Codec, decoder_noise
+from .gradient import write as write_gradient
 from .graph import count_macs, decoder_graph, encoder_graph
+
 
 def test_signal(frames: int) -> np.ndarray:
     """A swept voice-like tone with noise [frames * FRAME]: no recording is needed for the golden example."""
@@ -75,6 +77,8 @@ def export(codec: Codec, out: Path, name: str) -> str:
         onnx.save(model, path)
         lines += ["", f"[{part}]", f'path = "{path.name}"', f'sha256 = "{sha256(path)}"']
         lines += [f"state_size = {state}", f"macs_per_frame = {count_macs(model)}"]
+    # Not in the manifest: it changes how files are searched for, not what codes mean.
+    write_gradient(out / "decoder.onnx", out / "gradient.onnx", net, sha256(out / "decoder.onnx"))
     books = np.stack([s.codebook.numpy().astype(np.float16) for s in codec.quantiser.stages])
     save_file({"codebooks": books}, out / "codebooks.safetensors")
     save_file(golden(codec), out / "golden.safetensors")

@@ -158,10 +158,16 @@ def encoder_graph(encoder: Encoder, net: Network) -> tuple[onnx.ModelProto, int]
     return model, size
 
 
+def decoder_state(net: Network) -> list[tuple[int, ...]]:
+    """Shapes of the parts of the decoder's state: the last half block, then the histories."""
+    w = net.decoder_width
+    return [(HOP,), *histories(w, net.kernel, net.decoder_blocks), *histories(w, net.fine_kernel, net.fine_blocks)]
+
+
 def decoder_graph(decoder: Decoder, net: Network) -> tuple[onnx.ModelProto, int]:
     """latent [B, T, D], noise [B, T, 2 (N + NOISE_BINS)], state [B, S] -> pcm [B, T, FRAME], next_state [B, S]; also gives S."""
     g, half, w = Graph(weights_of(decoder)), HOP // 2, net.decoder_width
-    parts = [(HOP,), *histories(w, net.kernel, net.decoder_blocks), *histories(w, net.fine_kernel, net.fine_blocks)]
+    parts = decoder_state(net)
     last, *past = g.split_state("state", parts)
     h, kept = g.linear("latent", "inp"), []
     for i in range(net.decoder_blocks):

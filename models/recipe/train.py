@@ -34,8 +34,8 @@ class Run:
     model: Path | None = None  # folder of an exported model to start from
     steps: int = 0  # 0: until the minutes are used
     only: tuple[str, ...] = ()  # prefixes of the parameters to train; all if there are none
-    # "encoder" or "decoder": the other half and the codebooks stay as they are, so codes keep their meaning and token models
-    # stay valid. "all": both halves, and the codebooks learn.
+    # "encoder", "decoder" or "networks" (both): the rest and the codebooks stay as they are, so codes keep their meaning and token
+    # models stay valid. "all": both halves, and the codebooks learn.
     part: str = "all"
 
 
@@ -52,6 +52,9 @@ class Meter:
 
     def line(self) -> str:
         return " ".join(f"{k} {v:.4f}" for k, v in self.values.items())
+
+
+USUAL_WEIGHT = 0.15  # root mean square of a trained layer's weights
 
 
 def clip_gradients(parameters: list[Tensor], norm: float, value: float) -> float:
@@ -76,6 +79,19 @@ def computes_bf16(device: torch.device) -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
+def shape_parameters(codec: Codec) -> dict[Tensor, float]:
+    """The layers that decode shapes -> the share of the learning rate that they get.
+
+    `balance` makes them 70 times smaller than training had left them, and Adam moves every weight by the same: at the full rate
+    they would be somewhere else after a thousand steps (they were, in run v5).
+    """
+    shares = {}
+    for layer in (codec.decoder.shape, codec.decoder.shape_skip):
+        size = float(layer.weight.detach().pow(2).mean().sqrt())
+        shares |= dict.fromkeys((layer.weight, layer.bias), min(1.0, size / USUAL_WEIGHT))
+    return shares
+
+
 class Trainer:
     def __init__(self, cfg: Config, run: Run):
         self.cfg, self.run, t = cfg, run, cfg.training
@@ -96,15 +112,19 @@ class Trainer:
             self.codec = Codec(cfg).to(self.device)
         self.critic = Discriminators().to(self.device)
         self.spectral, self.loud = SpectralLoss().to(self.device), LoudnessLoss().to(self.device)
-        only = run.only if run.part == "all" else (run.part,)
+        only = run.only if run.part in ("all", "networks") else (run.part,)
         for name, parameter in self.codec.named_parameters():
             parameter.requires_grad_(not only or name.startswith(only))
         self.parameters = [p for p in self.codec.parameters() if p.requires_grad]
         options = {"lr": t.learning_rate, "betas": t.betas, "fused": True}
-        self.optimiser = torch.optim.AdamW(self.parameters, weight_decay=t.weight_decay, **options)
+        small = shape_parameters(self.codec) if run.resume or run.model else {}
+        groups = [{"params": [p for p in self.parameters if p not in small], "share": 1.0}]
+        groups += [{"params": [p], "share": small[p]} for p in self.parameters if p in small]
+        self.optimiser = torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=t.weight_decay, **options)
         self.critic_optimiser = torch.optim.AdamW(self.critic.parameters(), **options)
         # A checkpoint of a run that trained fewer parameters says nothing about the others.
-        if "optimiser" in raw and not only and len(raw["optimiser"]["param_groups"][0]["params"]) == len(self.parameters):
+        shape = lambda groups: [len(g["params"]) for g in groups]  # noqa: E731
+        if "optimiser" in raw and not only and shape(raw["optimiser"]["param_groups"]) == shape(self.optimiser.param_groups):
             self.optimiser.load_state_dict(raw["optimiser"])
         if "critic" in raw:
             self.critic.load_state_dict(raw["critic"])
@@ -151,7 +171,7 @@ class Trainer:
         t, w = self.cfg.training, self.cfg.losses
         rate = self.rate(progress)
         for group in self.optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["share"]
         for group in self.critic_optimiser.param_groups:
             group["lr"] = rate / 2
         x = torch.from_numpy(next(self.batches)).to(self.device)

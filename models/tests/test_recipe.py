@@ -88,14 +88,55 @@ def test_only_what_is_asked_for_is_trained(folder, tmp_path):
     assert not torch.equal(load(more)[0].encoder.inp.weight, load(done)[0].encoder.inp.weight)
 
 
-@pytest.mark.parametrize("part", ["encoder", "decoder"])
-def test_training_one_half_keeps_the_meaning_of_codes(part, folder, tmp_path):
+@pytest.mark.parametrize("part", ["encoder", "decoder", "networks"])
+def test_training_a_part_keeps_the_meaning_of_codes(part, folder, tmp_path):
     before = small_codec()
     save(tmp_path / "start.pt", before, step=9)
     run = Run(folder, tmp_path / "out", 5, resume=tmp_path / "start.pt", steps=2, part=part)
     after, _ = load(train(SMOKE, run))
     moved = {k for k, v in before.state_dict().items() if not torch.equal(v, after.state_dict()[k])}
-    assert moved and all(k.startswith(f"{part}.") for k in moved), moved
+    halves = {"encoder", "decoder"} if part == "networks" else {part}
+    assert {k.split(".")[0] for k in moved} == halves, moved
+
+
+def test_the_gradient_graph_says_what_torch_says_with_the_weights_of_the_decoders_file(tmp_path):
+    codec, frames = small_codec(), 7
+    export(codec, tmp_path, "small")
+    # It holds no weights of its own.
+    assert (tmp_path / "gradient.onnx").stat().st_size < 0.8 * (tmp_path / "decoder.onnx").stat().st_size
+    net = codec.cfg.network
+    q = torch.randn(1, frames, net.latent, requires_grad=True)
+    noise = torch.rand(1, 2 * frames, net.noise_dim // 2) * 2 - 1
+    slope = torch.randn(1, frames * FRAME)
+    # From the middle of a stream: the state before counts, and has no gradient.
+    before = torch.randn(1, 5, net.latent)
+    with torch.no_grad():
+        _, state = codec.decoder(before, torch.zeros(1, 10, net.noise_dim // 2))
+        parts = [state["tail"], *(state[f"block{i}"] for i in range(net.decoder_blocks))]
+        parts += [state[f"fine{i}"] for i in range(net.fine_blocks)]
+        packed = torch.cat([p.reshape(1, -1) for p in parts], 1)
+    y, _ = codec.decoder(q, noise, state)
+    (y * slope).sum().backward()
+    session = ort.InferenceSession(str(tmp_path / "gradient.onnx"))
+    feeds = {"latent": q.detach(), "noise": noise.reshape(1, frames, -1), "state": packed, "pcm_gradient": slope.reshape(1, frames, FRAME)}
+    (got,) = session.run(None, {k: v.numpy() for k, v in feeds.items()})
+    worst = float(q.grad.abs().max())
+    assert worst > 0 and np.abs(got - q.grad.numpy()).max() < 1e-4 * worst
+    assert session.get_modelmeta().custom_metadata_map["decoder_sha256"] == sha256(tmp_path / "decoder.onnx")
+
+
+def test_shapes_that_balance_made_small_move_as_slowly(folder, tmp_path):
+    codec = small_codec()
+    with torch.no_grad():
+        codec.decoder.shape.weight *= 0.015 / float(codec.decoder.shape.weight.pow(2).mean().sqrt())
+    save(tmp_path / "start.pt", codec, step=5)
+    trainer = Trainer(SMOKE, Run(folder, tmp_path / "run", minutes=5, steps=1, resume=tmp_path / "start.pt"))
+    shares = {id(p): g["share"] for g in trainer.optimiser.param_groups for p in g["params"]}
+    assert shares[id(trainer.codec.decoder.shape.weight)] == pytest.approx(0.1, rel=0.01)
+    assert shares[id(trainer.codec.decoder.up.weight)] == 1.0
+    assert len(shares) == len(trainer.parameters)
+    trainer.loop()
+    assert trainer.optimiser.param_groups[0]["lr"] > 5 * min(g["lr"] for g in trainer.optimiser.param_groups)
 
 
 def test_a_gain_out_of_range_still_has_a_gradient():

@@ -120,6 +120,7 @@ fn verify(model: &LoadedModel) -> Result<()> {
         golden.codes.len()
     );
     let mut job = EncodeJob {
+        analysed: false,
         frames,
         stages,
         depths: Vec::new(),

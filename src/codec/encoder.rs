@@ -26,6 +26,8 @@ pub struct Encoder {
     grading: Option<Grading>,
     last_depth: Option<u8>,
     bundle_grading: Option<BundleGrading>,
+    /// Latents of frames to come, and how many values of them were read. None: jobs make them.
+    latents: Option<(Vec<f32>, usize)>,
 }
 
 impl Encoder {
@@ -50,6 +52,7 @@ impl Encoder {
             first_frame: 0,
             pcm: Vec::new(),
             state: vec![0.0; profile.encoder_state],
+            analysed: false,
             latents: Vec::new(),
             codes: Vec::new(),
         };
@@ -69,7 +72,19 @@ impl Encoder {
             grading: None,
             last_depth: None,
             bundle_grading: None,
+            latents: None,
         })
+    }
+
+    /// Takes latents `[T * latent_dim]` of the next frames, which somebody else has made of the samples (with or without a search):
+    /// from the first call on, jobs wait for them and run no network. They must be those of the frames from the first on.
+    pub fn push_latents(&mut self, latents: &[f32]) {
+        let waiting = self.latents.get_or_insert_default();
+        if waiting.1 > waiting.0.len() / 2 {
+            waiting.0.drain(..waiting.1);
+            waiting.1 = 0;
+        }
+        waiting.0.extend_from_slice(latents);
     }
 
     /// Frames a job waits for, 1 by default (lowest delay). More cost less a frame; a job never spans two bundles.
@@ -129,10 +144,8 @@ impl Encoder {
         if self.samples_in == 0 {
             return;
         }
-        let frame = self.profile.frame_samples as u64;
-        let frames = (self.samples_in + self.profile.overlap_samples() as u64).div_ceil(frame);
-        let missing = frames * frame - self.samples_in;
-        self.pending.resize(self.pending.len() + missing as usize, 0.0);
+        let missing = self.profile.padding(self.samples_in);
+        self.pending.resize(self.pending.len() + missing, 0.0);
     }
 
     /// The next piece of work; None while samples are missing, a bundle waits to be taken, or a job is out.
@@ -156,6 +169,13 @@ impl Encoder {
         job.pcm.clear();
         job.pcm.extend_from_slice(&self.pending[self.read..self.read + samples]);
         self.read += samples;
+        job.analysed = self.latents.is_some();
+        if let Some((latents, read)) = &mut self.latents {
+            let values = frames * self.profile.latent_dim;
+            job.latents.clear();
+            job.latents.extend_from_slice(&latents[*read..*read + values]);
+            *read += values;
+        }
         job.depths.clear();
         if let Some(grading) = &self.grading {
             for frame in job.pcm.chunks_exact(self.profile.frame_samples) {
@@ -176,7 +196,10 @@ impl Encoder {
     /// Frames that the next job will have.
     fn next_frames(&self) -> usize {
         let room = usize::from(self.frames_per_bundle - self.open.frames);
-        let ready = self.backlog() / self.profile.frame_samples;
+        let mut ready = self.backlog() / self.profile.frame_samples;
+        if let Some((latents, read)) = &self.latents {
+            ready = ready.min((latents.len() - read) / self.profile.latent_dim);
+        }
         let wanted = self.job_frames.min(room);
         match () {
             () if self.full => 0,

@@ -17,7 +17,9 @@ pub struct EncodeJob {
     pub pcm: Vec<f32>,
     /// Encoder state, replaced by the state after the job.
     pub state: Vec<f32>,
-    /// Result: latents `[T * latent_dim]`.
+    /// Whether the latents are there already and only the codes are wanted.
+    pub analysed: bool,
+    /// Latents `[T * latent_dim]`: a result unless `analysed`.
     pub latents: Vec<f32>,
     /// Result: indices `[T * stages]`, [`crate::bitstream::ABSENT`] for stages that a frame does not have.
     pub codes: Vec<u16>,

@@ -59,6 +59,14 @@ impl Processor {
         &self.codebooks
     }
 
+    /// Latents `[T * latent_dim]` of samples `[T * frame_samples]`, without codes; `state` goes on from call to call.
+    ///
+    /// Errors: [`ProcessError::Network`].
+    pub fn analyse(&mut self, pcm: &[f32], state: &mut [f32], latents: &mut [f32]) -> Result<(), ProcessError> {
+        let frames = pcm.len() / self.profile.frame_samples;
+        Ok(self.encoder.encode(&mut [EncodeRow { pcm, state, latents }], frames)?)
+    }
+
     /// Encodes jobs; those with the same number of frames share one network call.
     ///
     /// Errors: [`ProcessError`]; the jobs are then unusable.
@@ -67,15 +75,20 @@ impl Processor {
         for job in jobs.iter_mut() {
             job.latents.resize(job.frames * dim, 0.0);
         }
-        if let [job] = jobs {
-            let frames = job.frames;
-            self.encoder.encode(&mut [encode_row(job)], frames)?;
-        } else {
-            jobs.sort_by_key(|j| j.frames);
-            for group in jobs.chunk_by_mut(|a, b| a.frames == b.frames) {
-                let frames = group[0].frames;
-                let mut rows: Vec<_> = group.iter_mut().map(encode_row).collect();
-                self.encoder.encode(&mut rows, frames)?;
+        match jobs {
+            [job] if job.analysed => {}
+            [job] => {
+                let frames = job.frames;
+                self.encoder.encode(&mut [encode_row(job)], frames)?;
+            }
+            _ => {
+                jobs.sort_by_key(|j| (j.analysed, j.frames));
+                let wanted = jobs.iter().take_while(|j| !j.analysed).count();
+                for group in jobs[..wanted].chunk_by_mut(|a, b| a.frames == b.frames) {
+                    let frames = group[0].frames;
+                    let mut rows: Vec<_> = group.iter_mut().map(encode_row).collect();
+                    self.encoder.encode(&mut rows, frames)?;
+                }
             }
         }
         for job in jobs {

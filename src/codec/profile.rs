@@ -48,6 +48,13 @@ impl Profile {
         }
     }
 
+    /// Samples of silence after a recording of `samples` so that everything of it can be decoded.
+    pub fn padding(&self, samples: u64) -> usize {
+        let frame = self.frame_samples as u64;
+        let frames = (samples + self.overlap_samples() as u64).div_ceil(frame);
+        (frames * frame - samples) as usize
+    }
+
     /// Samples by which decoded audio lags the original when both run frame by frame: the synthesis overlap.
     pub fn overlap_samples(&self) -> usize {
         self.delay_samples - self.frame_samples

@@ -41,6 +41,8 @@ pub struct Fit<'a> {
     pub tokens: &'a Arc<TokenModel>,
     /// Samples at the codec's rate; of a long recording, the part that decides.
     pub pcm: &'a [f32],
+    /// Latents of its frames, the silence after it included ([`crate::synthesis::analyse_all`]).
+    pub latents: &'a [f32],
     /// Rate that the file must not exceed, every byte counted.
     pub kbps: f64,
     /// Frames of a bundle.
@@ -76,6 +78,7 @@ impl Fit<'_> {
             encoder.set_grading(grading);
         }
         encoder.push(self.pcm);
+        encoder.push_latents(self.latents);
         encoder.finish();
         while let Some(mut job) = encoder.next_job() {
             processor.run_encode(std::slice::from_mut(&mut job))?;
@@ -151,9 +154,7 @@ impl Fit<'_> {
             }
             .clamp(-limit, limit);
         }
-        match under.or(over) {
-            Some((_, fitted)) => Ok(fitted),
-            None => Ok(Fitted { grading: start, bytes: self.encode(processor, profile.stages, Some(start))? }),
-        }
+        // The first trial is one or the other.
+        Ok(under.or(over).map_or_else(|| Fitted { grading: start, bytes: Vec::new() }, |(_, fitted)| fitted))
     }
 }

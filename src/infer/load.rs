@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::net::{OrtDecoder, OrtEncoder};
+use super::net::{OrtDecoder, OrtEncoder, OrtGradient};
 use super::{InferError, library};
 use crate::codec::{Processor, Profile};
 use crate::model::Manifest;
 use crate::rvq::{BeamWidth, Codebooks, Searcher, SimdLevel};
+use crate::synthesis::{Refiner, Shape};
 use crate::token::TokenModel;
 
 /// Name of the folder of the shipped model.
@@ -31,7 +32,7 @@ pub struct LoadedModel {
     /// Its codebooks.
     pub codebooks: Arc<Codebooks>,
     encoder: Vec<u8>,
-    decoder: Vec<u8>,
+    decoder: Arc<[u8]>,
 }
 
 /// The folder of the model: the one named, else `UNDERTONE_MODEL`, else the shipped one beside the program's checkout
@@ -88,12 +89,16 @@ pub fn load_model(named: Option<&Path>) -> Result<LoadedModel, InferError> {
     )
     .map_err(|e| InferError::rvq(&path, &e))?;
     let profile = Arc::new(Profile::from_manifest(&manifest));
-    Ok(LoadedModel { path, manifest, profile, codebooks: Arc::new(codebooks), encoder, decoder })
+    let (decoder, codebooks) = (decoder.into(), Arc::new(codebooks));
+    Ok(LoadedModel { path, manifest, profile, codebooks, encoder, decoder })
 }
 
 /// Name of a model's token model, and of the smaller one that drafts for it.
 const TOKENS: &str = "tokens.safetensors";
 const DRAFT: &str = "draft.safetensors";
+
+/// Name of the graph of a model's decoder gradient.
+const GRADIENT: &str = "gradient.onnx";
 
 impl LoadedModel {
     /// The token model that belongs to these codes; None if the folder has none.
@@ -117,6 +122,28 @@ impl LoadedModel {
         }
         let made = TokenModel::parse(&read(&path)?, self.profile.model_id, &self.codebooks);
         Ok(Some(made.map_err(|e| InferError::Model { path, reason: e.to_string() })?))
+    }
+
+    /// What searches better latents for one recording by `steps` steps; None if the folder has no gradient of its decoder.
+    ///
+    /// Errors: [`InferError`] when the runtime is missing or the gradient is not that of the decoder.
+    pub fn refiner(&self, steps: u32) -> Result<Option<Refiner>, InferError> {
+        let path = self.path.join(GRADIENT);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let environment = library::environment()?;
+        let model = |reason: String| InferError::Model { path: self.path.clone(), reason };
+        let gradient = OrtGradient::new(environment, &read(&path)?, &self.decoder, &self.manifest).map_err(model)?;
+        let decoder = OrtDecoder::new(environment, &self.decoder, &self.manifest).map_err(model)?;
+        let shape = Shape {
+            frame_samples: self.profile.frame_samples,
+            overlap_samples: self.profile.overlap_samples(),
+            latent_dim: self.profile.latent_dim,
+            noise_dim: self.profile.noise_dim,
+            latent_rms: self.codebooks.scale(),
+        };
+        Ok(Some(Refiner::new(shape, steps, Box::new(decoder), Box::new(gradient))))
     }
 
     /// Networks for one thread, warmed up, with the given beam of the codebook search.

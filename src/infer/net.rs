@@ -1,6 +1,7 @@
 //! The two graphs as batched networks with explicit state.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use ort::environment::Environment;
 use ort::memory::Allocator;
@@ -8,7 +9,9 @@ use ort::session::builder::GraphOptimizationLevel;
 use ort::session::{IoBinding, Session};
 use ort::value::{Tensor, ValueType};
 
-use crate::model::{DecodeRow, DecoderNet, EncodeRow, EncoderNet, Manifest, NetworkError};
+use crate::model::{
+    DecodeRow, DecoderGradient, DecoderNet, EncodeRow, EncoderNet, GradientRow, Manifest, NetworkError,
+};
 
 /// Batch shapes whose tensors are kept; past it the oldest choice is to start again.
 const MAX_PLANS: usize = 64;
@@ -41,12 +44,18 @@ impl Graph {
         name: &'static str,
         environment: &Environment,
         bytes: &[u8],
+        weights: Option<(&str, &Arc<[u8]>)>,
         inputs: Vec<Port>,
         outputs: Vec<Port>,
     ) -> Result<Self, String> {
         let say = |what: &str, e: &dyn std::fmt::Display| format!("{name}: {what}: {e}");
-        let session = Session::builder(environment)
-            .map_err(|e| say("session", &e))?
+        let mut builder = Session::builder(environment).map_err(|e| say("session", &e))?;
+        if let Some((file, content)) = weights {
+            builder = builder
+                .with_external_initializer_file_in_memory(file, Arc::clone(content))
+                .map_err(|e| say("weights", &e))?;
+        }
+        let session = builder
             .with_intra_threads(1)
             .map_err(|e| say("threads", &e))?
             .with_inter_threads(1)
@@ -178,7 +187,8 @@ impl OrtEncoder {
             Port { name: "latent", width: latent, frames: true },
             Port { name: "next_state", width: state, frames: false },
         ];
-        let mut net = Self { graph: Graph::new("encoder", environment, bytes, inputs, outputs)?, frame, latent, state };
+        let mut net =
+            Self { graph: Graph::new("encoder", environment, bytes, None, inputs, outputs)?, frame, latent, state };
         let (mut s, mut z) = (vec![0.0; state], vec![0.0; latent]);
         let mut row = [EncodeRow { pcm: &vec![0.0; frame], state: &mut s, latents: &mut z }];
         net.encode(&mut row, 1).map_err(|e| e.to_string())?;
@@ -244,7 +254,7 @@ impl OrtDecoder {
             Port { name: "pcm", width: frame, frames: true },
             Port { name: "next_state", width: state, frames: false },
         ];
-        let graph = Graph::new("decoder", environment, bytes, inputs, outputs)?;
+        let graph = Graph::new("decoder", environment, bytes, None, inputs, outputs)?;
         let mut net = Self { graph, frame, latent, noise, state };
         let (mut s, mut y) = (vec![0.0; state], vec![0.0; frame]);
         let mut row = [DecodeRow { latents: &vec![0.0; latent], noise: &vec![0.0; noise], state: &mut s, pcm: &mut y }];
@@ -287,6 +297,66 @@ impl DecoderNet for OrtDecoder {
                 empty(&outputs[0], rows.iter_mut().map(|r| &mut *r.pcm));
                 empty(&outputs[1], rows.iter_mut().map(|r| &mut *r.state));
             },
+        )
+    }
+}
+
+/// `gradient.onnx`: latent `[B, T, D]`, noise `[B, T, N]`, state `[B, S]`, pcm_gradient `[B, T, frame]` -> latent_gradient `[B, T, D]`.
+/// Its weights lie in the decoder's file.
+pub(super) struct OrtGradient {
+    graph: Graph,
+}
+
+/// Key in the graph's metadata: the decoder that it is the gradient of.
+const DECODER_SHA256: &str = "decoder_sha256";
+
+impl OrtGradient {
+    pub(super) fn new(
+        environment: &Environment,
+        bytes: &[u8],
+        decoder: &Arc<[u8]>,
+        m: &Manifest,
+    ) -> Result<Self, String> {
+        let inputs = vec![
+            Port { name: "latent", width: m.latent_dim, frames: true },
+            Port { name: "noise", width: m.noise_dim, frames: true },
+            Port { name: "state", width: m.decoder.state_size, frames: false },
+            Port { name: "pcm_gradient", width: m.frame_samples, frames: true },
+        ];
+        let outputs = vec![Port { name: "latent_gradient", width: m.latent_dim, frames: true }];
+        let weights = Some((m.decoder.path.as_str(), decoder));
+        let graph = Graph::new("gradient", environment, bytes, weights, inputs, outputs)?;
+        let of = graph.session.metadata().ok().and_then(|m| m.custom(DECODER_SHA256)).unwrap_or_default();
+        if of == m.decoder.sha256 {
+            Ok(Self { graph })
+        } else {
+            Err(format!("gradient: of another decoder ({of}, the manifest says {})", m.decoder.sha256))
+        }
+    }
+}
+
+impl DecoderGradient for OrtGradient {
+    fn pull_back(
+        &mut self,
+        row: &GradientRow<'_>,
+        frames: usize,
+        latent_slope: &mut [f32],
+    ) -> Result<(), NetworkError> {
+        let parts = [row.latents, row.noise, row.state, row.pcm_slope];
+        for (port, part) in self.graph.inputs.iter().zip(parts) {
+            let wanted = if port.frames { frames * port.width } else { port.width };
+            if part.len() != wanted {
+                return Err(size_error("gradient", port.name, part.len(), wanted));
+            }
+        }
+        if latent_slope.len() != row.latents.len() {
+            return Err(size_error("gradient", "latent_gradient", latent_slope.len(), row.latents.len()));
+        }
+        self.graph.run(
+            1,
+            frames,
+            |inputs| inputs.iter_mut().zip(parts).for_each(|(tensor, part)| fill(tensor, std::iter::once(part))),
+            |outputs| empty(&outputs[0], std::iter::once(latent_slope)),
         )
     }
 }

@@ -4,9 +4,10 @@
 
 use std::sync::Arc;
 
-use super::{DecodeRow, DecoderNet, EncodeRow, EncoderNet, NetworkError};
+use super::{DecodeRow, DecoderGradient, DecoderNet, EncodeRow, EncoderNet, GradientRow, NetworkError};
 use crate::codec::{Processor, Profile};
 use crate::rvq::{BeamWidth, Codebooks, Searcher, SimdLevel};
+use crate::synthesis::{Refiner, Shape};
 use crate::units::{ModelId, StageCount};
 
 const FRAME: usize = 480;
@@ -65,6 +66,31 @@ impl DecoderNet for FakeDecoder {
         }
         Ok(())
     }
+}
+
+impl DecoderGradient for FakeDecoder {
+    fn pull_back(
+        &mut self,
+        row: &GradientRow<'_>,
+        frames: usize,
+        latent_slope: &mut [f32],
+    ) -> Result<(), NetworkError> {
+        if row.pcm_slope.len() != frames * FRAME || latent_slope.len() != frames * DIM {
+            return Err(NetworkError { network: "fake gradient", reason: "row has the wrong size".to_owned() });
+        }
+        for (i, slope) in latent_slope.iter_mut().enumerate() {
+            let steps = row.pcm_slope.iter().skip(OVERLAP + i * HOP).take(HOP);
+            *slope = steps.sum();
+        }
+        Ok(())
+    }
+}
+
+/// A refiner of the fake model.
+pub fn refiner(steps: u32) -> Refiner {
+    let shape =
+        Shape { frame_samples: FRAME, overlap_samples: OVERLAP, latent_dim: DIM, noise_dim: 4, latent_rms: 0.2 };
+    Refiner::new(shape, steps, Box::new(FakeDecoder), Box::new(FakeDecoder))
 }
 
 /// Numbers of the fake model.

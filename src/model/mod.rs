@@ -77,6 +77,29 @@ pub trait DecoderNet: Send {
     fn decode(&mut self, rows: &mut [DecodeRow<'_>], frames: usize) -> Result<(), NetworkError>;
 }
 
+/// What a change of the decoder's samples means for its latents.
+pub trait DecoderGradient: Send {
+    /// For one row of `frames` frames, as given to the decoder: from the slope of something by each sample, `pcm_slope`
+    /// `[T * frame_samples]`, to its slope by each latent value, `latent_slope` `[T * latent_dim]`.
+    ///
+    /// Errors: [`NetworkError`] when the runtime fails.
+    fn pull_back(&mut self, row: &GradientRow<'_>, frames: usize, latent_slope: &mut [f32])
+    -> Result<(), NetworkError>;
+}
+
+/// Input of [`DecoderGradient::pull_back`].
+#[derive(Debug)]
+pub struct GradientRow<'a> {
+    /// Latents `[T * latent_dim]`.
+    pub latents: &'a [f32],
+    /// `[T * noise_dim]`, from [`decoder_noise`].
+    pub noise: &'a [f32],
+    /// State before the first frame `[state_size]`.
+    pub state: &'a [f32],
+    /// `[T * frame_samples]`.
+    pub pcm_slope: &'a [f32],
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

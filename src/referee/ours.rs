@@ -7,6 +7,7 @@ use crate::bitstream::{Bundle, CodedBundle, Item, Limits};
 use crate::codec::{self, Concealer, Decoder, ProcessError, Processor};
 use crate::entropy::{Fit, StreamReader};
 use crate::session::{Message, PackedBundle, SessionDecoder, SessionEncoder};
+use crate::synthesis::{Refiner, analyse_all};
 use crate::token::TokenModel;
 use crate::units::{CODEC_RATE, StageCount};
 use crate::wire;
@@ -107,6 +108,7 @@ impl<'a> Undertone<'a> {
 pub struct CodedFile<'a> {
     processor: &'a mut Processor,
     tokens: Arc<TokenModel>,
+    refiner: Option<&'a mut Refiner>,
     kbps: f64,
 }
 
@@ -114,15 +116,21 @@ pub struct CodedFile<'a> {
 const FILE_BUNDLE: u8 = 50;
 
 impl<'a> CodedFile<'a> {
-    /// Files of at most `kbps`, every byte counted.
-    pub fn new(processor: &'a mut Processor, tokens: Arc<TokenModel>, kbps: f64) -> Self {
-        Self { processor, tokens, kbps }
+    /// Files of at most `kbps`, every byte counted; with a refiner their latents are searched for.
+    pub fn new(
+        processor: &'a mut Processor,
+        tokens: Arc<TokenModel>,
+        refiner: Option<&'a mut Refiner>,
+        kbps: f64,
+    ) -> Self {
+        Self { processor, tokens, refiner, kbps }
     }
 }
 
 impl Codec for CodedFile<'_> {
     fn encode(&mut self, pcm: &[f32]) -> Result<Vec<Packet>, RefereeError> {
-        let fit = Fit { tokens: &self.tokens, pcm, kbps: self.kbps, bundle: FILE_BUNDLE };
+        let latents = analyse_all(self.processor, self.refiner.as_deref_mut(), pcm).map_err(error)?;
+        let fit = Fit { tokens: &self.tokens, pcm, latents: &latents, kbps: self.kbps, bundle: FILE_BUNDLE };
         let payload = fit.graded(self.processor).map_err(error)?.bytes;
         let bytes = payload.len();
         Ok(vec![Packet { payload, message_bytes: bytes, ip_bytes: bytes }])

@@ -137,6 +137,12 @@ impl Codebooks {
     /// Copies entry `code` of a stage to `out` `[dim]`.
     ///
     /// Errors: [`RvqError::Code`] beyond the codebooks.
+    /// Root mean square of the first stage's entries: about the size of the latents.
+    pub fn scale(&self) -> f32 {
+        let first = &self.rows[..self.entries * self.dim];
+        (first.iter().map(|v| v * v).sum::<f32>() / first.len() as f32).sqrt()
+    }
+
     pub(super) fn entry_into(&self, stage: usize, code: u16, out: &mut [f32]) -> Result<(), RvqError> {
         let last = self.entries - 1;
         if stage >= self.stages || usize::from(code) > last {

@@ -124,6 +124,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         model: &model,
         tokens: model.tokens()?,
         beam: args.beam,
+        refine: 0,
         entries,
         traces,
         seconds: args.seconds,

@@ -14,6 +14,7 @@ use crate::referee::{
     CodedFile, Opus, OpusSettings, Outcome, Payload, Repair, Row, Undertone, measure, read_rows, write_rows,
 };
 use crate::rvq::BeamWidth;
+use crate::synthesis::Refiner;
 use crate::token::TokenModel;
 use crate::units::StageCount;
 
@@ -25,9 +26,10 @@ pub(super) enum Entry {
         frames_per_packet: u8,
         payload: Payload,
     },
-    /// A coded file, graded by level, of at most this rate.
+    /// A coded file, graded by level, of at most this rate, its latents searched for or not.
     File {
         kbps: f64,
+        searched: bool,
     },
     Opus(OpusSettings),
 }
@@ -40,7 +42,8 @@ impl Entry {
                 let payload = format!("{payload:?}").to_lowercase();
                 format!("undertone {payload} {} ms", u32::from(*frames_per_packet) * 20)
             }
-            Self::File { .. } => "undertone file".to_owned(),
+            Self::File { searched: true, .. } => "undertone file".to_owned(),
+            Self::File { searched: false, .. } => "undertone file fast".to_owned(),
             Self::Opus(s) => {
                 let rate = if s.cbr { "CBR" } else { "VBR" };
                 let enhancer = if s.nolace { " NoLACE" } else { "" };
@@ -59,26 +62,27 @@ impl Entry {
     pub(super) fn nominal(&self) -> f64 {
         match self {
             Self::Undertone { stages, .. } => stages.kbps(),
-            Self::File { kbps } => *kbps,
+            Self::File { kbps, .. } => *kbps,
             Self::Opus(s) => f64::from(s.bits_per_second) / 1e3,
         }
     }
 
     fn measure(
         &self,
-        (processor, tokens): (&mut Processor, Option<&Arc<TokenModel>>),
+        Ours { processor, refiner, tokens }: &mut Ours,
         music: bool,
         pcm: &[f32],
         lost: &[bool],
     ) -> Result<Outcome> {
         let outcome = match *self {
             Self::Undertone { stages, frames_per_packet, payload } => {
-                let tokens = tokens.cloned();
+                let tokens = tokens.clone();
                 measure(&mut Undertone::new(processor, tokens, stages, frames_per_packet, payload), pcm, lost)
             }
-            Self::File { kbps } => {
-                let tokens = tokens.cloned().context("a coded file needs the token model")?;
-                measure(&mut CodedFile::new(processor, tokens, kbps), pcm, lost)
+            Self::File { kbps, searched } => {
+                let tokens = tokens.clone().context("a coded file needs the token model")?;
+                let refiner = refiner.as_mut().filter(|_| searched);
+                measure(&mut CodedFile::new(processor, tokens, refiner, kbps), pcm, lost)
             }
             Self::Opus(settings) => measure(&mut Opus::new(OpusSettings { music, ..settings }), pcm, lost),
         };
@@ -97,11 +101,20 @@ impl Entry {
     }
 }
 
+/// What a thread runs undertone with.
+pub(super) struct Ours {
+    pub(super) processor: Processor,
+    refiner: Option<Refiner>,
+    tokens: Option<Arc<TokenModel>>,
+}
+
 /// What to run over each recording: entries, each under the loss trace of its number.
 pub(super) struct Plan<'a> {
     pub(super) model: &'a LoadedModel,
     pub(super) tokens: Option<Arc<TokenModel>>,
     pub(super) beam: BeamWidth,
+    /// Steps of the search in files.
+    pub(super) refine: u32,
     pub(super) entries: Vec<Entry>,
     /// Label appended to the system's name, and the trace; one without a trace for no loss.
     pub(super) traces: Vec<(String, Vec<bool>)>,
@@ -114,6 +127,12 @@ pub(super) struct Plan<'a> {
 }
 
 impl Plan<'_> {
+    /// What one thread needs.
+    pub(super) fn ours(&self) -> Result<Ours> {
+        let processor = self.model.processor(self.beam)?;
+        Ok(Ours { processor, refiner: self.model.refiner(self.refine)?, tokens: self.tokens.clone() })
+    }
+
     /// Rows of every recording, in order of recordings.
     pub(super) fn run(&self, files: &[PathBuf]) -> Result<Vec<Row>> {
         std::fs::create_dir_all(&self.items).with_context(|| self.items.display().to_string())?;
@@ -126,11 +145,11 @@ impl Plan<'_> {
         let next = AtomicUsize::new(0);
         let results: Mutex<Vec<Option<Vec<Row>>>> = Mutex::new(vec![None; files.len()]);
         let work = || -> Result<()> {
-            let mut processor = self.model.processor(self.beam)?;
+            let mut ours = self.ours()?;
             loop {
                 let number = next.fetch_add(1, Ordering::Relaxed);
                 let Some(file) = files.get(number) else { return Ok(()) };
-                let rows = self.item(&mut processor, file, &key).with_context(|| file.display().to_string())?;
+                let rows = self.item(&mut ours, file, &key).with_context(|| file.display().to_string())?;
                 if let Some(place) = results.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get_mut(number) {
                     *place = Some(rows);
                 }
@@ -157,17 +176,18 @@ impl Plan<'_> {
             })
             .collect();
         format!(
-            "# {} model {} beam {} seconds {} {} {}",
+            "# {} model {} beam {} refine {} seconds {} {} {}",
             env!("CARGO_PKG_VERSION"),
             self.model.profile.model_id,
             self.beam.value(),
+            self.refine,
             self.seconds,
             entries.join(";"),
             traces.join(";")
         )
     }
 
-    fn item(&self, processor: &mut Processor, file: &Path, key: &str) -> Result<Vec<Row>> {
+    fn item(&self, ours: &mut Ours, file: &Path, key: &str) -> Result<Vec<Row>> {
         let (name, kind) = (stem(file), kind(file));
         let cache = self.items.join(format!("{name}.csv"));
         if let Ok(text) = std::fs::read_to_string(&cache)
@@ -181,7 +201,7 @@ impl Plan<'_> {
         let mut rows = Vec::new();
         for entry in &self.entries {
             for (label, trace) in &self.traces {
-                let o = entry.measure((processor, self.tokens.as_ref()), kind == "music", &pcm, trace)?;
+                let o = entry.measure(ours, kind == "music", &pcm, trace)?;
                 let (s, [payload, message, ip], [encode, decode]) = (o.scores, o.kbps, o.times_real);
                 let system = format!("{}{label}", entry.system());
                 if let Some(keep) = &self.keep {
@@ -203,7 +223,7 @@ impl Plan<'_> {
                         s.lsd_db,
                         encode,
                         decode,
-                        entry.delay_ms(processor),
+                        entry.delay_ms(&ours.processor),
                         o.lag as f64,
                         o.lost,
                     ],
@@ -218,7 +238,7 @@ impl Plan<'_> {
     }
 
     /// A recording through one entry without loss, for listening.
-    pub(super) fn sound(&self, processor: &mut Processor, file: &Path, entry: &Entry, pcm: &[f32]) -> Result<Vec<f32>> {
-        Ok(entry.measure((processor, self.tokens.as_ref()), kind(file) == "music", pcm, &[])?.decoded)
+    pub(super) fn sound(&self, ours: &mut Ours, file: &Path, entry: &Entry, pcm: &[f32]) -> Result<Vec<f32>> {
+        Ok(entry.measure(ours, kind(file) == "music", pcm, &[])?.decoded)
     }
 }

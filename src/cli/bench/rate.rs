@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 
 use super::plan::{Entry, Plan};
 use super::{command, kind, machine, read, recordings, stem};
-use crate::cli::encode::{parse_beam, parse_kbps};
+use crate::cli::encode::{REFINE_STEPS, parse_beam, parse_kbps};
 use crate::infer;
 use crate::referee::{
     Listening, OpusSettings, Payload, Repair, Row, equivalent_rate, summarise, write_report, write_rows,
@@ -49,6 +49,9 @@ pub(super) struct Args {
     /// Width of the codebook search
     #[arg(long, default_value = "4", value_parser = parse_beam)]
     beam: BeamWidth,
+    /// Steps of analysis by synthesis in files; rows without it are there as well
+    #[arg(long, value_name = "N", default_value_t = REFINE_STEPS, value_parser = clap::value_parser!(u32).range(0..=200))]
+    refine: u32,
     /// Model folder [default: the shipped model]
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
@@ -61,7 +64,7 @@ pub(super) fn parse_every(s: &str) -> Result<usize, String> {
 /// The curve that "sounds like Opus" refers to.
 const REFERENCE: &str = "Opus VBR 20 ms NoLACE";
 
-fn entries(args: &Args, has_tokens: bool) -> Vec<Entry> {
+fn entries(args: &Args, has_tokens: bool, searches: bool) -> Vec<Entry> {
     let mut all: Vec<Entry> = [Payload::Packed, Payload::Coded]
         .into_iter()
         .filter(|p| *p == Payload::Packed || has_tokens)
@@ -71,7 +74,9 @@ fn entries(args: &Args, has_tokens: bool) -> Vec<Entry> {
         })
         .collect();
     if has_tokens {
-        all.extend(args.kbps.iter().map(|stages| Entry::File { kbps: stages.kbps() }));
+        let kinds = if searches { &[true, false][..] } else { &[false] };
+        let file = |&searched: &bool| args.kbps.iter().map(move |s| Entry::File { kbps: s.kbps(), searched });
+        all.extend(kinds.iter().flat_map(file));
     }
     for &rate in &args.opus_kbps {
         for (cbr, packet_ms) in [(false, 20), (false, 60), (true, 20), (true, 60)] {
@@ -101,7 +106,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
         model: &model,
         tokens: model.tokens()?,
         beam: args.beam,
-        entries: entries(args, model.tokens()?.is_some()),
+        refine: args.refine,
+        entries: entries(args, model.tokens()?.is_some(), args.refine > 0 && model.refiner(0)?.is_some()),
         traces: vec![(String::new(), Vec::new())],
         seconds: args.seconds,
         jobs: args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get)),
@@ -184,12 +190,12 @@ fn notes(args: &Args, model: &str, items: usize) -> Vec<String> {
 /// The first recording of each kind through a few entries, with spectrograms.
 fn listening(args: &Args, plan: &Plan<'_>, files: &[PathBuf]) -> Result<Vec<Listening>> {
     const SECONDS: usize = 8;
+    let best = plan.entries.iter().find(|e| matches!(e, Entry::File { .. })).or(plan.entries.first());
+    let best = best.map(Entry::system).unwrap_or_default();
     let near = |wanted: f64, ours: bool| {
         plan.entries
             .iter()
-            .filter(|e| {
-                matches!(e, Entry::Undertone { .. } | Entry::File { .. }) == ours && (ours || e.system() == REFERENCE)
-            })
+            .filter(|e| e.system() == if ours { best.as_str() } else { REFERENCE })
             .min_by(|a, b| (a.nominal() - wanted).abs().total_cmp(&(b.nominal() - wanted).abs()))
     };
     let mut chosen: Vec<&Entry> = Vec::new();
@@ -198,7 +204,7 @@ fn listening(args: &Args, plan: &Plan<'_>, files: &[PathBuf]) -> Result<Vec<List
             chosen.push(entry);
         }
     }
-    let mut processor = plan.model.processor(plan.beam)?;
+    let mut ours = plan.ours()?;
     let mut out = Vec::new();
     for wanted in ["speech", "music"] {
         let Some(file) = files.iter().find(|f| kind(f) == wanted) else { continue };
@@ -206,7 +212,7 @@ fn listening(args: &Args, plan: &Plan<'_>, files: &[PathBuf]) -> Result<Vec<List
         let mut sounds = vec![("original".to_owned(), pcm.clone())];
         for entry in &chosen {
             let name = format!("{} {} kbit/s", entry.system(), entry.nominal());
-            sounds.push((name, plan.sound(&mut processor, file, entry, &pcm)?));
+            sounds.push((name, plan.sound(&mut ours, file, entry, &pcm)?));
         }
         out.push(Listening { item: stem(file), spectrograms: picture(&args.out, &sounds)?, sounds });
     }

@@ -1,0 +1,182 @@
+"""The decoder's gradient as an ONNX graph: what a change of the samples means for the latents.
+
+A file encoder that searches by gradient (docs/search.md) runs it. It computes the decoder again and then backwards, with the
+weights of decoder.onnx: its large tensors are references into that file, so it takes some kilobytes itself.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from .config import BANDS, FRAME, HOP, NOISE_BINS, SHAPED, Network
+from .graph import Graph, band_of_bin, decoder_state
+from .network import GAIN_RANGE, NOISE_RMS, band_matrix, dct4_matrix, sine_window
+
+# Smaller tensors are kept in the graph: shape inference cannot read others.
+SMALLEST_REFERENCE_BYTES = 1024
+DECODER_SHA256 = "decoder_sha256"  # in the graph's metadata: the file that its tensors lie in
+
+
+class Backward(Graph):
+    """Forward passes that keep what their gradient needs."""
+
+    def __init__(self, tensors: dict[str, np.ndarray]):
+        super().__init__({})
+        self.found = tensors
+
+    def known(self, name: str) -> str:
+        return self.const(name, self.found[name])
+
+    def transposed(self, name: str) -> str:
+        return self.op("Transpose", self.known(name), perm=[1, 0])
+
+    def scalar(self, name: str, value: float) -> str:
+        return self.const(name, np.array([value], np.float32))
+
+    def forward(self, x: str, name: str, bias: bool = True) -> str:
+        y = self.op("MatMul", x, self.known(f"{name}.weight"))
+        return self.op("Add", y, self.known(f"{name}.bias")) if bias else y
+
+    def back(self, g: str, name: str) -> str:
+        return self.op("MatMul", g, self.transposed(f"{name}.weight"))
+
+    def normalise(self, x: str, name: str) -> tuple[str, tuple[str, str, str]]:
+        """LayerNorm and what its gradient needs: the normalised values and the inverse deviation."""
+        y, mean, inverse = self.op(
+            "LayerNormalization", x, self.known(f"{name}.weight"), self.known(f"{name}.bias"), outputs=3, axis=-1
+        )
+        return y, (self.op("Mul", self.op("Sub", x, mean), inverse), inverse, name)
+
+    def normalise_back(self, g: str, kept: tuple[str, str, str]) -> str:
+        """(g' - mean g' - x' mean(g' x')) / deviation, with g' = g times the layer's weight and x' the normalised values."""
+        values, inverse, name = kept
+        g = self.op("Mul", g, self.known(f"{name}.weight"))
+        last = self.const("last_axis", np.array([-1], np.int64))
+        mean = self.op("ReduceMean", g, last, keepdims=1)
+        along = self.op("ReduceMean", self.op("Mul", g, values), last, keepdims=1)
+        g = self.op("Sub", self.op("Sub", g, mean), self.op("Mul", values, along))
+        return self.op("Mul", g, inverse)
+
+    def gelu(self, x: str) -> tuple[str, str]:
+        """x P(x) with the normal distribution P, and its derivative P(x) + x p(x)."""
+        half = self.scalar("half", 0.5)
+        erf = self.op("Erf", self.op("Mul", x, self.scalar("root_half", math.sqrt(0.5))))
+        share = self.op("Add", self.op("Mul", erf, half), half)
+        power = self.op("Mul", self.op("Mul", x, x), self.scalar("minus_half", -0.5))
+        density = self.op("Mul", self.op("Exp", power), self.scalar("density", 1 / math.sqrt(2 * math.pi)))
+        return self.op("Mul", x, share), self.op("Add", share, self.op("Mul", x, density))
+
+    def block_forward(self, x: str, name: str, past: str, kernel: int) -> tuple[str, tuple]:
+        joined, total = self.op("Concat", past, x, axis=1), None
+        for i in range(kernel):
+            end = -(kernel - 1 - i) if i < kernel - 1 else 2**31 - 1
+            part = self.op("Mul", self.slice(joined, i, end, 1), self.known(f"{name}.depthwise.weight.{i}"))
+            total = part if total is None else self.op("Add", total, part)
+        h, norm = self.normalise(self.op("Add", total, self.known(f"{name}.depthwise.bias")), f"{name}.norm")
+        h, slope = self.gelu(self.forward(h, f"{name}.up"))
+        return self.op("Add", x, self.forward(h, f"{name}.down")), (name, norm, slope, kernel)
+
+    def block_back(self, g: str, kept: tuple) -> str:
+        name, norm, slope, kernel = kept
+        h = self.op("Mul", self.back(g, f"{name}.down"), slope)
+        h = self.normalise_back(self.back(h, f"{name}.up"), norm)
+        # What a frame does to those after it: the taps in reverse, with nothing after the end.
+        width = len(self.found[f"{name}.depthwise.bias"])
+        none = self.const(f"after_{kernel}_{width}", np.zeros((1, kernel - 1, width), np.float32))
+        rows = self.op("Shape", h, start=0, end=1)
+        after = self.op("Expand", none, self.op("Concat", rows, self.const("rows_of_one", np.array([1, 1], np.int64)), axis=0))
+        joined, total = self.op("Concat", h, after, axis=1), None
+        for i in range(kernel):
+            ahead = kernel - 1 - i
+            end = -i if i else 2**31 - 1
+            part = self.op("Mul", self.slice(joined, ahead, end, 1), self.known(f"{name}.depthwise.weight.{i}"))
+            total = part if total is None else self.op("Add", total, part)
+        return self.op("Add", g, total)
+
+
+def gradient_graph(decoder: onnx.ModelProto, net: Network) -> onnx.ModelProto:
+    """latent [B, T, D], noise [B, T, N], state [B, S], pcm_gradient [B, T, FRAME] -> latent_gradient [B, T, D].
+
+    All tensors are in the graph; `write` moves the large ones out.
+    """
+    g, half, w = Backward({t.name: numpy_helper.to_array(t) for t in decoder.graph.initializer}), HOP // 2, net.decoder_width
+    parts = decoder_state(net)
+    _, *past = g.split_state("state", parts)
+    kept = []
+    h = g.forward("latent", "inp")
+    for i in range(net.decoder_blocks):
+        h, k = g.block_forward(h, f"blocks.{i}", past[i], net.kernel)
+        kept.append(k)
+    h, norm = g.normalise(h, "norm")
+    h = g.reshape(g.forward(h, "up"), 0, -1, w)
+    random = g.reshape("noise", 0, -1, net.noise + NOISE_BINS)
+    h = g.op("Add", h, g.forward(g.slice(random, 0, net.noise, -1), "noise", bias=False))
+    fine = []
+    for i in range(net.fine_blocks):
+        h, k = g.block_forward(h, f"fine.{i}", past[net.decoder_blocks + i], net.fine_kernel)
+        fine.append(k)
+    h, fine_norm = g.normalise(h, "fine_norm")
+    shape = g.op("Add", g.forward(h, "shape"), g.reshape(g.forward("latent", "shape_skip"), 0, -1, SHAPED))
+    high = g.op("Mul", g.slice(random, net.noise, net.noise + NOISE_BINS, -1), g.scalar("noise_scale", 1 / NOISE_RMS))
+    shape = g.op("Concat", shape, high, axis=-1)
+    gain = g.op("Add", g.forward(h, "gain"), g.reshape(g.forward("latent", "gain_skip"), 0, -1, BANDS))
+    low, top = (g.const(n, np.float32(v)) for n, v in zip(("gain_low", "gain_high"), GAIN_RANGE))
+    gain = g.op("Exp", g.op("Clip", gain, low, top))
+
+    # Backwards: overlap-add, window, transform.
+    window = sine_window().numpy()
+    blocks = g.reshape("pcm_gradient", 0, -1, HOP)
+    head = g.op("Mul", blocks, g.const("window", window))
+    early = g.op("Sub", g.slice(head, 0, half, -1), g.flip(g.slice(head, half, HOP, -1)))
+    rows = g.op("Shape", blocks, start=0, end=1)
+    after = g.op("Expand", g.const("silent_block", np.zeros((1, 1, HOP), np.float32)),
+                 g.op("Concat", rows, g.const("rows_of_one", np.array([1, 1], np.int64)), axis=0))  # fmt: skip
+    tail = g.op("Concat", g.slice(blocks, 1, 2**31 - 1, 1), after, axis=1)
+    tail = g.op("Mul", tail, g.const("window_falling", -window[::-1].copy()))
+    late = g.op("Add", g.flip(g.slice(tail, 0, half, -1)), g.slice(tail, half, HOP, -1))
+    dct = g.const("dct", dct4_matrix().numpy())
+    coefficients = g.op("MatMul", g.op("Concat", late, early, axis=-1), dct)
+    # Gains and shapes.
+    spread = g.op("Gather", gain, g.const("band_of_bin", band_of_bin()), axis=-1)
+    to_shape = g.slice(g.op("Mul", coefficients, spread), 0, SHAPED, -1)
+    to_gain = g.op("MatMul", g.op("Mul", coefficients, shape), g.const("bands", band_matrix().numpy()))
+    to_gain = g.op("Mul", to_gain, gain)
+    h = g.normalise_back(g.op("Add", g.back(to_shape, "shape"), g.back(to_gain, "gain")), fine_norm)
+    for k in reversed(fine):
+        h = g.block_back(h, k)
+    h = g.back(g.reshape(h, 0, -1, 2 * w), "up")
+    h = g.normalise_back(h, norm)
+    for k in reversed(kept):
+        h = g.block_back(h, k)
+    total = g.op("Add", g.back(h, "inp"), g.back(g.reshape(to_shape, 0, -1, 2 * SHAPED), "shape_skip"))
+    total = g.op("Add", total, g.back(g.reshape(to_gain, 0, -1, 2 * BANDS), "gain_skip"))
+    inputs = [("latent", ["B", "T", net.latent]), ("noise", ["B", "T", net.noise_dim])]
+    inputs += [("state", ["B", sum(int(np.prod(p)) for p in parts)]), ("pcm_gradient", ["B", "T", FRAME])]
+    return g.model("decoder_gradient", inputs, [(("latent_gradient", ["B", "T", net.latent]), total)])
+
+
+def write(decoder: Path, out: Path, net: Network, sha256: str) -> None:
+    """Writes the gradient of the decoder graph in file `decoder`, whose hash is given, to `out` beside it."""
+    content = decoder.read_bytes()
+    model = gradient_graph(onnx.load_model_from_string(content), net)
+    for tensor in model.graph.initializer:
+        raw = tensor.raw_data
+        if len(raw) < SMALLEST_REFERENCE_BYTES:
+            continue
+        at = content.find(raw)
+        if at < 0:
+            continue
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in (("location", decoder.name), ("offset", str(at)), ("length", str(len(raw)))):
+            entry = tensor.external_data.add()
+            entry.key, entry.value = key, value
+    entry = model.metadata_props.add()
+    entry.key, entry.value = DECODER_SHA256, sha256
+    out.write_bytes(model.SerializeToString())
+

@@ -1,0 +1,13 @@
+//! Analysis by synthesis: latents that are better than the encoder's, found by listening to what the decoder makes of them.
+//!
+//! For files, where time may be taken. The stream is the same, and every decoder reads it. The method and what it gives are in
+//! docs/synthesis.md.
+
+mod analyser;
+mod loudness;
+mod refiner;
+mod spectral;
+mod stft;
+
+pub use analyser::{Analyser, analyse_all};
+pub use refiner::{Progress, Refiner, Shape};

@@ -1,0 +1,185 @@
+//! Moves latents until what the decoder makes of them sounds like the original.
+
+use super::loudness::{LoudnessDistance, active_power};
+use super::spectral::{LONGEST, SpectralDistance};
+use crate::model::{DecodeRow, DecoderGradient, DecoderNet, GradientRow, NetworkError, decoder_noise};
+
+/// Size of the first step as a share of the latents' root mean square; it falls linearly to nothing.
+const STEP: f32 = 0.08;
+
+/// Weight of the way gone, measured in the same unit: what is far from where the encoder put it is badly quantised.
+const LEASH: f32 = 8.0;
+
+/// Decay of Adam's two moments. Short memories, because there are few steps.
+const MOMENTS: (f32, f32) = (0.5, 0.9);
+
+/// Sound below this mean power (-70 dBFS) is left as the encoder made it.
+const SILENCE: f32 = 1e-7;
+
+/// A part this far below the loudest before it is judged as if it were no quieter, -20 dB.
+const LEAST_OF_LOUDEST: f32 = 0.01;
+
+/// Numbers of the model that a refiner needs.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    /// Samples of a frame.
+    pub frame_samples: usize,
+    /// Samples by which decoded sound lags the original.
+    pub overlap_samples: usize,
+    /// Width of a latent.
+    pub latent_dim: usize,
+    /// Random numbers the decoder takes for one frame.
+    pub noise_dim: usize,
+    /// Root mean square of the latents.
+    pub latent_rms: f32,
+}
+
+/// Analysis by synthesis (Atal 1982, there by trying codes) with gradients: Adam (Kingma 2015) on the latents of some frames, through
+/// the decoder, towards the least spectral and loudness distance.
+pub struct Refiner {
+    shape: Shape,
+    steps: u32,
+    decoder: Box<dyn DecoderNet>,
+    gradient: Box<dyn DecoderGradient>,
+    spectral: SpectralDistance,
+    loudness: LoudnessDistance,
+    /// Decoder's state before the next frame.
+    state: Vec<f32>,
+    next_frame: u64,
+    /// The last samples of the original and of what was decoded, so that windows reach back.
+    before: (Vec<f32>, Vec<f32>),
+    /// Samples of the original that are decoded with the next frame.
+    overlap: Vec<f32>,
+    loudest: f32,
+}
+
+impl std::fmt::Debug for Refiner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Refiner").field("shape", &self.shape).field("steps", &self.steps).finish_non_exhaustive()
+    }
+}
+
+/// Distance before the first step and before the last.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Progress {
+    /// With the encoder's latents.
+    pub first: f32,
+    /// With those moved.
+    pub last: f32,
+}
+
+impl Refiner {
+    /// A refiner of a recording from its first frame on, `steps` steps for each part of it.
+    pub fn new(shape: Shape, steps: u32, decoder: Box<dyn DecoderNet>, gradient: Box<dyn DecoderGradient>) -> Self {
+        Self {
+            shape,
+            steps,
+            state: vec![0.0; decoder.state_size()],
+            decoder,
+            gradient,
+            spectral: SpectralDistance::new(),
+            loudness: LoudnessDistance::new(),
+            next_frame: 0,
+            before: (vec![0.0; LONGEST], vec![0.0; LONGEST]),
+            overlap: vec![0.0; shape.overlap_samples],
+            loudest: 0.0,
+        }
+    }
+
+    /// Starts again, at the first frame of another recording.
+    pub fn restart(&mut self) {
+        self.state.fill(0.0);
+        self.next_frame = 0;
+        self.before = (vec![0.0; LONGEST], vec![0.0; LONGEST]);
+        self.overlap.fill(0.0);
+        self.loudest = 0.0;
+    }
+
+    /// Moves latents `[T * latent_dim]` of the next frames, whose samples are `pcm` `[T * frame_samples]`. The first `keep` frames
+    /// count as done afterwards; those after them are there so that the end of a part is judged with what follows.
+    ///
+    /// Errors: [`NetworkError`].
+    pub fn refine(&mut self, pcm: &[f32], latents: &mut [f32], keep: usize) -> Result<Progress, NetworkError> {
+        let shape = self.shape;
+        let frames = pcm.len() / shape.frame_samples;
+        let mut noise = vec![0.0; frames * shape.noise_dim];
+        for (frame, out) in (self.next_frame..).zip(noise.chunks_exact_mut(shape.noise_dim)) {
+            decoder_noise(frame, out);
+        }
+        let mut original = self.before.0.clone();
+        original.extend_from_slice(&self.overlap);
+        original.extend_from_slice(&pcm[..pcm.len() - shape.overlap_samples]);
+        let part = &original[LONGEST..];
+        let power = part.iter().map(|x| x * x).sum::<f32>() / part.len().max(1) as f32;
+        let mut progress = Progress { first: 0.0, last: 0.0 };
+        if power > SILENCE && self.steps > 0 {
+            let active = active_power(part);
+            self.loudest = self.loudest.max(active);
+            progress = self.descend(&original, &noise, latents, active.max(LEAST_OF_LOUDEST * self.loudest))?;
+        }
+        let keep = keep.min(frames);
+        let mut decoded = vec![0.0; keep * shape.frame_samples];
+        self.decoder.decode(
+            &mut [DecodeRow {
+                latents: &latents[..keep * shape.latent_dim],
+                noise: &noise[..keep * shape.noise_dim],
+                state: &mut self.state,
+                pcm: &mut decoded,
+            }],
+            keep,
+        )?;
+        self.next_frame += keep as u64;
+        let end = LONGEST + keep * shape.frame_samples;
+        self.before.0 = original[end - LONGEST..end].to_vec();
+        self.before.1.extend_from_slice(&decoded);
+        self.before.1.drain(..self.before.1.len() - LONGEST);
+        let at = keep * shape.frame_samples;
+        self.overlap = pcm[at - shape.overlap_samples..at].to_vec();
+        Ok(progress)
+    }
+
+    fn descend(
+        &mut self,
+        original: &[f32],
+        noise: &[f32],
+        latents: &mut [f32],
+        active: f32,
+    ) -> Result<Progress, NetworkError> {
+        let frames = latents.len() / self.shape.latent_dim;
+        let spectral = self.spectral.target(original);
+        let loudness = self.loudness.target(original, active);
+        let start = latents.to_vec();
+        let rms = self.shape.latent_rms;
+        let leash = 2.0 * LEASH / (rms * rms * latents.len() as f32);
+        let mut decoded = self.before.1.clone();
+        decoded.resize(original.len(), 0.0);
+        let (mut pcm_slope, mut slope) = (vec![0.0; original.len()], vec![0.0; latents.len()]);
+        let mut moments = vec![(0.0f32, 0.0f32); latents.len()];
+        let mut progress = Progress { first: 0.0, last: 0.0 };
+        for step in 0..self.steps {
+            let mut state = self.state.clone();
+            let pcm = &mut decoded[LONGEST..];
+            self.decoder.decode(&mut [DecodeRow { latents, noise, state: &mut state, pcm }], frames)?;
+            progress.last = self.spectral.measure(&decoded, &spectral, &mut pcm_slope)
+                + self.loudness.measure(&decoded, &loudness, &mut pcm_slope);
+            if step == 0 {
+                progress.first = progress.last;
+            }
+            let row = GradientRow { latents, noise, state: &self.state, pcm_slope: &pcm_slope[LONGEST..] };
+            self.gradient.pull_back(&row, frames, &mut slope)?;
+            let size = STEP * rms * (1.0 - step as f32 / self.steps as f32);
+            let bias = (1.0 - MOMENTS.0.powi(step as i32 + 1), 1.0 - MOMENTS.1.powi(step as i32 + 1));
+            for ((z, start), (slope, m)) in latents.iter_mut().zip(&start).zip(slope.iter().zip(&mut moments)) {
+                let slope = slope + leash * (*z - start);
+                m.0 = MOMENTS.0 * m.0 + (1.0 - MOMENTS.0) * slope;
+                m.1 = MOMENTS.1 * m.1 + (1.0 - MOMENTS.1) * slope * slope;
+                let moved = size * (m.0 / bias.0) / ((m.1 / bias.1).sqrt() + 1e-8);
+                // A network that went wrong must not spoil the codes.
+                if moved.is_finite() {
+                    *z -= moved;
+                }
+            }
+        }
+        Ok(progress)
+    }
+}
