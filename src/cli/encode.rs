@@ -15,7 +15,7 @@ use crate::codec::{Encoder, Processor};
 use crate::entropy::{Fit, StreamWriter};
 use crate::infer::{self, LoadedModel};
 use crate::rvq::BeamWidth;
-use crate::synthesis::Analyser;
+use crate::synthesis::{Analyser, Refiner};
 use crate::token::TokenModel;
 use crate::units::{PcmFormat, StageCount};
 
@@ -95,6 +95,18 @@ pub(super) fn tokens(model: &LoadedModel) -> Result<Arc<TokenModel>> {
     model.tokens()?.with_context(|| format!("model {path} has no token model (tokens.safetensors)"))
 }
 
+/// What searches for latents by `steps` steps, none for 0.
+pub(super) fn refiner(model: &LoadedModel, steps: u32) -> Result<Option<Refiner>> {
+    if steps == 0 {
+        return Ok(None);
+    }
+    let refiner = model.refiner(steps)?;
+    if refiner.is_none() {
+        bail!("model {} has no gradient of its decoder (gradient.onnx): leave --refine away", model.path.display());
+    }
+    Ok(refiner)
+}
+
 /// Writes bundles to a file or pipe as they are finished.
 struct Out {
     to: Box<dyn Write>,
@@ -139,15 +151,17 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let bundle = args.bundle.unwrap_or(if live { LIVE_BUNDLE } else { file });
     let profile = processor.profile();
     let steps = args.refine.unwrap_or(if live { 0 } else { REFINE_STEPS });
-    let mut refiner = if steps == 0 { None } else { model.refiner(steps)? };
-    if refiner.is_none() && args.refine.is_some_and(|n| n > 0) {
-        bail!(
-            "model {} has no gradient of its decoder (gradient.onnx), so --refine can only be 0",
-            model.path.display()
-        );
-    }
+    // A model without the gradient can do without, unless the search was asked for.
+    let mut refiner = match args.refine {
+        Some(steps) => refiner(&model, steps)?,
+        None if steps > 0 => model.refiner(steps)?,
+        None => None,
+    };
     let analysed = !live || refiner.is_some();
     let mut analyser = Analyser::new(Arc::clone(&profile), refiner.as_mut());
+    if live {
+        analyser.set_part(usize::from(bundle));
+    }
     let bar = progress::bar(input.total_samples(), "samples", [&args.input, &args.output]);
     let (mut start, mut latents) = (Vec::new(), Vec::new());
     let mut more = true;

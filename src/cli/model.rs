@@ -8,6 +8,7 @@ use safetensors::SafeTensors;
 use crate::codec::{self, EncodeJob};
 use crate::infer::{self, LoadedModel};
 use crate::rvq::{BeamWidth, collapsed_stage};
+use crate::synthesis::{Progress, analyse_all};
 use crate::units::StageCount;
 
 #[derive(Debug, clap::Args)]
@@ -79,6 +80,9 @@ fn info(model: &LoadedModel) -> Result<()> {
     Ok(())
 }
 
+/// Steps of the search that `verify` tries.
+const SEARCH_STEPS: u32 = 10;
+
 /// The golden example: what the training recipe computed.
 struct Golden {
     pcm: Vec<f32>,
@@ -136,6 +140,20 @@ fn verify(model: &LoadedModel) -> Result<()> {
     println!("encoder      {:.2} % of {} golden codes", share * 100.0, golden.codes.len());
     let worst = golden_decode(&mut processor, &golden, frames, stages)?;
     println!("decoder      differs by at most {worst:.6} of full scale");
+    match model.refiner(SEARCH_STEPS)? {
+        None => println!("gradient     none: files cannot be searched for"),
+        Some(mut refiner) => {
+            let mut latents = analyse_all(&mut processor, None, &golden.pcm)?;
+            latents.truncate(frames * profile.latent_dim);
+            let Progress { first, last } = refiner.refine(&golden.pcm, &mut latents, frames)?;
+            println!(
+                "gradient     {SEARCH_STEPS} steps of search bring the golden example from {first:.3} to {last:.3}"
+            );
+            if last >= first {
+                bail!("the search does not come closer: gradient.onnx does not fit the decoder");
+            }
+        }
+    }
     if share < SAME_CODES {
         bail!(
             "codes differ from the golden example: {:.2} % agree, at least {} % must",

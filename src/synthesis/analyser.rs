@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::Refiner;
 use crate::codec::{ProcessError, Processor, Profile};
 
-/// Frames that are searched together (10 s), and those after them that are looked at.
-const PART_FRAMES: usize = 500;
+/// Frames of a file that are searched together (5 s), and those after them that are looked at.
+const PART_FRAMES: usize = 250;
 const AHEAD_FRAMES: usize = 10;
 
 /// Turns one recording into latents, part by part. Give them to [`crate::codec::Encoder::push_latents`].
@@ -14,6 +14,8 @@ const AHEAD_FRAMES: usize = 10;
 pub struct Analyser<'a> {
     profile: Arc<Profile>,
     refiner: Option<&'a mut Refiner>,
+    part: usize,
+    ahead: usize,
     state: Vec<f32>,
     /// Samples from the first frame that is not done on.
     pcm: Vec<f32>,
@@ -29,8 +31,24 @@ impl<'a> Analyser<'a> {
         if let Some(refiner) = &mut refiner {
             refiner.restart();
         }
+        let (part, ahead) = (PART_FRAMES, AHEAD_FRAMES);
         let state = vec![0.0; profile.encoder_state];
-        Self { profile, refiner, state, pcm: Vec::new(), latents: Vec::new(), samples_in: 0, finished: false }
+        Self {
+            profile,
+            refiner,
+            part,
+            ahead,
+            state,
+            pcm: Vec::new(),
+            latents: Vec::new(),
+            samples_in: 0,
+            finished: false,
+        }
+    }
+
+    /// Makes parts of so many frames and looks at none after them, so that latents come as soon as the samples of a part are there.
+    pub fn set_part(&mut self, frames: usize) {
+        (self.part, self.ahead) = (frames.max(1), 0);
     }
 
     /// Samples at the codec's rate, treated as [`crate::codec::Encoder::push`] treats them.
@@ -54,8 +72,8 @@ impl<'a> Analyser<'a> {
     pub fn next_part(&mut self, processor: &mut Processor, out: &mut Vec<f32>) -> Result<bool, ProcessError> {
         let (frame, dim) = (self.profile.frame_samples, self.profile.latent_dim);
         let ready = self.pcm.len() / frame;
-        let frames = ready.min(PART_FRAMES + AHEAD_FRAMES);
-        if frames == 0 || (frames < PART_FRAMES + AHEAD_FRAMES && !self.finished) {
+        let frames = ready.min(self.part + self.ahead);
+        if frames == 0 || (frames < self.part + self.ahead && !self.finished) {
             return Ok(false);
         }
         let known = self.latents.len() / dim;
@@ -65,7 +83,7 @@ impl<'a> Analyser<'a> {
             &mut self.state,
             &mut self.latents[known * dim..],
         )?;
-        let keep = frames.min(PART_FRAMES);
+        let keep = frames.min(self.part);
         // The frames ahead are looked at again, from where the encoder put them.
         let ahead = self.latents[keep * dim..].to_vec();
         if let Some(refiner) = &mut self.refiner {
@@ -133,6 +151,7 @@ mod tests {
     fn any_chunking_gives_the_same_latents() {
         let (mut processor, pcm) = (fake::processor(16, 7), sound(600_000));
         let whole = analyse_all(&mut processor, Some(&mut fake::refiner(3)), &pcm).unwrap();
+        assert_eq!(whole.len(), 1_251 * 48);
         let mut refiner = fake::refiner(3);
         let mut analyser = Analyser::new(processor.profile(), Some(&mut refiner));
         let mut latents = Vec::new();
@@ -162,6 +181,20 @@ mod tests {
         let padded = [pcm.clone(), vec![0.0; plain.len() / 48 * 480 - pcm.len()]].concat();
         let progress = refiner.refine(&padded, &mut moved, frames).unwrap();
         assert!(progress.last < 0.8 * progress.first, "{progress:?}");
+    }
+
+    #[test]
+    fn a_live_part_needs_nothing_after_it() {
+        let (mut processor, mut refiner) = (fake::processor(16, 7), fake::refiner(3));
+        let mut analyser = Analyser::new(processor.profile(), Some(&mut refiner));
+        analyser.set_part(5);
+        let mut latents = Vec::new();
+        analyser.push(&sound(5 * 480 - 1));
+        assert!(!analyser.next_part(&mut processor, &mut latents).unwrap());
+        analyser.push(&[0.1]);
+        assert!(analyser.next_part(&mut processor, &mut latents).unwrap());
+        assert_eq!(latents.len(), 5 * 48);
+        assert!(!analyser.next_part(&mut processor, &mut latents).unwrap());
     }
 
     #[test]
