@@ -24,6 +24,9 @@ const FILE_BUNDLE: u8 = 25;
 const CODED_BUNDLE: u8 = 50;
 const LIVE_BUNDLE: u8 = 5;
 
+/// Width of the codebook search in files: it is paid once, whatever the rate.
+pub(super) const FILE_BEAM: BeamWidth = BeamWidth::WIDEST;
+
 /// Steps of the search in files: more give little (docs/synthesis.md).
 pub(super) const REFINE_STEPS: u32 = 20;
 
@@ -55,9 +58,9 @@ pub(super) struct Args {
     /// Write 10 bits an index, which any reader of the format can decode without the token model
     #[arg(long, conflicts_with = "coded")]
     packed: bool,
-    /// Width of the codebook search, 1 (fastest) to 16 (best)
-    #[arg(long, default_value = "4", value_parser = parse_beam)]
-    beam: BeamWidth,
+    /// Width of the codebook search, 1 (fastest) to 16 (best) [default: 16 for files, 4 for pipes]
+    #[arg(long, value_parser = parse_beam)]
+    beam: Option<BeamWidth>,
     /// Steps of analysis by synthesis, 0 to 200: latents are moved until what is decoded sounds like the input. Each takes about
     /// 2 % of the recording's length on one core [default: 20 for files, 0 for pipes]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=200))]
@@ -140,8 +143,9 @@ impl Out {
 pub(super) fn run(args: &Args) -> Result<()> {
     let mut input = AudioInput::open(&args.input, args.raw)?;
     let model = infer::load_model(args.model.as_deref())?;
-    let mut processor = model.processor(args.beam)?;
     let live = [&args.input, &args.output].iter().any(|p| *p == Path::new("-"));
+    let beam = if live { BeamWidth::FOUR } else { FILE_BEAM };
+    let mut processor = model.processor(args.beam.unwrap_or(beam))?;
     let tokens = match (args.packed, args.coded) {
         (true, _) => None,
         (_, true) => Some(tokens(&model)?),
@@ -188,12 +192,13 @@ pub(super) fn run(args: &Args) -> Result<()> {
             // Of a longer recording the frames that are done, so that the silence at its end does not come into it.
             let done = latents.len() / profile.latent_dim * profile.frame_samples - profile.overlap_samples();
             let pcm = if more { &start[..done] } else { &start };
-            let trial = Fit { tokens, pcm, latents: &latents, kbps: args.kbps, bundle };
+            let ladder = processor.ladder(&latents)?;
+            let trial = Fit { tokens, pcm, ladder: &ladder, kbps: args.kbps, bundle };
             if args.even {
-                trial.even(&mut processor)?
+                trial.even(&profile)?
             } else {
                 let frames = pcm.len() / profile.frame_samples + usize::from(bundle);
-                let fitted = trial.graded(&mut processor)?;
+                let fitted = trial.graded(&profile)?;
                 if !more {
                     let mut out = Out::create(&args.output)?;
                     out.bytes = fitted.bytes;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{CodecError, DecodeJob, EncodeJob, Profile};
 use crate::bitstream::ABSENT;
 use crate::model::{DecodeRow, DecoderNet, EncodeRow, EncoderNet, NetworkError};
-use crate::rvq::{Codebooks, RvqError, Searcher};
+use crate::rvq::{Codebooks, Ladder, RvqError, Searcher};
 use crate::units::StageCount;
 
 /// Why a job could not be run.
@@ -65,6 +65,13 @@ impl Processor {
     pub fn analyse(&mut self, pcm: &[f32], state: &mut [f32], latents: &mut [f32]) -> Result<(), ProcessError> {
         let frames = pcm.len() / self.profile.frame_samples;
         Ok(self.encoder.encode(&mut [EncodeRow { pcm, state, latents }], frames)?)
+    }
+
+    /// Codes of latents `[T * latent_dim]` at every number of stages.
+    ///
+    /// Errors: [`ProcessError::Rvq`].
+    pub fn ladder(&mut self, latents: &[f32]) -> Result<Ladder, ProcessError> {
+        Ok(self.searcher.ladder(latents)?)
     }
 
     /// Encodes jobs; those with the same number of frames share one network call.

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use super::{StreamError, StreamWriter};
-use crate::bitstream::StreamHeader;
-use crate::codec::{CodecError, Encoder, Grading, Loudness, ProcessError, Processor, level_db};
+use crate::bitstream::{ABSENT, StreamHeader};
+use crate::codec::{CodecError, EncodeJob, Encoder, Grading, Loudness, Profile, level_db};
+use crate::rvq::Ladder;
 use crate::token::TokenModel;
 use crate::units::{CODEC_RATE, StageCount};
 
@@ -23,9 +24,14 @@ pub fn guess_stages(kbps: f64) -> f64 {
 /// Why a recording could not be encoded.
 #[derive(Debug, thiserror::Error)]
 pub enum FitError {
-    /// A network or the search failed.
-    #[error(transparent)]
-    Process(#[from] ProcessError),
+    /// The ladder is shorter than the recording.
+    #[error("no codes for frame {frame}: there are {frames} frames")]
+    Missing {
+        /// The frame.
+        frame: usize,
+        /// Frames that there are.
+        frames: usize,
+    },
     /// The stream does not fit the model.
     #[error(transparent)]
     Codec(#[from] CodecError),
@@ -41,8 +47,10 @@ pub struct Fit<'a> {
     pub tokens: &'a Arc<TokenModel>,
     /// Samples at the codec's rate; of a long recording, the part that decides.
     pub pcm: &'a [f32],
-    /// Latents of its frames, the silence after it included ([`crate::synthesis::analyse_all`]).
-    pub latents: &'a [f32],
+    /// Codes of its frames, the silence after it included ([`crate::synthesis::analyse_all`], [`Processor::ladder`]).
+    ///
+    /// [`Processor::ladder`]: crate::codec::Processor::ladder
+    pub ladder: &'a Ladder,
     /// Rate that the file must not exceed, every byte counted.
     pub kbps: f64,
     /// Frames of a bundle.
@@ -64,24 +72,22 @@ impl Fit<'_> {
     /// Errors: [`FitError`].
     pub fn encode(
         &self,
-        processor: &mut Processor,
+        profile: &Arc<Profile>,
         most: StageCount,
         grading: Option<Grading>,
     ) -> Result<Vec<u8>, FitError> {
-        let profile = processor.profile();
         let mut bytes = Vec::new();
-        let header = StreamHeader { graded: grading.is_some(), ..StreamHeader::packed(&profile, most, self.bundle) };
+        let header = StreamHeader { graded: grading.is_some(), ..StreamHeader::packed(profile, most, self.bundle) };
         let mut writer = StreamWriter::new(header, Some(Arc::clone(self.tokens)), &mut bytes);
-        let mut encoder = Encoder::new(profile, most, self.bundle)?;
+        let mut encoder = Encoder::new(Arc::clone(profile), most, self.bundle)?;
         encoder.set_job_frames(usize::from(self.bundle));
         if let Some(grading) = grading {
             encoder.set_grading(grading);
         }
         encoder.push(self.pcm);
-        encoder.push_latents(self.latents);
         encoder.finish();
         while let Some(mut job) = encoder.next_job() {
-            processor.run_encode(std::slice::from_mut(&mut job))?;
+            self.codes(&mut job)?;
             encoder.accept(job);
             while let Some(bundle) = encoder.next_bundle() {
                 writer.write(&bundle, &mut bytes)?;
@@ -91,8 +97,23 @@ impl Fit<'_> {
         Ok(bytes)
     }
 
-    fn kbps(&self, processor: &mut Processor, most: StageCount, grading: Option<Grading>) -> Result<f64, FitError> {
-        Ok(self.rate_of(&self.encode(processor, most, grading)?))
+    /// Puts the codes of a job's frames in their place.
+    fn codes(&self, job: &mut EncodeJob) -> Result<(), FitError> {
+        let stages = job.stages.index();
+        job.codes.clear();
+        job.codes.resize(job.frames * stages, ABSENT);
+        for (i, codes) in job.codes.chunks_exact_mut(stages).enumerate() {
+            let depth = job.depths.get(i).and_then(|&d| StageCount::new(d).ok()).unwrap_or(job.stages);
+            let frame = job.first_frame as usize + i;
+            let found =
+                self.ladder.codes(frame, depth).ok_or(FitError::Missing { frame, frames: self.ladder.frames() })?;
+            codes[..found.len()].copy_from_slice(found);
+        }
+        Ok(())
+    }
+
+    fn kbps(&self, profile: &Arc<Profile>, most: StageCount, grading: Option<Grading>) -> Result<f64, FitError> {
+        Ok(self.rate_of(&self.encode(profile, most, grading)?))
     }
 
     /// kbit/s of a coded recording.
@@ -104,15 +125,15 @@ impl Fit<'_> {
     /// The most stages, the same for every frame, that stay within the rate; one if none do.
     ///
     /// Errors: [`FitError`].
-    pub fn even(&self, processor: &mut Processor) -> Result<StageCount, FitError> {
-        let most = processor.profile().stages;
+    pub fn even(&self, profile: &Arc<Profile>) -> Result<StageCount, FitError> {
+        let most = profile.stages;
         let mut stages =
             StageCount::new(guess_stages(self.kbps).clamp(1.0, f64::from(most.value())) as u8).unwrap_or(most);
-        let fits = self.kbps(processor, stages, None)? <= self.kbps;
+        let fits = self.kbps(profile, stages, None)? <= self.kbps;
         loop {
             let next = if fits { stages.value() + 1 } else { stages.value().saturating_sub(1) };
             let Some(next) = StageCount::new(next).ok().filter(|&n| n <= most) else { return Ok(stages) };
-            match (fits, self.kbps(processor, next, None)? <= self.kbps) {
+            match (fits, self.kbps(profile, next, None)? <= self.kbps) {
                 (true, true) | (false, false) => stages = next,
                 (true, false) => return Ok(stages),
                 (false, true) => return Ok(next),
@@ -123,8 +144,7 @@ impl Fit<'_> {
     /// Stages by level that use the rate up; the lowest trial if even that is over.
     ///
     /// Errors: [`FitError`].
-    pub fn graded(&self, processor: &mut Processor) -> Result<Fitted, FitError> {
-        let profile = processor.profile();
+    pub fn graded(&self, profile: &Arc<Profile>) -> Result<Fitted, FitError> {
         let mut loudness = Loudness::default();
         self.pcm.chunks(profile.frame_samples).for_each(|f| loudness.push(level_db(f)));
         let start = Grading::new(guess_stages(self.kbps) as f32, loudness.mean_db());
@@ -134,7 +154,7 @@ impl Fit<'_> {
         let mut base = guess_stages(self.kbps).min(f64::from(profile.stages.value()));
         for _ in 0..TRIALS {
             let grading = Grading { base: base as f32, ..start };
-            let bytes = self.encode(processor, profile.stages, Some(grading))?;
+            let bytes = self.encode(profile, profile.stages, Some(grading))?;
             let (got, fitted) = (self.rate_of(&bytes), Fitted { grading, bytes });
             if got <= self.kbps {
                 under = under.filter(|u| u.1.grading.base > grading.base).or(Some((got, fitted)));

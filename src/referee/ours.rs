@@ -130,8 +130,9 @@ impl<'a> CodedFile<'a> {
 impl Codec for CodedFile<'_> {
     fn encode(&mut self, pcm: &[f32]) -> Result<Vec<Packet>, RefereeError> {
         let latents = analyse_all(self.processor, self.refiner.as_deref_mut(), pcm).map_err(error)?;
-        let fit = Fit { tokens: &self.tokens, pcm, latents: &latents, kbps: self.kbps, bundle: FILE_BUNDLE };
-        let payload = fit.graded(self.processor).map_err(error)?.bytes;
+        let ladder = self.processor.ladder(&latents).map_err(error)?;
+        let fit = Fit { tokens: &self.tokens, pcm, ladder: &ladder, kbps: self.kbps, bundle: FILE_BUNDLE };
+        let payload = fit.graded(&self.processor.profile()).map_err(error)?.bytes;
         let bytes = payload.len();
         Ok(vec![Packet { payload, message_bytes: bytes, ip_bytes: bytes }])
     }

@@ -15,6 +15,12 @@ impl BeamWidth {
     /// One partial sum.
     pub const GREEDY: Self = Self(1);
 
+    /// Four, for live streams that have a core of their own.
+    pub const FOUR: Self = Self(4);
+
+    /// Sixteen, for files.
+    pub const WIDEST: Self = Self(16);
+
     /// Errors: `OutOfRange` unless 1 to 16.
     pub fn new(width: u8) -> Result<Self, OutOfRange> {
         if (1..=16).contains(&width) {
@@ -78,37 +84,103 @@ impl Searcher {
         check("width of a latent", latent.len(), latent.len() == dim, dim)?;
         check("number of stages", wanted, wanted <= self.books.stages(), self.books.stages())?;
         check("number of codes", codes.len(), codes.len() == wanted, wanted)?;
-        for (r, &x) in self.residuals.iter_mut().zip(latent) {
-            *r = if x.is_finite() { x } else { 0.0 };
-        }
-        self.errors[0] = self.residuals[..dim].iter().map(|v| v * v).sum();
-        let mut alive = 1;
-        let row = usize::from(MAX_STAGES);
+        let mut alive = self.begin(latent);
         for stage in 0..wanted {
-            let view = self.books.stage(stage);
-            self.candidates.clear();
-            simd::scan(self.level, view, &self.residuals[..alive * dim], &self.errors[..alive], &mut self.candidates);
-            let found = self.candidates.found();
-            for (i, c) in found.iter().enumerate() {
-                let (parent, entry) = (usize::from(c.parent), usize::from(c.entry));
-                let from = &self.residuals[parent * dim..(parent + 1) * dim];
-                let to = &mut self.next_residuals[i * dim..(i + 1) * dim];
-                let mut error = 0.0;
-                for ((t, f), e) in to.iter_mut().zip(from).zip(self.books.entry(stage, entry)) {
-                    *t = f - e;
-                    error += *t * *t;
-                }
-                self.errors[i] = error;
-                self.next_codes[i * row..i * row + stage]
-                    .copy_from_slice(&self.codes[parent * row..parent * row + stage]);
-                self.next_codes[i * row + stage] = c.entry;
-            }
-            alive = found.len().min(self.beam);
-            std::mem::swap(&mut self.residuals, &mut self.next_residuals);
-            std::mem::swap(&mut self.codes, &mut self.next_codes);
+            alive = self.step(stage, alive);
         }
         codes.copy_from_slice(&self.codes[..wanted]);
         Ok(())
+    }
+
+    /// Codes for latents `[T * dim]` at every number of stages, each as [`Searcher::encode_into`] finds them, in one search.
+    ///
+    /// Errors: [`RvqError::Size`] when the latents are no whole number of frames.
+    pub fn ladder(&mut self, latents: &[f32]) -> Result<Ladder, RvqError> {
+        let (dim, stages) = (self.books.dim(), self.books.stages());
+        if !latents.len().is_multiple_of(dim) {
+            let allowed = format!("a multiple of {dim}");
+            return Err(RvqError::Size { what: "number of latent values", got: latents.len(), allowed });
+        }
+        let mut codes = Vec::with_capacity(latents.len() / dim * rungs(stages));
+        for latent in latents.chunks_exact(dim) {
+            let mut alive = self.begin(latent);
+            for stage in 0..stages {
+                alive = self.step(stage, alive);
+                codes.extend_from_slice(&self.codes[..=stage]);
+            }
+        }
+        Ok(Ladder { stages, codes })
+    }
+
+    /// Starts a search; returns the number of survivors.
+    fn begin(&mut self, latent: &[f32]) -> usize {
+        for (r, &x) in self.residuals.iter_mut().zip(latent) {
+            *r = if x.is_finite() { x } else { 0.0 };
+        }
+        self.errors[0] = self.residuals[..latent.len()].iter().map(|v| v * v).sum();
+        1
+    }
+
+    /// Adds a stage to the survivors, best first; returns their number.
+    fn step(&mut self, stage: usize, alive: usize) -> usize {
+        let (dim, row) = (self.books.dim(), usize::from(MAX_STAGES));
+        let view = self.books.stage(stage);
+        self.candidates.clear();
+        simd::scan(self.level, view, &self.residuals[..alive * dim], &self.errors[..alive], &mut self.candidates);
+        let found = self.candidates.found();
+        for (i, c) in found.iter().enumerate() {
+            let (parent, entry) = (usize::from(c.parent), usize::from(c.entry));
+            let from = &self.residuals[parent * dim..(parent + 1) * dim];
+            let to = &mut self.next_residuals[i * dim..(i + 1) * dim];
+            let mut error = 0.0;
+            for ((t, f), e) in to.iter_mut().zip(from).zip(self.books.entry(stage, entry)) {
+                *t = f - e;
+                error += *t * *t;
+            }
+            self.errors[i] = error;
+            self.next_codes[i * row..i * row + stage].copy_from_slice(&self.codes[parent * row..parent * row + stage]);
+            self.next_codes[i * row + stage] = c.entry;
+        }
+        let alive = found.len().min(self.beam);
+        std::mem::swap(&mut self.residuals, &mut self.next_residuals);
+        std::mem::swap(&mut self.codes, &mut self.next_codes);
+        alive
+    }
+}
+
+/// Codes of some frames at every number of stages: a recording is searched once and then tried at any rate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ladder {
+    stages: usize,
+    /// By frame and number of stages, 1, 2, ... codes.
+    codes: Vec<u16>,
+}
+
+/// Codes of a frame at all numbers of stages up to `stages`.
+const fn rungs(stages: usize) -> usize {
+    stages * (stages + 1) / 2
+}
+
+impl Ladder {
+    /// Frames in it.
+    pub fn frames(&self) -> usize {
+        self.codes.len() / rungs(self.stages)
+    }
+
+    /// Codes of a frame with so many stages; None if it has no such frame or number of stages.
+    pub fn codes(&self, frame: usize, stages: StageCount) -> Option<&[u16]> {
+        let stages = stages.index();
+        if stages > self.stages {
+            return None;
+        }
+        let at = frame * rungs(self.stages) + rungs(stages - 1);
+        self.codes.get(at..at + stages)
+    }
+
+    /// Appends the frames of another of the same codebooks.
+    pub fn append(&mut self, other: &Self) {
+        assert_eq!(self.stages, other.stages, "ladders of the same codebooks");
+        self.codes.extend_from_slice(&other.codes);
     }
 }
 
@@ -193,6 +265,26 @@ mod tests {
         }
         assert!(beam < 0.9 * greedy, "beam {beam}, greedy {greedy}");
         assert!(by_stage.is_sorted_by(|a, b| a > b), "{by_stage:?}");
+    }
+
+    #[test]
+    fn a_ladder_holds_what_each_number_of_stages_finds() {
+        let books = books(7);
+        let latents = noise(11, 9 * DIM);
+        for beam in [1, 4, 16] {
+            let mut s = Searcher::new(Arc::clone(&books), BeamWidth::new(beam).unwrap(), SimdLevel::detect());
+            let ladder = s.ladder(&latents).unwrap();
+            assert_eq!(ladder.frames(), 9);
+            for (frame, x) in latents.chunks_exact(DIM).enumerate() {
+                for stages in 1..=STAGES as u8 {
+                    let want = encode(&books, beam, SimdLevel::detect(), x, stages);
+                    assert_eq!(ladder.codes(frame, StageCount::new(stages).unwrap()), Some(&want[..]));
+                }
+            }
+            assert!(ladder.codes(9, StageCount::new(1).unwrap()).is_none());
+            assert!(ladder.codes(0, StageCount::new(6).unwrap()).is_none());
+            assert!(s.ladder(&latents[1..]).is_err());
+        }
     }
 
     #[test]

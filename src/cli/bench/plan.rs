@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use anyhow::{Context, Result};
 
 use super::{kind, read, stem};
+use crate::cli::encode::FILE_BEAM;
 use crate::cli::progress;
 use crate::codec::Processor;
 use crate::infer::LoadedModel;
@@ -69,7 +70,7 @@ impl Entry {
 
     fn measure(
         &self,
-        Ours { processor, refiner, tokens }: &mut Ours,
+        Ours { processor, files, refiner, tokens }: &mut Ours,
         music: bool,
         pcm: &[f32],
         lost: &[bool],
@@ -82,7 +83,7 @@ impl Entry {
             Self::File { kbps, searched } => {
                 let tokens = tokens.clone().context("a coded file needs the token model")?;
                 let refiner = refiner.as_mut().filter(|_| searched);
-                measure(&mut CodedFile::new(processor, tokens, refiner, kbps), pcm, lost)
+                measure(&mut CodedFile::new(files, tokens, refiner, kbps), pcm, lost)
             }
             Self::Opus(settings) => measure(&mut Opus::new(OpusSettings { music, ..settings }), pcm, lost),
         };
@@ -104,6 +105,8 @@ impl Entry {
 /// What a thread runs undertone with.
 pub(super) struct Ours {
     pub(super) processor: Processor,
+    /// With the wider codebook search of files.
+    files: Processor,
     refiner: Option<Refiner>,
     tokens: Option<Arc<TokenModel>>,
 }
@@ -129,8 +132,8 @@ pub(super) struct Plan<'a> {
 impl Plan<'_> {
     /// What one thread needs.
     pub(super) fn ours(&self) -> Result<Ours> {
-        let processor = self.model.processor(self.beam)?;
-        Ok(Ours { processor, refiner: self.model.refiner(self.refine)?, tokens: self.tokens.clone() })
+        let (processor, files) = (self.model.processor(self.beam)?, self.model.processor(FILE_BEAM)?);
+        Ok(Ours { processor, files, refiner: self.model.refiner(self.refine)?, tokens: self.tokens.clone() })
     }
 
     /// Rows of every recording, in order of recordings.
