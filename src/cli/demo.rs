@@ -78,22 +78,65 @@ pub(super) fn run(args: &Args) -> Result<()> {
         println!("  {} kbit/s ...", stages.kbps());
         let file = args.out.join(format!("undertone-{}kbps.wav", stages.kbps()));
         let row = one(args, stages, &pcm, &file)?;
-        let mut decoded = Vec::new();
-        let mut input = AudioInput::open(&file, None)?;
-        while input.read(&mut decoded)? {}
-        panels.push((format!("{} kbit/s", stages.kbps()), decoded));
+        panels.push((format!("{} kbit/s, live", stages.kbps()), read(&file)?));
         rows.push(row);
     }
     let algorithmic = model.profile.delay_samples as f64 * 1e3 / f64::from(CODEC_RATE.hz());
     print_table(&rows, algorithmic);
+    let files = as_files(args, &original, seconds)?;
+    for (stages, file) in &files {
+        panels.push((format!("{} kbit/s, file", stages.kbps()), read(file)?));
+    }
     let picture = args.out.join("spectrograms.png");
     write_spectrograms(&picture, &panels).with_context(|| picture.display().to_string())?;
     println!("\noriginal      {}", original.display());
     for row in &rows {
         println!("{:>3} kbit/s    {}", row.stages.kbps(), row.file.display());
     }
+    for (stages, file) in &files {
+        println!("{:>3} as a file {}", stages.kbps(), file.display());
+    }
     println!("spectrograms  {}", picture.display());
     Ok(())
+}
+
+/// All samples of a recording.
+fn read(path: &Path) -> Result<Vec<f32>> {
+    let (mut pcm, mut input) = (Vec::new(), AudioInput::open(path, None)?);
+    while input.read(&mut pcm)? {}
+    Ok(pcm)
+}
+
+/// The same recording through `encode` and `decode` at the same rates: coded, and searched for.
+fn as_files(args: &Args, original: &Path, seconds: f64) -> Result<Vec<(StageCount, PathBuf)>> {
+    let mut out = Vec::new();
+    println!("\nAs files:\n  rate  file bytes  kbit/s, every byte  encode x real time  decode x real time");
+    for &stages in &args.kbps {
+        let kbps = stages.kbps().to_string();
+        let codes = args.out.join(format!("undertone-{kbps}kbps.utn"));
+        let sound = args.out.join(format!("undertone-{kbps}kbps-file.wav"));
+        let call = |what: &str, from: &Path, to: &Path, options: &[&str]| -> Result<f64> {
+            let mut command = Command::new(std::env::current_exe()?);
+            command.arg(what).arg(from).arg(to).args(options);
+            if let Some(model) = &args.model {
+                command.arg("--model").arg(model);
+            }
+            let start = Instant::now();
+            let status = command.status().with_context(|| format!("undertone {what}"))?;
+            ensure!(status.success(), "undertone {what} failed: {status}");
+            Ok(seconds / start.elapsed().as_secs_f64())
+        };
+        let encode = call("encode", original, &codes, &["--kbps", &kbps])?;
+        let decode = call("decode", &codes, &sound, &[])?;
+        let bytes = std::fs::metadata(&codes)?.len();
+        let rate = bytes as f64 * 8.0 / 1e3 / seconds;
+        println!("{:6.1} {bytes:11} {rate:19.2} {encode:19.1} {decode:19.1}", stages.kbps());
+        out.push((stages, sound));
+    }
+    println!(
+        "coded by the token model, loud frames finer than quiet ones, latents searched for; the times include loading the model."
+    );
+    Ok(out)
 }
 
 fn print_table(rows: &[Row], algorithmic: f64) {

@@ -119,3 +119,10 @@ fn command() -> String {
     }
     args.join(" ")
 }
+
+/// A line of a process' memory in /proc, such as "VmRSS:", in MiB; NaN where there is none.
+fn memory_mib(process: &str, field: &str) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix(field)).unwrap_or("");
+    line.split_whitespace().next().and_then(|v| v.parse::<f64>().ok()).unwrap_or(f64::NAN) / 1024.0
+}

@@ -71,9 +71,7 @@ impl Rig {
 
     /// Memory of the daemon that is not swapped out, MiB.
     pub(super) fn rss_mib(&self) -> f64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.daemon.id())).unwrap_or_default();
-        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap_or("");
-        line.split_whitespace().next().and_then(|v| v.parse::<f64>().ok()).unwrap_or(f64::NAN) / 1024.0
+        super::memory_mib(&self.daemon.id().to_string(), "VmRSS:")
     }
 
     /// Processor time of the daemon so far.

@@ -237,11 +237,7 @@ fn opus() -> Result<Vec<Line>> {
 
 /// What the process and a stream hold.
 fn memory(processor: &Processor) -> Vec<Line> {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let field = |name: &str| -> f64 {
-        let line = status.lines().find_map(|l| l.strip_prefix(name)).unwrap_or("");
-        line.split_whitespace().next().and_then(|v| v.parse::<f64>().ok()).unwrap_or(f64::NAN) / 1024.0
-    };
+    let field = |name: &str| super::memory_mib("self", name);
     let profile: std::sync::Arc<codec::Profile> = processor.profile();
     vec![
         ("memory: process now".to_owned(), "MiB", field("VmRSS:")),
