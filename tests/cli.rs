@@ -104,7 +104,7 @@ fn pipes_give_the_same_bytes_as_files_and_leave_bundle_by_bundle() {
     let dir = Folder::new();
     let wav = dir.wav("in.wav", 24_000, 1, 1.0);
     let (utn, back) = (dir.path("a.utn"), dir.path("out.wav"));
-    ok(&["encode", &wav, &utn, "--kbps", "3", "--bundle", "5", "--packed"]);
+    ok(&["encode", &wav, &utn, "--kbps", "3", "--bundle", "5", "--packed", "--refine", "0", "--beam", "4"]);
     ok(&["decode", &utn, &back]);
     let raw: Vec<u8> = fs::read(&wav).unwrap()[44..].to_vec();
     let mut child = undertone(&["encode", "--raw", "s16le:24000:1", "-", "-", "--kbps", "3", "--packed"])
@@ -267,6 +267,34 @@ fn silence_stays_silent_and_quiet_or_clipped_input_survives() {
     let clipped: Vec<f32> = buzz.iter().map(|x| (x * 30.0).clamp(-1.0, 1.0)).collect();
     let y = there_and_back("clipped", &clipped, "6");
     assert!(level(&y) > -8.0 && y.iter().all(|v| v.abs() <= 1.0), "clipped came back at {}", level(&y));
+}
+
+#[test]
+fn a_search_keeps_the_rate_and_the_length_and_pipes_can_have_it() {
+    let dir = Folder::new();
+    let wav = dir.wav("in.wav", 24_000, 1, 3.0);
+    let (plain, searched, back) = (dir.path("a.utn"), dir.path("b.utn"), dir.path("out.wav"));
+    ok(&["encode", &wav, &plain, "--kbps", "4", "--refine", "0"]);
+    ok(&["encode", &wav, &searched, "--kbps", "4", "--refine", "3"]);
+    ok(&["decode", &searched, &back]);
+    assert_eq!(samples(&back).len(), 72_000);
+    let bytes = |path: &str| fs::read(path).unwrap();
+    assert!(bytes(&searched).len() <= 1_500 && bytes(&searched) != bytes(&plain));
+    // A pipe searches bundle by bundle: the same as with other pieces of the input.
+    let raw = bytes(&wav)[44..].to_vec();
+    let pipe = |piece: usize| {
+        let options = ["encode", "--raw", "s16le:24000:1", "-", "-", "--packed", "--kbps", "2", "--refine", "2"];
+        let mut child = undertone(&options).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut to = child.stdin.take().unwrap();
+        let raw = raw.clone();
+        let feeder = std::thread::spawn(move || raw.chunks(piece).for_each(|c| to.write_all(c).unwrap()));
+        let out = child.wait_with_output().unwrap();
+        feeder.join().unwrap();
+        assert!(out.status.success());
+        out.stdout
+    };
+    assert_eq!(pipe(4_800), pipe(7_000));
+    assert!(fails(2, &["encode", &wav, &plain, "--refine", "201"]).contains("201"));
 }
 
 #[test]

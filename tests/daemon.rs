@@ -115,7 +115,9 @@ fn codes_sent_by_a_client_are_decoded_by_another_as_a_file_would_be() {
         c.arg(args[0]).args(files.map(path)).args(&args[1..]);
         assert!(c.status().unwrap().success());
     };
-    run(&["encode", "--packed", "--kbps", "3", "--bundle", "5", "--raw", "s16le:24000:1"], ["in.raw", "file.utn"]);
+    let as_live =
+        ["--packed", "--kbps", "3", "--bundle", "5", "--refine", "0", "--beam", "4", "--raw", "s16le:24000:1"];
+    run(&[&["encode"], &as_live[..]].concat(), ["in.raw", "file.utn"]);
     run(&["decode"], ["file.utn", "file.wav"]);
     run(&["decode"], ["out.utn", "again.wav"]);
     let samples = |name: &str| fs::read(path(name)).unwrap()[44..].to_vec();

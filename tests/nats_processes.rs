@@ -181,7 +181,7 @@ async fn a_daemon_and_a_worker_are_killed_and_nobody_loses_anything() {
     assert!(heir.child.wait().unwrap().success());
     for n in 0..4 {
         let mut alone = undertone();
-        alone.args(["encode", "--packed", "--kbps", "3", "--bundle", "50"]);
+        alone.args(["encode", "--packed", "--kbps", "3", "--bundle", "50", "--refine", "0", "--beam", "4"]);
         assert!(alone.args([path(&format!("in/{n}.wav")), path("alone.utn")]).status().unwrap().success());
         assert!(fs::read(path(&format!("out/{n}.utn"))).unwrap() == fs::read(path("alone.utn")).unwrap(), "{n}");
     }

@@ -40,6 +40,25 @@ def band_matrix() -> Tensor:
     return a
 
 
+class Limit(torch.autograd.Function):
+    """Clamp to GAIN_RANGE whose gradient passes where it leads back inside.
+
+    With none, a gain that left the range stays silent for ever. With all of it, silent frames push their gains on without end, and the
+    latents with them (runs v5 and v6 in EXPERIMENTS.md).
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.clamp(*GAIN_RANGE)
+
+    @staticmethod
+    def backward(ctx, g: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        low, high = GAIN_RANGE
+        return torch.where(((x < low) & (g > 0)) | ((x > high) & (g < 0)), torch.zeros_like(g), g)
+
+
 class Block(nn.Module):
     """Causal ConvNeXt block: depthwise convolution over time, LayerNorm, two linear layers, layer scale."""
 
@@ -162,9 +181,7 @@ class Decoder(nn.Module):
         shape, gain = self.heads(h, q)
         with torch.autocast(q.device.type, enabled=False):
             shape = torch.cat([shape, noise[..., self.noise_width :].float() / NOISE_RMS], -1)
-            # The gradient passes the limits, or a gain that left them would stay silent for ever.
-            gain = gain + (gain.clamp(*GAIN_RANGE) - gain).detach()
-            coefficients = shape * (torch.exp(gain) @ self.bands.t())
+            coefficients = shape * (torch.exp(Limit.apply(gain)) @ self.bands.t())
             y = coefficients @ self.dct
             half = HOP // 2
             late, early = y[..., :half], y[..., half:]

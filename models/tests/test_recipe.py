@@ -139,13 +139,17 @@ def test_shapes_that_balance_made_small_move_as_slowly(folder, tmp_path):
     assert trainer.optimiser.param_groups[0]["lr"] > 5 * min(g["lr"] for g in trainer.optimiser.param_groups)
 
 
-def test_a_gain_out_of_range_still_has_a_gradient():
+def test_a_gain_out_of_range_has_a_gradient_that_leads_back():
     codec = small_codec()
     with torch.no_grad():
         codec.decoder.gain.bias[3] = GAIN_RANGE[0] - 5
     y, _ = codec.decoder(torch.randn(1, 4, SMOKE.network.latent))
+    # Louder brings it back; softer would take it further away.
+    (-y.pow(2).sum()).backward(retain_graph=True)
+    assert float(codec.decoder.gain.bias.grad[3]) < 0
+    codec.decoder.gain.bias.grad = None
     y.pow(2).sum().backward()
-    assert float(codec.decoder.gain.bias.grad[3]) != 0
+    assert float(codec.decoder.gain.bias.grad[3]) == 0 and float(codec.decoder.gain.bias.grad[5]) != 0
 
 
 def test_a_silent_gain_is_found_and_revived_and_the_rest_sounds_as_before(folder):
