@@ -1,16 +1,19 @@
 //! What the shipped model does to sounds that codecs get wrong: silence, room noise, clipped and very quiet speech.
 #![cfg(feature = "full")]
 
+#[path = "common/voice.rs"]
+mod voice;
+
 use std::path::Path;
 
-use undertone::capture::AudioInput;
-use undertone::codec::{Processor, decode_all, encode_all};
-use undertone::dsp::Resampler;
+use undertone::codec::{Processor, encode_all};
 use undertone::infer::load_model;
 use undertone::referee::estoi;
 use undertone::rvq::BeamWidth;
-use undertone::units::{CODEC_RATE, SampleRate, StageCount};
+use undertone::units::StageCount;
+use voice::{at_16_khz, decode, speech};
 
+const VOICE: [&str; 3] = ["Front_Center", "Rear_Left", "Side_Right"];
 const STAGES: [u8; 5] = [1, 3, 6, 12, 24];
 
 fn processor() -> Processor {
@@ -21,35 +24,12 @@ fn processor() -> Processor {
 fn there_and_back(p: &mut Processor, pcm: &[f32], stages: u8) -> Vec<f32> {
     let stages = StageCount::new(stages).unwrap().min(p.profile().stages);
     let bundles = encode_all(p, pcm, stages, 25).unwrap();
-    let lag = p.profile().overlap_samples();
-    let mut out = decode_all(p, &bundles).unwrap().split_off(lag);
-    out.truncate(pcm.len());
-    assert!(out.iter().all(|v| v.is_finite()));
-    out
+    decode(p, &bundles, pcm.len())
 }
 
 fn db(x: &[f32]) -> f64 {
     let power = x.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / x.len() as f64;
     10.0 * (power + 1e-20).log10()
-}
-
-fn at_16_khz(pcm: &[f32]) -> Vec<f32> {
-    let mut out = Vec::new();
-    let mut resampler = Resampler::new(CODEC_RATE, SampleRate::new(16_000).unwrap());
-    resampler.push(pcm, &mut out);
-    resampler.finish(&mut out);
-    out
-}
-
-/// Debian's recordings of a voice.
-fn speech() -> Vec<f32> {
-    let mut pcm = Vec::new();
-    for name in ["Front_Center", "Rear_Left", "Side_Right"] {
-        let path = format!("/usr/share/sounds/alsa/{name}.wav");
-        let mut input = AudioInput::open(Path::new(&path), None).unwrap();
-        while input.read(&mut pcm).unwrap() {}
-    }
-    pcm
 }
 
 /// White noise of this level, RMS of full scale.
@@ -74,7 +54,7 @@ fn silence_stays_silent() {
         assert!(peak < 3e-3, "a click of {peak} at {stages} stages");
     }
     // A pause after speech is silent too, once the network has let go.
-    let mut pcm = speech();
+    let mut pcm = speech(&VOICE);
     let end = pcm.len();
     pcm.extend(vec![0.0; 48_000]);
     for stages in STAGES {
@@ -144,7 +124,7 @@ fn spectrum_db(x: &[f32]) -> Vec<f64> {
 #[test]
 fn clipped_and_very_quiet_speech_survives() {
     let mut p = processor();
-    let clean = speech();
+    let clean = speech(&VOICE);
     let clipped: Vec<f32> = clean.iter().map(|v| (v * 8.0).clamp(-0.9, 0.9)).collect();
     let scale = 10f32.powf((-60.0 - db(&clean) as f32) / 20.0);
     let quiet: Vec<f32> = clean.iter().map(|v| v * scale).collect();

@@ -1,17 +1,22 @@
 //! Analysis by synthesis with the shipped model: it comes closer, leaves silence alone, and refuses what does not fit.
 #![cfg(feature = "full")]
 
+#[path = "common/voice.rs"]
+mod voice;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use undertone::bitstream::Bundle;
-use undertone::capture::AudioInput;
-use undertone::codec::{Encoder, Processor, decode_all};
+use undertone::codec::{Encoder, Processor};
 use undertone::infer::{LoadedModel, load_model};
 use undertone::referee::estoi;
 use undertone::rvq::BeamWidth;
 use undertone::synthesis::{Refiner, analyse_all};
 use undertone::units::StageCount;
+use voice::{at_16_khz, decode, speech};
+
+const VOICE: [&str; 2] = ["Front_Center", "Side_Right"];
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("models/undertone-24k-v1")
@@ -25,18 +30,7 @@ fn processor(model: &LoadedModel) -> Processor {
     model.processor(BeamWidth::new(2).unwrap()).unwrap()
 }
 
-/// Two of Debian's recordings of a voice, at 24 kHz.
-fn speech() -> Vec<f32> {
-    let mut pcm = Vec::new();
-    for name in ["Front_Center", "Side_Right"] {
-        let path = format!("/usr/share/sounds/alsa/{name}.wav");
-        let mut input = AudioInput::open(Path::new(&path), None).unwrap();
-        while input.read(&mut pcm).unwrap() {}
-    }
-    pcm
-}
-
-fn decode(p: &mut Processor, pcm: &[f32], latents: &[f32], stages: u8) -> Vec<f32> {
+fn there_and_back(p: &mut Processor, pcm: &[f32], latents: &[f32], stages: u8) -> Vec<f32> {
     let mut encoder = Encoder::new(p.profile(), StageCount::new(stages).unwrap(), 25).unwrap();
     encoder.set_job_frames(25);
     encoder.push(pcm);
@@ -48,20 +42,7 @@ fn decode(p: &mut Processor, pcm: &[f32], latents: &[f32], stages: u8) -> Vec<f3
         encoder.accept(job);
         bundles.extend(std::iter::from_fn(|| encoder.next_bundle()));
     }
-    let lag = p.profile().overlap_samples();
-    let mut out = decode_all(p, &bundles).unwrap().split_off(lag);
-    out.truncate(pcm.len());
-    out
-}
-
-fn at_16_khz(pcm: &[f32]) -> Vec<f32> {
-    use undertone::dsp::Resampler;
-    use undertone::units::{CODEC_RATE, SampleRate};
-    let mut out = Vec::new();
-    let mut resampler = Resampler::new(CODEC_RATE, SampleRate::new(16_000).unwrap());
-    resampler.push(pcm, &mut out);
-    resampler.finish(&mut out);
-    out
+    decode(p, &bundles, pcm.len())
 }
 
 fn searched(p: &mut Processor, refiner: &mut Refiner, pcm: &[f32]) -> Vec<f32> {
@@ -70,13 +51,14 @@ fn searched(p: &mut Processor, refiner: &mut Refiner, pcm: &[f32]) -> Vec<f32> {
 
 #[test]
 fn searched_speech_is_more_intelligible_with_the_same_codes_to_send() {
-    let (model, pcm) = (model(), speech());
+    let (model, pcm) = (model(), speech(&VOICE));
     let (mut p, mut refiner) = (processor(&model), model.refiner(20).unwrap().unwrap());
     let plain = analyse_all(&mut p, None, &pcm).unwrap();
     let better = searched(&mut p, &mut refiner, &pcm);
     let original = at_16_khz(&pcm);
     for stages in [12, 20] {
-        let mut score = |latents: &[f32]| estoi(&original, &at_16_khz(&decode(&mut p, &pcm, latents, stages))).unwrap();
+        let mut score =
+            |latents: &[f32]| estoi(&original, &at_16_khz(&there_and_back(&mut p, &pcm, latents, stages))).unwrap();
         let (before, after) = (score(&plain), score(&better));
         assert!(after > before + 0.005, "{stages} stages: {before} -> {after}");
     }
@@ -84,7 +66,7 @@ fn searched_speech_is_more_intelligible_with_the_same_codes_to_send() {
 
 #[test]
 fn a_search_without_a_look_ahead_comes_closer_too() {
-    let (model, mut pcm) = (model(), speech());
+    let (model, mut pcm) = (model(), speech(&VOICE));
     let mut refiner = model.refiner(10).unwrap().unwrap();
     let (frame, dim) = (model.profile.frame_samples, model.profile.latent_dim);
     pcm.truncate(pcm.len() / (5 * frame) * 5 * frame);
@@ -102,10 +84,10 @@ fn a_search_without_a_look_ahead_comes_closer_too() {
 fn silence_around_speech_stays_silent() {
     let model = model();
     let (mut p, mut refiner) = (processor(&model), model.refiner(10).unwrap().unwrap());
-    let voice = speech();
+    let voice = speech(&VOICE);
     let pcm = [vec![0.0; 24_000], voice.clone(), vec![0.0; 48_000]].concat();
     let latents = searched(&mut p, &mut refiner, &pcm);
-    let out = decode(&mut p, &pcm, &latents, 12);
+    let out = there_and_back(&mut p, &pcm, &latents, 12);
     let db = |x: &[f32]| 10.0 * (x.iter().map(|v| f64::from(v * v)).sum::<f64>() / x.len() as f64 + 1e-20).log10();
     let (before, after) = (db(&out[..12_000]), db(&out[24_000 + voice.len() + 24_000..]));
     assert!(before < -70.0 && after < -70.0, "{before:.1} dB before, {after:.1} dB after");
@@ -136,7 +118,7 @@ fn a_gradient_of_another_decoder_is_refused_and_one_that_is_missing_is_told() {
 #[test]
 fn a_refiner_can_be_used_for_one_recording_after_another() {
     let model = Arc::new(model());
-    let pcm = speech();
+    let pcm = speech(&VOICE);
     let (mut p, mut refiner) = (processor(&model), model.refiner(2).unwrap().unwrap());
     let first = searched(&mut p, &mut refiner, &pcm[..24_000]);
     searched(&mut p, &mut refiner, &pcm);
