@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{BundleGrading, CodecError, EncodeJob, Grading, MAX_FRAMES_PER_BUNDLE, Profile, level_db};
+use super::{BundleGrading, CodecError, EncodeJob, Grading, MAX_FRAMES_PER_BUNDLE, Profile, level_db, usable};
 use crate::bitstream::Bundle;
 use crate::units::StageCount;
 
@@ -122,7 +122,7 @@ impl Encoder {
             self.read = 0;
         }
         self.samples_in += pcm.len() as u64;
-        self.pending.extend(pcm.iter().map(|&x| if x.is_finite() { x.clamp(-1.0, 1.0) } else { 0.0 }));
+        self.pending.extend(pcm.iter().map(|&x| usable(x)));
     }
 
     /// Samples pushed so far.

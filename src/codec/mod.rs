@@ -51,6 +51,11 @@ pub enum CodecError {
     },
 }
 
+/// A sample as the codec takes and gives it: 0 for what is not finite, else limited to -1..1.
+pub(crate) fn usable(x: f32) -> f32 {
+    if x.is_finite() { x.clamp(-1.0, 1.0) } else { 0.0 }
+}
+
 /// Encodes a whole recording on the spot.
 ///
 /// `pcm` at the codec's rate. Errors: [`ProcessError`].

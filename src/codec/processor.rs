@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{CodecError, DecodeJob, EncodeJob, Profile};
+use super::{CodecError, DecodeJob, EncodeJob, Profile, usable};
 use crate::bitstream::ABSENT;
 use crate::model::{DecodeRow, DecoderNet, EncodeRow, EncoderNet, NetworkError};
 use crate::rvq::{Codebooks, Ladder, RvqError, Searcher};
@@ -139,7 +139,7 @@ impl Processor {
         // A network that went wrong must not reach a loudspeaker.
         for job in jobs {
             for x in &mut job.pcm {
-                *x = if x.is_finite() { x.clamp(-1.0, 1.0) } else { 0.0 };
+                *x = usable(*x);
             }
         }
         Ok(())

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Refiner;
-use crate::codec::{ProcessError, Processor, Profile};
+use crate::codec::{ProcessError, Processor, Profile, usable};
 
 /// Frames of a file that are searched together (5 s), and those after them that are looked at.
 const PART_FRAMES: usize = 250;
@@ -54,7 +54,7 @@ impl<'a> Analyser<'a> {
     /// Samples at the codec's rate, treated as [`crate::codec::Encoder::push`] treats them.
     pub fn push(&mut self, pcm: &[f32]) {
         self.samples_in += pcm.len() as u64;
-        self.pcm.extend(pcm.iter().map(|&x| if x.is_finite() { x.clamp(-1.0, 1.0) } else { 0.0 }));
+        self.pcm.extend(pcm.iter().map(|&x| usable(x)));
     }
 
     /// Ends the recording, with the silence that an encoder puts after it.
