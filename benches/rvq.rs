@@ -1,10 +1,10 @@
-//! Codebook search of one frame: 16 stages x 1024 entries x 64 values.
+//! Codebook search: 16 stages x 1024 entries x 64 values, one frame alone or eight together.
 
 use std::hint::black_box;
 use std::sync::Arc;
 
-use criterion::{Criterion, criterion_group, criterion_main};
-use undertone::rvq::{BeamWidth, Codebooks, Searcher, SimdLevel};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use undertone::rvq::{BeamWidth, Codebooks, Searcher, SimdLevel, Wanted};
 use undertone::units::StageCount;
 
 fn noise(n: usize) -> Vec<f32> {
@@ -42,6 +42,19 @@ fn search(c: &mut Criterion) {
         run(format!("beam {beam}, 16 stages"), beam, SimdLevel::detect(), 16);
     }
     run("beam 4, 3 stages".to_owned(), 4, SimdLevel::detect(), 3);
+    group.throughput(Throughput::Elements(8));
+    for beam in [1, 2, 4, 16] {
+        let beam_width = BeamWidth::new(beam).expect("in range");
+        let mut searcher = Searcher::new(Arc::clone(&books), beam_width, SimdLevel::detect());
+        let mut codes = [[0; 12]; 8];
+        group.bench_function(format!("8 frames together, beam {beam}, 12 stages"), |b| {
+            b.iter(|| {
+                let mut wanted: Vec<_> =
+                    latents.chunks_exact(64).zip(&mut codes).map(|(latent, codes)| Wanted { latent, codes }).collect();
+                searcher.encode(black_box(&mut wanted)).expect("fits");
+            });
+        });
+    }
 }
 
 criterion_group!(benches, search);

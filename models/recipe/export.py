@@ -101,8 +101,7 @@ def load_exported(folder: Path, cfg: config.Config) -> Codec:
             if key.endswith(".scale"):
                 value = np.ones(old.shape, np.float32)
             elif key.endswith(".depthwise.weight"):
-                taps = sorted((k for k in found if k.startswith(f"{key}.")), key=lambda k: int(re.split(r"\.", k)[-1]))
-                value = np.stack([found[k] for k in taps], -1)[:, None]
+                value = found[key].T[:, None]
             else:
                 value = found[key]
                 value = value.T if value.ndim == 2 else value

@@ -14,7 +14,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from .config import BANDS, FRAME, HOP, NOISE_BINS, SHAPED, Network
-from .graph import Graph, band_of_bin, decoder_state
+from .graph import Graph, band_of_bin, decoder_histories, state_size
 from .network import GAIN_RANGE, NOISE_RMS, band_matrix, dct4_matrix, sine_window
 
 # Smaller tensors are kept in the graph: shape inference cannot read others.
@@ -71,32 +71,24 @@ class Backward(Graph):
         density = self.op("Mul", self.op("Exp", power), self.scalar("density", 1 / math.sqrt(2 * math.pi)))
         return self.op("Mul", x, share), self.op("Add", share, self.op("Mul", x, density))
 
-    def block_forward(self, x: str, name: str, past: str, kernel: int) -> tuple[str, tuple]:
-        joined, total = self.op("Concat", past, x, axis=1), None
-        for i in range(kernel):
-            end = -(kernel - 1 - i) if i < kernel - 1 else 2**31 - 1
-            part = self.op("Mul", self.slice(joined, i, end, 1), self.known(f"{name}.depthwise.weight.{i}"))
-            total = part if total is None else self.op("Add", total, part)
-        h, norm = self.normalise(self.op("Add", total, self.known(f"{name}.depthwise.bias")), f"{name}.norm")
+    def block_forward(self, x: str, name: str, past: str, windows: str) -> tuple[str, tuple]:
+        h = self.depthwise(self.op("Concat", past, x, axis=1), windows, self.known(f"{name}.depthwise.weight"))
+        h, norm = self.normalise(self.op("Add", h, self.known(f"{name}.depthwise.bias")), f"{name}.norm")
         h, slope = self.gelu(self.forward(h, f"{name}.up"))
-        return self.op("Add", x, self.forward(h, f"{name}.down")), (name, norm, slope, kernel)
+        return self.op("Add", x, self.forward(h, f"{name}.down")), (name, norm, slope, windows)
 
     def block_back(self, g: str, kept: tuple) -> str:
-        name, norm, slope, kernel = kept
+        name, norm, slope, windows = kept
         h = self.op("Mul", self.back(g, f"{name}.down"), slope)
         h = self.normalise_back(self.back(h, f"{name}.up"), norm)
         # What a frame does to those after it: the taps in reverse, with nothing after the end.
-        width = len(self.found[f"{name}.depthwise.bias"])
+        kernel, width = self.found[f"{name}.depthwise.weight"].shape
         none = self.const(f"after_{kernel}_{width}", np.zeros((1, kernel - 1, width), np.float32))
         rows = self.op("Shape", h, start=0, end=1)
         after = self.op("Expand", none, self.op("Concat", rows, self.const("rows_of_one", np.array([1, 1], np.int64)), axis=0))
-        joined, total = self.op("Concat", h, after, axis=1), None
-        for i in range(kernel):
-            ahead = kernel - 1 - i
-            end = -i if i else 2**31 - 1
-            part = self.op("Mul", self.slice(joined, ahead, end, 1), self.known(f"{name}.depthwise.weight.{i}"))
-            total = part if total is None else self.op("Add", total, part)
-        return self.op("Add", g, total)
+        taps = self.known(f"{name}.depthwise.weight")
+        reverse = self.slice(taps, -1, -(2**31), 0, -1)
+        return self.op("Add", g, self.depthwise(self.op("Concat", h, after, axis=1), windows, reverse))
 
 
 def gradient_graph(decoder: onnx.ModelProto, net: Network) -> onnx.ModelProto:
@@ -105,20 +97,22 @@ def gradient_graph(decoder: onnx.ModelProto, net: Network) -> onnx.ModelProto:
     All tensors are in the graph; `write` moves the large ones out.
     """
     g, half, w = Backward({t.name: numpy_helper.to_array(t) for t in decoder.graph.initializer}), HOP // 2, net.decoder_width
-    parts = decoder_state(net)
-    _, *past = g.split_state("state", parts)
+    histories = decoder_histories(net)
+    _, past = g.split_state("state", HOP, histories)
     kept = []
     h = g.forward("latent", "inp")
+    windows = g.windows(h, net.kernel)
     for i in range(net.decoder_blocks):
-        h, k = g.block_forward(h, f"blocks.{i}", past[i], net.kernel)
+        h, k = g.block_forward(h, f"blocks.{i}", past[i], windows)
         kept.append(k)
     h, norm = g.normalise(h, "norm")
     h = g.reshape(g.forward(h, "up"), 0, -1, w)
     random = g.reshape("noise", 0, -1, net.noise + NOISE_BINS)
     h = g.op("Add", h, g.forward(g.slice(random, 0, net.noise, -1), "noise", bias=False))
     fine = []
+    windows = g.windows(h, net.fine_kernel)
     for i in range(net.fine_blocks):
-        h, k = g.block_forward(h, f"fine.{i}", past[net.decoder_blocks + i], net.fine_kernel)
+        h, k = g.block_forward(h, f"fine.{i}", past[net.decoder_blocks + i], windows)
         fine.append(k)
     h, fine_norm = g.normalise(h, "fine_norm")
     shape = g.op("Add", g.forward(h, "shape"), g.reshape(g.forward("latent", "shape_skip"), 0, -1, SHAPED))
@@ -156,7 +150,7 @@ def gradient_graph(decoder: onnx.ModelProto, net: Network) -> onnx.ModelProto:
     total = g.op("Add", g.back(h, "inp"), g.back(g.reshape(to_shape, 0, -1, 2 * SHAPED), "shape_skip"))
     total = g.op("Add", total, g.back(g.reshape(to_gain, 0, -1, 2 * BANDS), "gain_skip"))
     inputs = [("latent", ["B", "T", net.latent]), ("noise", ["B", "T", net.noise_dim])]
-    inputs += [("state", ["B", sum(int(np.prod(p)) for p in parts)]), ("pcm_gradient", ["B", "T", FRAME])]
+    inputs += [("state", ["B", state_size(histories)]), ("pcm_gradient", ["B", "T", FRAME])]
     return g.model("decoder_gradient", inputs, [(("latent_gradient", ["B", "T", net.latent]), total)])
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 from .config import BAND_EDGES, BANDS, FEATURES, FRAME, HOP, NOISE_BINS, SHAPED, Network
@@ -69,25 +70,32 @@ class Graph:
     def flip(self, x: str) -> str:
         return self.slice(x, -1, -(2**31), -1, -1)
 
-    def block(self, x: str, name: str, past: str, kernel: int) -> tuple[str, str]:
+    def windows(self, x: str, kernel: int) -> str:
+        """Rows [T, kernel] that each of the T rows of x [B, T, C] sees once kernel - 1 rows are put before them."""
+        rows = self.op("Squeeze", self.op("Shape", x, start=1, end=2))
+        rows = self.op("Range", self.const("zero", np.array(0, np.int64)), rows, self.const("one", np.array(1, np.int64)))
+        rows = self.op("Unsqueeze", rows, self.const("last_axis", np.array([-1], np.int64)))
+        return self.op("Add", rows, self.const(f"taps_{kernel}", np.arange(kernel, dtype=np.int64)))
+
+    def depthwise(self, joined: str, windows: str, weight: str) -> str:
+        """joined [B, T + kernel - 1, C], weight [kernel, C] -> [B, T, C]. Three nodes: with a slice, a product and a sum for each
+        tap the whole decoder takes twice the time in short calls, and a Conv node wants another layout of its input."""
+        seen = self.op("Mul", self.op("Gather", joined, windows, axis=1), weight)
+        return self.op("ReduceSum", seen, self.const("tap_axis", np.array([2], np.int64)), keepdims=0)
+
+    def block(self, x: str, name: str, past: str, windows: str) -> tuple[str, str]:
         """Returns the output [B, T, C] and the new history [B, kernel - 1, C]."""
         joined = self.op("Concat", past, x, axis=1)
-        taps = self.weights[f"{name}.depthwise.weight"][:, 0, :]
-        total = None
-        for i in range(kernel):
-            # The last kernel - 1 - i rows are not reached by tap i.
-            end = -(kernel - 1 - i) if i < kernel - 1 else 2**31 - 1
-            part = self.slice(joined, i, end, 1)
-            part = self.op("Mul", part, self.const(f"{name}.depthwise.weight.{i}", taps[:, i]))
-            total = part if total is None else self.op("Add", total, part)
-        h = self.op("Add", total, self.weight(f"{name}.depthwise.bias"))
+        taps = np.ascontiguousarray(self.weights[f"{name}.depthwise.weight"][:, 0, :].T)
+        h = self.depthwise(joined, windows, self.const(f"{name}.depthwise.weight", taps))
+        h = self.op("Add", h, self.weight(f"{name}.depthwise.bias"))
         h = self.op("Gelu", self.linear(self.norm(h, f"{name}.norm"), f"{name}.up"))
         # The layer scale is folded into the projection that it follows.
         scale = self.weights[f"{name}.scale"]
         w, b = self.weights[f"{name}.down.weight"], self.weights[f"{name}.down.bias"]
         h = self.op("MatMul", h, self.const(f"{name}.down.weight", np.ascontiguousarray((w * scale[:, None]).T)))
         h = self.op("Add", h, self.const(f"{name}.down.bias", b * scale))
-        return self.op("Add", x, h), self.slice(joined, -(kernel - 1), 2**31 - 1, 1)
+        return self.op("Add", x, h), self.slice(joined, -(len(taps) - 1), 2**31 - 1, 1)
 
     def model(self, name: str, inputs: list, outputs: list) -> onnx.ModelProto:
         io = lambda ports: [helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n, shape in ports]
@@ -100,14 +108,22 @@ class Graph:
         onnx.checker.check_model(model)
         return model
 
-    def split_state(self, state: str, parts: list[tuple[int, ...]]) -> list[str]:
-        """state [B, S] -> one tensor [B, *part] for each part."""
-        sizes = np.array([int(np.prod(p)) for p in parts], np.int64)
-        flat = self.op("Split", state, self.const("state_sizes", sizes), outputs=len(parts), axis=1)
-        return [self.reshape(f, -1, *p) if len(p) > 1 else f for f, p in zip(flat, parts)]
+    def split_state(self, state: str, hop: int, histories: list[tuple[int, int, int]]) -> tuple[str, list[str]]:
+        """state [B, S] -> its first part [B, hop], and the histories [B, rows, width] of blocks, (blocks, rows, width) of them
+        side by side."""
+        sizes = np.array([hop, *(n * rows * width for n, rows, width in histories)], np.int64)
+        first, *flat = self.op("Split", state, self.const("state_sizes", sizes), outputs=len(sizes), axis=1)
+        parts = []
+        for f, (n, rows, width) in zip(flat, histories):
+            f = self.reshape(f, -1, rows, n * width)
+            parts += [f] if n == 1 else self.op("Split", f, outputs=n, axis=2, num_outputs=n)
+        return first, parts
 
-    def join_state(self, parts: list[tuple[str, int]]) -> str:
-        flat = [self.reshape(p, -1, size) if size else p for p, size in parts]
+    def join_state(self, first: str, kept: list[str], histories: list[tuple[int, int, int]]) -> str:
+        flat = [first]
+        for n, rows, width in histories:
+            these, kept = kept[:n], kept[n:]
+            flat.append(self.reshape(self.op("Concat", *these, axis=2) if n > 1 else these[0], -1, n * rows * width))
         return self.op("Concat", *flat, axis=1)
 
 
@@ -115,15 +131,15 @@ def weights_of(module) -> dict[str, np.ndarray]:
     return {k: v.detach().cpu().numpy() for k, v in module.state_dict().items()}
 
 
-def histories(width: int, kernel: int, count: int) -> list[tuple[int, ...]]:
-    return [(kernel - 1, width)] * count
+def state_size(histories: list[tuple[int, int, int]]) -> int:
+    return HOP + sum(n * rows * width for n, rows, width in histories)
 
 
 def encoder_graph(encoder: Encoder, net: Network) -> tuple[onnx.ModelProto, int]:
     """pcm [B, T, FRAME], state [B, S] -> latent [B, T, D], next_state [B, S]; also gives S."""
     g, half = Graph(weights_of(encoder)), HOP // 2
-    parts = [(HOP,), *histories(net.encoder_width, net.kernel, net.encoder_blocks)]
-    last, *past = g.split_state("state", parts)
+    histories = [(net.encoder_blocks, net.kernel - 1, net.encoder_width)]
+    last, past = g.split_state("state", HOP, histories)
     hops = g.reshape("pcm", 0, -1, HOP)
     joined = g.op("Concat", g.reshape(last, -1, 1, HOP), hops, axis=1)
     window = sine_window().numpy()
@@ -144,12 +160,13 @@ def encoder_graph(encoder: Encoder, net: Network) -> tuple[onnx.ModelProto, int]
     gain = g.op("Add", gain, g.const("gain_shift", np.array([LOG_GAIN_SHIFT], np.float32)))
     f = g.reshape(g.op("Concat", shape, gain, axis=-1), 0, -1, FEATURES)
     h, kept = g.linear(f, "inp"), []
+    windows = g.windows(h, net.kernel)
     for i in range(net.encoder_blocks):
-        h, history = g.block(h, f"blocks.{i}", past[i], net.kernel)
-        kept.append((history, (net.kernel - 1) * net.encoder_width))
+        h, history = g.block(h, f"blocks.{i}", past[i], windows)
+        kept.append(history)
     latent = g.op("Add", g.linear(f, "skip"), g.linear(g.norm(h, "norm"), "out"))
-    state = g.join_state([(g.reshape(g.slice(hops, -1, 2**31 - 1, 1), -1, HOP), 0), *kept])
-    size = sum(int(np.prod(p)) for p in parts)
+    state = g.join_state(g.reshape(g.slice(hops, -1, 2**31 - 1, 1), -1, HOP), kept, histories)
+    size = state_size(histories)
     model = g.model(
         "encoder",
         [("pcm", ["B", "T", FRAME]), ("state", ["B", size])],
@@ -158,27 +175,29 @@ def encoder_graph(encoder: Encoder, net: Network) -> tuple[onnx.ModelProto, int]
     return model, size
 
 
-def decoder_state(net: Network) -> list[tuple[int, ...]]:
-    """Shapes of the parts of the decoder's state: the last half block, then the histories."""
+def decoder_histories(net: Network) -> list[tuple[int, int, int]]:
+    """Numbers, rows and widths of the histories in the decoder's state, which come after the last half block."""
     w = net.decoder_width
-    return [(HOP,), *histories(w, net.kernel, net.decoder_blocks), *histories(w, net.fine_kernel, net.fine_blocks)]
+    return [(net.decoder_blocks, net.kernel - 1, w), (net.fine_blocks, net.fine_kernel - 1, w)]
 
 
 def decoder_graph(decoder: Decoder, net: Network) -> tuple[onnx.ModelProto, int]:
     """latent [B, T, D], noise [B, T, 2 (N + NOISE_BINS)], state [B, S] -> pcm [B, T, FRAME], next_state [B, S]; also gives S."""
     g, half, w = Graph(weights_of(decoder)), HOP // 2, net.decoder_width
-    parts = decoder_state(net)
-    last, *past = g.split_state("state", parts)
+    histories = decoder_histories(net)
+    last, past = g.split_state("state", HOP, histories)
     h, kept = g.linear("latent", "inp"), []
+    windows = g.windows(h, net.kernel)
     for i in range(net.decoder_blocks):
-        h, history = g.block(h, f"blocks.{i}", past[i], net.kernel)
-        kept.append((history, (net.kernel - 1) * w))
+        h, history = g.block(h, f"blocks.{i}", past[i], windows)
+        kept.append(history)
     h = g.reshape(g.linear(g.norm(h, "norm"), "up"), 0, -1, w)
     random = g.reshape("noise", 0, -1, net.noise + NOISE_BINS)
     h = g.op("Add", h, g.linear(g.slice(random, 0, net.noise, -1), "noise", bias=False))
+    windows = g.windows(h, net.fine_kernel)
     for i in range(net.fine_blocks):
-        h, history = g.block(h, f"fine.{i}", past[net.decoder_blocks + i], net.fine_kernel)
-        kept.append((history, (net.fine_kernel - 1) * w))
+        h, history = g.block(h, f"fine.{i}", past[net.decoder_blocks + i], windows)
+        kept.append(history)
     h = g.norm(h, "fine_norm")
     shape = g.op("Add", g.linear(h, "shape"), g.reshape(g.linear("latent", "shape_skip"), 0, -1, SHAPED))
     high_bands = g.slice(random, net.noise, net.noise + NOISE_BINS, -1)
@@ -197,8 +216,8 @@ def decoder_graph(decoder: Decoder, net: Network) -> tuple[onnx.ModelProto, int]
     head = g.op("Mul", g.op("Concat", early, g.flip(early), axis=-1), g.const("window_head", window * sign))
     tails = g.op("Concat", g.reshape(last, -1, 1, HOP), tail, axis=1)
     pcm = g.reshape(g.op("Add", head, g.slice(tails, 0, -1, 1)), 0, -1, FRAME)
-    state = g.join_state([(g.reshape(g.slice(tails, -1, 2**31 - 1, 1), -1, HOP), 0), *kept])
-    size = sum(int(np.prod(p)) for p in parts)
+    state = g.join_state(g.reshape(g.slice(tails, -1, 2**31 - 1, 1), -1, HOP), kept, histories)
+    size = state_size(histories)
     model = g.model(
         "decoder",
         [("latent", ["B", "T", net.latent]), ("noise", ["B", "T", net.noise_dim]), ("state", ["B", size])],
@@ -214,25 +233,26 @@ def band_of_bin() -> np.ndarray:
 
 def count_macs(model: onnx.ModelProto) -> int:
     """Multiply-accumulates of one frame of one row, counted from the graph: MatMuls, and the taps of the depthwise layers."""
-    shapes = {t.name: list(t.dims) for t in model.graph.initializer}
-    inferred = onnx.shape_inference.infer_shapes(with_sizes(model), data_prop=True)
-    for v in [*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output]:
-        shapes[v.name] = [d.dim_value for d in v.type.tensor_type.shape.dim]
+    shapes = {t.name: tuple(t.dims) for t in model.graph.initializer} | shapes_of_one_frame(model)
     total = 0
-    for node in inferred.graph.node:
+    for node in model.graph.node:
         if node.op_type == "MatMul":
             total += int(np.prod(shapes[node.input[0]])) * shapes[node.input[1]][-1]
-        elif node.op_type == "Mul" and ".depthwise.weight." in node.input[1]:
+        elif node.op_type == "Mul" and node.input[1].endswith(".depthwise.weight"):
             total += int(np.prod(shapes[node.output[0]]))
     return total
 
 
-def with_sizes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy with one row and one frame, so that every shape is known."""
+def shapes_of_one_frame(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Shapes of all values for one row of one frame, found by running the graph: shape inference stops at ranges."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    for v in copy.graph.input:
-        for d in v.type.tensor_type.shape.dim:
-            if d.dim_param:
-                d.dim_value = 1
-    return copy
+    known = {o.name for o in copy.graph.output}
+    names = [name for node in copy.graph.node for name in node.output if name not in known]
+    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(copy.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    feed = {i.name: np.zeros([1 if isinstance(d, str) else d for d in i.shape], np.float32) for i in session.get_inputs()}
+    out = [o.name for o in session.get_outputs()]
+    return {i: v.shape for i, v in feed.items()} | {name: v.shape for name, v in zip(out, session.run(out, feed))}

@@ -24,6 +24,7 @@ from recipe.graph import count_macs, decoder_graph, encoder_graph
 from recipe.losses import LoudnessLoss, SpectralLoss
 from recipe.network import GAIN_RANGE, Limit, macs_per_frame
 from recipe.quantiser import Stage, nearest
+from recipe.search import Search
 from recipe.train import HEADS, Run, Trainer, clip_gradients, train
 from recipe.verify import VerifyError, verify
 
@@ -99,6 +100,18 @@ def test_training_a_part_keeps_the_meaning_of_codes(part, folder, tmp_path):
     assert {k.split(".")[0] for k in moved} == halves, moved
 
 
+def test_a_search_brings_what_is_decoded_nearer_to_the_recording():
+    codec = small_codec().requires_grad_(False)
+    pcm = torch.from_numpy(np.stack([voice(0.24), 0.5 * voice(0.24, 1)]))
+    search = Search(codec, 15)
+    start, found = Search(codec, 0).latents(pcm), search.latents(pcm)
+    noise = torch.from_numpy(decoder_noise(0, 13, codec.cfg.network.noise_dim)).reshape(1, 26, -1).expand(2, -1, -1)
+    last = found.new_zeros(2, 1, found.shape[-1])
+    before, after = (float(search.distance(torch.cat([z, last], 1), noise, pcm)) for z in (start, found))
+    assert found.shape == (2, 12, codec.cfg.network.latent) and after < 0.95 * before, (before, after)
+    torch.testing.assert_close(start, codec.encoder(pcm)[0])
+
+
 def test_the_gradient_graph_says_what_torch_says_with_the_weights_of_the_decoders_file(tmp_path):
     codec, frames = small_codec(), 7
     export(codec, tmp_path, "small")
@@ -112,8 +125,8 @@ def test_the_gradient_graph_says_what_torch_says_with_the_weights_of_the_decoder
     before = torch.randn(1, 5, net.latent)
     with torch.no_grad():
         _, state = codec.decoder(before, torch.zeros(1, 10, net.noise_dim // 2))
-        parts = [state["tail"], *(state[f"block{i}"] for i in range(net.decoder_blocks))]
-        parts += [state[f"fine{i}"] for i in range(net.fine_blocks)]
+        side_by_side = lambda name, n: torch.cat([state[f"{name}{i}"] for i in range(n)], -1)
+        parts = [state["tail"], side_by_side("block", net.decoder_blocks), side_by_side("fine", net.fine_blocks)]
         packed = torch.cat([p.reshape(1, -1) for p in parts], 1)
     y, _ = codec.decoder(q, noise, state)
     (y * slope).sum().backward()

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{CodecError, DecodeJob, EncodeJob, Profile, usable};
 use crate::bitstream::ABSENT;
 use crate::model::{DecodeRow, DecoderNet, EncodeRow, EncoderNet, NetworkError};
-use crate::rvq::{Codebooks, Ladder, RvqError, Searcher};
+use crate::rvq::{Codebooks, Ladder, RvqError, Searcher, Wanted};
 use crate::units::StageCount;
 
 /// Why a job could not be run.
@@ -98,6 +98,7 @@ impl Processor {
                 }
             }
         }
+        let mut wanted = Vec::with_capacity(jobs.iter().map(|j| j.frames).sum());
         for job in jobs {
             let stages = job.stages.index();
             job.codes.resize(job.frames * stages, 0);
@@ -105,10 +106,11 @@ impl Processor {
             for (frame, (latent, codes)) in frames.enumerate() {
                 let depth = job.depths.get(frame).and_then(|&d| StageCount::new(d).ok()).unwrap_or(job.stages);
                 let (codes, absent) = codes.split_at_mut(depth.index().min(stages));
-                self.searcher.encode_into(latent, depth.min(job.stages), codes)?;
                 absent.fill(ABSENT);
+                wanted.push(Wanted { latent, codes });
             }
         }
+        self.searcher.encode(&mut wanted)?;
         Ok(())
     }
 

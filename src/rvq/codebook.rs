@@ -47,18 +47,31 @@ pub struct Codebooks {
     dim: usize,
     /// `[stages][entries][dim]`, for decoding.
     rows: Vec<f32>,
-    /// `[stages][blocks][dim][BLOCK]`: the entries of a block side by side, so that a search reads memory in order.
-    blocked: Vec<f32>,
-    /// `[stages][blocks * BLOCK]`: squared length of each entry, infinite where a block is not full.
-    norms: Vec<f32>,
+    /// `[stages][blocks][dim / 2][BLOCK][2]`: entries as integers, pairs of values of a block's entries side by side, so that a
+    /// search reads memory in order.
+    blocked: Vec<i16>,
+    /// `[stages][blocks * BLOCK]`: half the squared length of each entry in squared units, the largest number where a block is not full.
+    half_norms: Vec<i32>,
+    /// What one step of the integers stands for, by stage.
+    units: Vec<f32>,
 }
 
 /// One stage as the search sees it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct StageView<'a> {
     pub(super) dim: usize,
-    pub(super) blocked: &'a [f32],
-    pub(super) norms: &'a [f32],
+    pub(super) blocked: &'a [i16],
+    pub(super) half_norms: &'a [i32],
+    pub(super) unit: f32,
+    pub(super) entries: usize,
+}
+
+/// Residuals are allowed to be so many times larger than the largest value of a stage before they are taken more coarsely.
+const HEADROOM: usize = 4;
+
+/// Largest value of an entry as an integer. Products with residuals and half norms of `dim` values add up in 32 bits.
+fn largest(dim: usize) -> f64 {
+    (f64::from(i32::MAX) / ((HEADROOM as f64 + 0.5) * dim as f64)).sqrt().min(f64::from(i16::MAX / HEADROOM as i16)).floor() - 1.0
 }
 
 impl Codebooks {
@@ -78,19 +91,24 @@ impl Codebooks {
         if let Some(index) = data.iter().position(|v| !v.is_finite()) {
             return Err(RvqError::NotFinite { index });
         }
-        let blocks = entries.div_ceil(BLOCK);
-        let mut blocked = vec![0.0; stages * blocks * dim * BLOCK];
-        let mut norms = vec![f32::INFINITY; stages * blocks * BLOCK];
+        let (blocks, largest) = (entries.div_ceil(BLOCK), largest(dim));
+        let mut blocked = vec![0; stages * blocks * dim * BLOCK];
+        let mut half_norms = vec![i32::MAX; stages * blocks * BLOCK];
+        let mut units = Vec::with_capacity(stages);
         for (stage, book) in data.chunks_exact(entries * dim).enumerate() {
+            let most = book.iter().fold(f32::MIN_POSITIVE, |most, v| most.max(v.abs()));
+            let unit = f64::from(most) / largest;
             for (k, entry) in book.chunks_exact(dim).enumerate() {
-                norms[stage * blocks * BLOCK + k] = entry.iter().map(|v| v * v).sum();
+                let power = entry.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>();
+                half_norms[stage * blocks * BLOCK + k] = (0.5 * power / (unit * unit)).round() as i32;
                 let block = (stage * blocks + k / BLOCK) * dim * BLOCK;
                 for (d, &v) in entry.iter().enumerate() {
-                    blocked[block + d * BLOCK + k % BLOCK] = v;
+                    blocked[block + d / 2 * 2 * BLOCK + k % BLOCK * 2 + d % 2] = (f64::from(v) / unit).round() as i16;
                 }
             }
+            units.push(unit as f32);
         }
-        Ok(Self { stages, entries, dim, rows: data, blocked, norms })
+        Ok(Self { stages, entries, dim, rows: data, blocked, half_norms, units })
     }
 
     /// Reads tensor `codebooks` `[stages, entries, dim]`, floats of 32 or 16 bits, from a safetensors file.
@@ -134,15 +152,15 @@ impl Codebooks {
         &self.rows
     }
 
-    /// Copies entry `code` of a stage to `out` `[dim]`.
-    ///
-    /// Errors: [`RvqError::Code`] beyond the codebooks.
     /// Root mean square of the first stage's entries: about the size of the latents.
     pub fn scale(&self) -> f32 {
         let first = &self.rows[..self.entries * self.dim];
         (first.iter().map(|v| v * v).sum::<f32>() / first.len() as f32).sqrt()
     }
 
+    /// Copies entry `code` of a stage to `out` `[dim]`.
+    ///
+    /// Errors: [`RvqError::Code`] beyond the codebooks.
     pub(super) fn entry_into(&self, stage: usize, code: u16, out: &mut [f32]) -> Result<(), RvqError> {
         let last = self.entries - 1;
         if stage >= self.stages || usize::from(code) > last {
@@ -164,7 +182,9 @@ impl Codebooks {
         StageView {
             dim: self.dim,
             blocked: &self.blocked[stage * b..(stage + 1) * b],
-            norms: &self.norms[stage * n..(stage + 1) * n],
+            half_norms: &self.half_norms[stage * n..(stage + 1) * n],
+            unit: self.units[stage],
+            entries: self.entries,
         }
     }
 
@@ -190,6 +210,22 @@ impl Codebooks {
             }
         }
         Ok(())
+    }
+}
+
+impl StageView<'_> {
+    /// A residual `[dim]` in units of this stage times a power of two, which is returned: one that is far larger than the entries is
+    /// taken more coarsely. Two values to an integer `[dim / 2]`.
+    pub(super) fn pairs_of(&self, residual: &[f32], out: &mut [i32]) -> u32 {
+        let most = (HEADROOM as f64 * largest(self.dim)) as f32;
+        let size = residual.iter().fold(0.0f32, |size, v| size.max(v.abs())) / self.unit;
+        let shift = (0..31).take_while(|&s| size > most * (1u32 << s) as f32).count() as u32;
+        let inverse = 1.0 / (self.unit * (1u32 << shift) as f32);
+        let whole = |v: f32| (v * inverse).round_ties_even().clamp(-most, most) as i32;
+        for (pair, o) in residual.chunks_exact(2).zip(out) {
+            *o = whole(pair[0]) & 0xFFFF | whole(pair[1]) << 16;
+        }
+        shift
     }
 }
 

@@ -7,5 +7,5 @@ mod simd;
 
 pub use codebook::{Codebooks, RvqError};
 pub use health::{StageHealth, collapsed_stage, neighbours, principal_map, stage_health};
-pub use search::{BeamWidth, Ladder, Searcher};
+pub use search::{BeamWidth, Ladder, Searcher, Wanted};
 pub use simd::SimdLevel;

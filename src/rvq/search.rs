@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::simd;
+use super::simd::{self, Row};
 use super::{Codebooks, RvqError, SimdLevel};
-use crate::sampling::beam::Candidates;
+use crate::sampling::beam::{Candidate, Candidates};
 use crate::units::{MAX_STAGES, OutOfRange, StageCount};
 
 /// Partial sums kept from stage to stage, 1 to 16; 1 is the greedy search.
@@ -36,6 +36,18 @@ impl BeamWidth {
     }
 }
 
+/// Frames that are searched together, so that a codebook is read once for all of them.
+const GROUP: usize = 8;
+
+/// A frame to find codes for.
+#[derive(Debug)]
+pub struct Wanted<'a> {
+    /// Its latent `[dim]`; values that are not finite count as 0.
+    pub latent: &'a [f32],
+    /// Result: a code for each stage that it shall have, 1 to all stages.
+    pub codes: &'a mut [u16],
+}
+
 /// Searches codes for latents; owns its buffers, so a search allocates nothing.
 ///
 /// Multistage search with several survivors: the M-algorithm (Jelinek and Anderson 1971), as used for residual
@@ -45,6 +57,17 @@ pub struct Searcher {
     books: Arc<Codebooks>,
     beam: usize,
     level: SimdLevel,
+    frames: Vec<Survivors>,
+    lists: Vec<Candidates>,
+    rows: Vec<Row>,
+    /// Residuals of the rows as the scan takes them `[rows][dim / 2]`.
+    pairs: Vec<i32>,
+}
+
+/// The survivors of one frame, best first.
+#[derive(Debug, Clone)]
+struct Survivors {
+    alive: usize,
     /// Residuals `[beam][dim]` of the survivors, and of the next ones.
     residuals: Vec<f32>,
     next_residuals: Vec<f32>,
@@ -53,22 +76,27 @@ pub struct Searcher {
     /// Codes `[beam][MAX_STAGES]`.
     codes: Vec<u16>,
     next_codes: Vec<u16>,
-    candidates: Candidates,
 }
 
 impl Searcher {
     /// A searcher for one thread.
     pub fn new(books: Arc<Codebooks>, beam: BeamWidth, level: SimdLevel) -> Self {
         let (width, dim, stages) = (beam.value(), books.dim(), usize::from(MAX_STAGES));
-        Self {
-            beam: width,
-            level,
+        let frame = Survivors {
+            alive: 0,
             residuals: vec![0.0; width * dim],
             next_residuals: vec![0.0; width * dim],
             errors: vec![0.0; width],
             codes: vec![0; width * stages],
             next_codes: vec![0; width * stages],
-            candidates: Candidates::new(width),
+        };
+        Self {
+            beam: width,
+            level,
+            frames: vec![frame; GROUP],
+            lists: (0..GROUP).map(|_| Candidates::new(width)).collect(),
+            rows: Vec::with_capacity(GROUP * width),
+            pairs: vec![0; GROUP * width * dim / 2],
             books,
         }
     }
@@ -77,18 +105,31 @@ impl Searcher {
     ///
     /// Errors: [`RvqError::Size`] when the latent, the stages or `codes` do not fit the codebooks.
     pub fn encode_into(&mut self, latent: &[f32], stages: StageCount, codes: &mut [u16]) -> Result<(), RvqError> {
-        let (dim, wanted) = (self.books.dim(), stages.index());
-        let check = |what, got: usize, fits: bool, allowed: usize| {
-            if fits { Ok(()) } else { Err(RvqError::Size { what, got, allowed: allowed.to_string() }) }
-        };
-        check("width of a latent", latent.len(), latent.len() == dim, dim)?;
-        check("number of stages", wanted, wanted <= self.books.stages(), self.books.stages())?;
-        check("number of codes", codes.len(), codes.len() == wanted, wanted)?;
-        let mut alive = self.begin(latent);
-        for stage in 0..wanted {
-            alive = self.step(stage, alive);
+        let wanted = stages.index();
+        self.check("number of codes", codes.len(), codes.len() == wanted, wanted.to_string())?;
+        self.encode(&mut [Wanted { latent, codes }])
+    }
+
+    /// Codes for frames of one or several streams; each gets those that it would get alone.
+    ///
+    /// Errors: [`RvqError::Size`] when a latent or the number of codes does not fit the codebooks; nothing is searched then.
+    pub fn encode(&mut self, wanted: &mut [Wanted<'_>]) -> Result<(), RvqError> {
+        let (dim, stages) = (self.books.dim(), self.books.stages());
+        for w in wanted.iter() {
+            self.check("width of a latent", w.latent.len(), w.latent.len() == dim, dim.to_string())?;
+            let count = w.codes.len();
+            self.check("number of stages", count, (1..=stages).contains(&count), format!("1 to {stages}"))?;
         }
-        codes.copy_from_slice(&self.codes[..wanted]);
+        for group in wanted.chunks_mut(GROUP) {
+            self.begin(group.iter().map(|w| w.latent));
+            let most = group.iter().map(|w| w.codes.len()).max().unwrap_or(0);
+            for stage in 0..most {
+                self.step(stage, |frame| group[frame].codes.len() > stage);
+            }
+            for (w, found) in group.iter_mut().zip(&self.frames) {
+                w.codes.copy_from_slice(&found.codes[..w.codes.len()]);
+            }
+        }
         Ok(())
     }
 
@@ -97,43 +138,69 @@ impl Searcher {
     /// Errors: [`RvqError::Size`] when the latents are no whole number of frames.
     pub fn ladder(&mut self, latents: &[f32]) -> Result<Ladder, RvqError> {
         let (dim, stages) = (self.books.dim(), self.books.stages());
-        if !latents.len().is_multiple_of(dim) {
-            let allowed = format!("a multiple of {dim}");
-            return Err(RvqError::Size { what: "number of latent values", got: latents.len(), allowed });
-        }
-        let mut codes = Vec::with_capacity(latents.len() / dim * rungs(stages));
-        for latent in latents.chunks_exact(dim) {
-            let mut alive = self.begin(latent);
+        let whole = latents.len().is_multiple_of(dim);
+        self.check("number of latent values", latents.len(), whole, format!("a multiple of {dim}"))?;
+        let mut codes = vec![0; latents.len() / dim * rungs(stages)];
+        for (latents, codes) in latents.chunks(GROUP * dim).zip(codes.chunks_mut(GROUP * rungs(stages))) {
+            self.begin(latents.chunks_exact(dim));
             for stage in 0..stages {
-                alive = self.step(stage, alive);
-                codes.extend_from_slice(&self.codes[..=stage]);
+                self.step(stage, |_| true);
+                for (codes, found) in codes.chunks_exact_mut(rungs(stages)).zip(&self.frames) {
+                    codes[rungs(stage)..][..=stage].copy_from_slice(&found.codes[..=stage]);
+                }
             }
         }
         Ok(Ladder { stages, codes })
     }
 
-    /// Starts a search; returns the number of survivors.
-    fn begin(&mut self, latent: &[f32]) -> usize {
-        for (r, &x) in self.residuals.iter_mut().zip(latent) {
-            *r = if x.is_finite() { x } else { 0.0 };
-        }
-        self.errors[0] = self.residuals[..latent.len()].iter().map(|v| v * v).sum();
-        1
+    fn check(&self, what: &'static str, got: usize, fits: bool, allowed: String) -> Result<(), RvqError> {
+        if fits { Ok(()) } else { Err(RvqError::Size { what, got, allowed }) }
     }
 
-    /// Adds a stage to the survivors, best first; returns their number.
-    fn step(&mut self, stage: usize, alive: usize) -> usize {
-        let (dim, row) = (self.books.dim(), usize::from(MAX_STAGES));
-        let view = self.books.stage(stage);
-        self.candidates.clear();
-        simd::scan(self.level, view, &self.residuals[..alive * dim], &self.errors[..alive], &mut self.candidates);
-        let found = self.candidates.found();
+    /// Starts a search for up to [`GROUP`] latents.
+    fn begin<'a>(&mut self, latents: impl Iterator<Item = &'a [f32]>) {
+        self.frames.iter_mut().for_each(|f| f.alive = 0);
+        for (frame, latent) in self.frames.iter_mut().zip(latents) {
+            for (r, &x) in frame.residuals.iter_mut().zip(latent) {
+                *r = if x.is_finite() { x } else { 0.0 };
+            }
+            frame.errors[0] = frame.residuals[..latent.len()].iter().map(|v| v * v).sum();
+            frame.alive = 1;
+        }
+    }
+
+    /// Adds a stage to the survivors of the frames that go on.
+    fn step(&mut self, stage: usize, goes_on: impl Fn(usize) -> bool) {
+        let (dim, view) = (self.books.dim(), self.books.stage(stage));
+        self.rows.clear();
+        let mut pairs = self.pairs.chunks_exact_mut(dim / 2);
+        let going = |&(i, f): &(usize, &Survivors)| f.alive > 0 && goes_on(i);
+        for (frame, survivors) in self.frames.iter().enumerate().filter(going) {
+            self.lists[frame].clear();
+            let residuals = survivors.residuals.chunks_exact(dim).zip(&survivors.errors).take(survivors.alive);
+            for ((parent, (residual, &error)), pairs) in (0..).zip(residuals).zip(&mut pairs) {
+                let shift = view.pairs_of(residual, pairs);
+                self.rows.push(Row { frame, parent, error, shift });
+            }
+        }
+        simd::scan(self.level, view, &self.rows, &self.pairs, &mut self.lists);
+        for row in self.rows.chunk_by(|a, b| a.frame == b.frame) {
+            let frame = row[0].frame;
+            self.frames[frame].extend(&self.books, stage, self.lists[frame].found(), self.beam);
+        }
+    }
+}
+
+impl Survivors {
+    /// Puts the candidates that were found for a stage in place of the survivors.
+    fn extend(&mut self, books: &Codebooks, stage: usize, found: &[Candidate], beam: usize) {
+        let (dim, row) = (books.dim(), usize::from(MAX_STAGES));
         for (i, c) in found.iter().enumerate() {
-            let (parent, entry) = (usize::from(c.parent), usize::from(c.entry));
+            let parent = usize::from(c.parent);
             let from = &self.residuals[parent * dim..(parent + 1) * dim];
             let to = &mut self.next_residuals[i * dim..(i + 1) * dim];
             let mut error = 0.0;
-            for ((t, f), e) in to.iter_mut().zip(from).zip(self.books.entry(stage, entry)) {
+            for ((t, f), e) in to.iter_mut().zip(from).zip(books.entry(stage, usize::from(c.entry))) {
                 *t = f - e;
                 error += *t * *t;
             }
@@ -141,10 +208,9 @@ impl Searcher {
             self.next_codes[i * row..i * row + stage].copy_from_slice(&self.codes[parent * row..parent * row + stage]);
             self.next_codes[i * row + stage] = c.entry;
         }
-        let alive = found.len().min(self.beam);
+        self.alive = found.len().min(beam);
         std::mem::swap(&mut self.residuals, &mut self.next_residuals);
         std::mem::swap(&mut self.codes, &mut self.next_codes);
-        alive
     }
 }
 
@@ -227,28 +293,40 @@ mod tests {
         x.iter().zip(&y).map(|(a, b)| (a - b) * (a - b)).sum()
     }
 
-    /// Straight from the definition, in double precision.
-    fn greedy_by_definition(books: &Codebooks, x: &[f32]) -> Vec<u16> {
-        let mut r: Vec<f64> = x.iter().map(|&v| f64::from(v)).collect();
-        (0..STAGES)
-            .map(|stage| {
-                let distance = |k: &usize| -> f64 {
-                    r.iter().zip(books.entry(stage, *k)).map(|(a, &b)| (a - f64::from(b)).powi(2)).sum()
-                };
-                let best = (0..ENTRIES).min_by(|a, b| distance(a).total_cmp(&distance(b))).unwrap();
-                r.iter_mut().zip(books.entry(stage, best)).for_each(|(a, &b)| *a -= f64::from(b));
-                best as u16
-            })
-            .collect()
-    }
-
     #[test]
-    fn greedy_is_the_nearest_entry_of_each_stage() {
+    fn greedy_takes_the_nearest_entry_of_each_stage() {
         let books = books(3);
         for seed in 1..200 {
             let x = noise(seed, DIM);
-            assert_eq!(encode(&books, 1, SimdLevel::Scalar, &x, STAGES as u8), greedy_by_definition(&books, &x));
+            let mut r: Vec<f64> = x.iter().map(|&v| f64::from(v)).collect();
+            let codes = encode(&books, 1, SimdLevel::Scalar, &x, STAGES as u8);
+            for (stage, &code) in codes.iter().enumerate() {
+                let distance = |k: usize| -> f64 {
+                    r.iter().zip(books.entry(stage, k)).map(|(a, &b)| (a - f64::from(b)).powi(2)).sum()
+                };
+                let least = (0..ENTRIES).map(distance).fold(f64::INFINITY, f64::min);
+                // Straight from the definition in double precision, up to what integers cannot tell apart.
+                let taken = distance(usize::from(code));
+                assert!(taken <= least * 1.002, "seed {seed} stage {stage}: {taken}, least {least}");
+                r.iter_mut().zip(books.entry(stage, usize::from(code))).for_each(|(a, &b)| *a -= f64::from(b));
+            }
         }
+    }
+
+    #[test]
+    fn frames_searched_together_get_what_they_get_alone() {
+        let books = books(9);
+        let latents = noise(13, 21 * DIM);
+        let counts: Vec<u8> = (0..21).map(|i| 1 + (i * 7 % STAGES) as u8).collect();
+        let mut codes: Vec<Vec<u16>> = counts.iter().map(|&n| vec![0; usize::from(n)]).collect();
+        let mut wanted: Vec<_> =
+            latents.chunks_exact(DIM).zip(&mut codes).map(|(latent, codes)| Wanted { latent, codes }).collect();
+        let mut s = Searcher::new(Arc::clone(&books), BeamWidth::new(3).unwrap(), SimdLevel::detect());
+        s.encode(&mut wanted).unwrap();
+        for ((x, codes), &n) in latents.chunks_exact(DIM).zip(&codes).zip(&counts) {
+            assert_eq!(*codes, encode(&books, 3, SimdLevel::detect(), x, n));
+        }
+        assert!(s.encode(&mut [Wanted { latent: &latents[..DIM], codes: &mut [] }]).is_err());
     }
 
     #[test]
