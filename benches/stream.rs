@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use undertone::codec::{self, EncodeJob, Encoder};
 use undertone::engine::{Engine, EngineOptions, Job};
-use undertone::infer;
+use undertone::infer::{self, Networks};
 use undertone::rvq::BeamWidth;
 use undertone::units::StageCount;
 
@@ -31,13 +31,17 @@ fn stream(c: &mut Criterion) {
     let (pcm, stages) = (signal(), StageCount::new(12).expect("in range"));
     let mut group = c.benchmark_group("10 s at 6 kbit/s");
     group.throughput(Throughput::Elements(SECONDS as u64 * 50)).sample_size(10);
-    for (name, beam, frames) in [
-        ("greedy, 500 ms bundles", 1, 25u8),
-        ("beam 4, 500 ms bundles", 4, 25),
-        ("beam 4, 100 ms bundles", 4, 5),
-        ("greedy, 20 ms bundles", 1, 1),
+    for (name, networks, beam, frames) in [
+        ("greedy, 500 ms bundles", Networks::Float, 1, 25u8),
+        ("beam 4, 500 ms bundles", Networks::Float, 4, 25),
+        ("beam 4, 100 ms bundles", Networks::Float, 4, 5),
+        ("beam 4, 100 ms bundles, int8", Networks::Int8, 4, 5),
+        ("beam 2, 100 ms bundles, int8", Networks::Int8, 2, 5),
+        ("greedy, 20 ms bundles", Networks::Float, 1, 1),
+        ("greedy, 20 ms bundles, int8", Networks::Int8, 1, 1),
     ] {
-        let mut processor = model.processor(BeamWidth::new(beam).expect("in range")).expect("networks");
+        let beam = BeamWidth::new(beam).expect("in range");
+        let mut processor = model.processor_with(networks, beam).expect("networks");
         let bundles = codec::encode_all(&mut processor, &pcm, stages, frames).expect("encodes");
         group.bench_function(format!("encode, {name}"), |b| {
             b.iter(|| codec::encode_all(&mut processor, &pcm, stages, frames));
@@ -56,10 +60,11 @@ fn stream(c: &mut Criterion) {
 /// One frame of each of several streams through the engine, as they meet in the daemon.
 fn engine(c: &mut Criterion) {
     let mut group = c.benchmark_group("engine, one thread, one bundle of 5 frames of each stream");
-    for streams in [1usize, 8, 16] {
+    let all = [Networks::Float, Networks::Int8].into_iter().flat_map(|n| [1usize, 8, 16].map(|s| (n, s)));
+    for (networks, streams) in all {
         let options = EngineOptions { threads: 1, slots: 64, max_batch: 16, gather: Duration::from_micros(500) };
-        let engine = Engine::start(&options, infer::load_processor_factory(None).expect("the shipped model").1)
-            .expect("the engine starts");
+        let (_, factory) = infer::load_processor_factory(None, networks).expect("the shipped model");
+        let engine = Engine::start(&options, factory).expect("the engine starts");
         let handle = engine.handle();
         let slots: Vec<_> = (0..streams).map(|_| handle.admit().expect("room")).collect();
         let mut encoder = Encoder::new(handle.profile(), StageCount::new(12).expect("in range"), 5).expect("in range");
@@ -68,7 +73,7 @@ fn engine(c: &mut Criterion) {
         let first: EncodeJob = encoder.next_job().expect("enough samples");
         let mut jobs: Vec<EncodeJob> = vec![first; streams];
         group.throughput(Throughput::Elements(streams as u64 * 5));
-        group.bench_function(format!("{streams} streams"), |b| {
+        group.bench_function(format!("{streams} streams, {networks:?}"), |b| {
             b.iter(|| {
                 let (tell, told) = mpsc::channel();
                 for (slot, job) in slots.iter().zip(jobs.drain(..)) {

@@ -2,7 +2,9 @@
 #![cfg(feature = "referee")]
 
 use anyhow::Result;
-use undertone::referee::{Codec, Opus, OpusSettings, Packet, RefereeError, Repair, measure, score};
+use undertone::referee::{Codec, Opus, OpusSettings, Packet, Payload, RefereeError, Repair, Undertone, measure, score};
+use undertone::rvq::BeamWidth;
+use undertone::units::StageCount;
 
 /// Six seconds that behave like speech: gliding harmonics under moving resonances, in syllables, with hiss between.
 fn voice() -> Vec<f32> {
@@ -120,5 +122,26 @@ fn redundancy_repairs_what_concealment_cannot() -> Result<()> {
     let (plc, lbrr, dred) = (estoi(Repair::Plc)?, estoi(Repair::Lbrr)?, estoi(Repair::Dred)?);
     assert!(lbrr > plc + 0.01, "LBRR {lbrr}, PLC {plc}");
     assert!(dred > plc + 0.01, "DRED {dred}, PLC {plc}");
+    Ok(())
+}
+
+#[test]
+fn copies_repair_part_of_what_was_lost() -> Result<()> {
+    let model = undertone::infer::load_model(None)?;
+    let mut processor = model.processor(BeamWidth::GREEDY)?;
+    let (tokens, original) = (model.tokens()?, voice());
+    let lost: Vec<bool> = (0..10).map(|i| i % 5 == 3).collect();
+    let mut run = |copies: u8, lost: &[bool]| {
+        let payload = Payload::Datagrams { copies };
+        let stages = StageCount::new(12)?;
+        let mut codec = Undertone::new(&mut processor, tokens.clone(), stages, 1, payload);
+        Ok::<_, anyhow::Error>(measure(&mut codec, &original, lost)?)
+    };
+    let (whole, concealed, repaired) = (run(0, &[])?, run(0, &lost)?, run(1, &lost)?);
+    let estoi = [&whole, &concealed, &repaired].map(|o| o.scores.estoi);
+    assert!(estoi[0] > estoi[2] + 0.005 && estoi[2] > estoi[1] + 0.005, "{estoi:?}");
+    // Copies of two stages take 20 bits of a frame, and some bytes say what they are.
+    let more = repaired.kbps[0] - concealed.kbps[0];
+    assert!((1.0..3.5).contains(&more) && (concealed.lost - 0.2).abs() < 0.01, "{more}");
     Ok(())
 }

@@ -4,10 +4,10 @@
 #[path = "common/voice.rs"]
 mod voice;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use undertone::codec::{Processor, encode_all};
-use undertone::infer::load_model;
+use undertone::codec::{Encoder, Processor, encode_all};
+use undertone::infer::{Networks, load_model};
 use undertone::referee::estoi;
 use undertone::rvq::BeamWidth;
 use undertone::units::StageCount;
@@ -16,9 +16,18 @@ use voice::{at_16_khz, decode, speech};
 const VOICE: [&str; 3] = ["Front_Center", "Rear_Left", "Side_Right"];
 const STAGES: [u8; 5] = [1, 3, 6, 12, 24];
 
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/undertone-24k-v1")
+}
+
 fn processor() -> Processor {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/undertone-24k-v1");
-    load_model(Some(&folder)).unwrap().processor(BeamWidth::new(2).unwrap()).unwrap()
+    load_model(Some(&folder())).unwrap().processor(BeamWidth::new(2).unwrap()).unwrap()
+}
+
+fn int8_processor() -> Processor {
+    let model = load_model(Some(&folder())).unwrap();
+    assert!(model.has_int8());
+    model.processor_with(Networks::Int8, BeamWidth::new(2).unwrap()).unwrap()
 }
 
 fn there_and_back(p: &mut Processor, pcm: &[f32], stages: u8) -> Vec<f32> {
@@ -46,7 +55,11 @@ fn noise(samples: usize, rms: f32) -> Vec<f32> {
 
 #[test]
 fn silence_stays_silent() {
-    let mut p = processor();
+    stays_silent(processor());
+    stays_silent(int8_processor());
+}
+
+fn stays_silent(mut p: Processor) {
     for stages in STAGES {
         let out = there_and_back(&mut p, &[0.0; 72_000], stages);
         assert!(db(&out) < -70.0, "{:.1} dB at {stages} stages", db(&out));
@@ -140,4 +153,48 @@ fn clipped_and_very_quiet_speech_survives() {
             assert!(heard > wanted, "{name}: ESTOI {heard:.3} at {stages} stages");
         }
     }
+}
+
+#[test]
+fn integer_networks_sound_like_the_others_and_streams_do_not_hear_each_other() {
+    let (pcm, mut float, mut int8) = (speech(&VOICE), processor(), int8_processor());
+    for stages in [3, 12, 24] {
+        let [whole, fast] = [&mut float, &mut int8].map(|p| {
+            let out = there_and_back(p, &pcm, stages);
+            estoi(&at_16_khz(&pcm), &at_16_khz(&out)).unwrap()
+        });
+        assert!((whole - fast).abs() < 0.015, "{stages} stages: {whole:.3} in floats, {fast:.3} in integers");
+    }
+    // Two streams in one call come out as each alone.
+    let job = |pcm: &[f32]| {
+        let mut encoder = Encoder::new(int8.profile(), StageCount::new(8).unwrap(), 5).unwrap();
+        encoder.set_job_frames(5);
+        encoder.push(pcm);
+        encoder.next_job().unwrap()
+    };
+    let (loud, soft) = (job(&pcm[24_000..]), job(&pcm[60_000..].iter().map(|v| 0.01 * v).collect::<Vec<_>>()));
+    let mut together = [loud.clone(), soft.clone()];
+    int8.run_encode(&mut together).unwrap();
+    for (mut alone, together) in [loud, soft].into_iter().zip(together) {
+        int8.run_encode(std::slice::from_mut(&mut alone)).unwrap();
+        assert_eq!(alone, together);
+    }
+}
+
+#[test]
+fn integer_networks_of_another_model_are_refused_and_missing_ones_are_done_without() {
+    let copy = std::env::temp_dir().join(format!("undertone-int8-{}", std::process::id()));
+    std::fs::create_dir_all(&copy).unwrap();
+    for file in std::fs::read_dir(folder()).unwrap().map(Result::unwrap) {
+        std::fs::copy(file.path(), copy.join(file.file_name())).unwrap();
+    }
+    let make = || load_model(Some(&copy)).unwrap().processor_with(Networks::Int8, BeamWidth::GREEDY);
+    assert!(make().is_ok());
+    // It fits, but does not say that it was made from this model.
+    std::fs::copy(copy.join("decoder.onnx"), copy.join("decoder-int8.onnx")).unwrap();
+    let error = make().unwrap_err().to_string();
+    assert!(error.contains("decoder: made from another graph"), "{error}");
+    std::fs::remove_file(copy.join("decoder-int8.onnx")).unwrap();
+    assert!(make().is_ok() && !load_model(Some(&copy)).unwrap().has_int8());
+    std::fs::remove_dir_all(&copy).unwrap();
 }

@@ -1,4 +1,4 @@
-"""Command line of the recipe: python -m recipe train|finetune|refit|balance|export|verify|report|tokens|export-tokens"""
+"""Command line of the recipe: python -m recipe train|finetune|refit|balance|export|int8|verify|report|tokens|export-tokens"""
 
 from __future__ import annotations
 
@@ -62,6 +62,10 @@ def parser() -> argparse.ArgumentParser:
     e.add_argument("checkpoint", type=Path)
     e.add_argument("out", type=Path)
     e.add_argument("--name", default="undertone-24k-v1")
+    n = sub.add_parser("int8", help="add graphs with integer products to a model folder, for live streams")
+    n.add_argument("model", type=Path)
+    n.add_argument("--data", type=Path, default=HERE.parent.parent / "shared" / "audio" / "train")
+    n.add_argument("--threads", type=int, default=1)
     k = sub.add_parser("tokens", help="train a token model on the codes of a model folder")
     k.add_argument("model", type=Path, help="folder of the codec's model")
     k.add_argument("--out", type=Path, required=True, help="checkpoint to write")
@@ -138,6 +142,14 @@ def main() -> int:
         from .export import export
 
         print("model id", export(load(a.checkpoint)[0], a.out, a.name))
+    elif a.command == "int8":
+        from . import int8
+        from .config import load as load_config
+        from .data import Batches
+        from .export import load_exported
+
+        cfg = load_config(HERE / "configs" / "v2.toml")
+        int8.write(a.model, load_exported(a.model, cfg).eval(), Batches(a.data, cfg.data, 8, 4.0, 77))
     elif a.command == "tokens":
         from .config import load as load_config
         from .export import load_exported, sha256

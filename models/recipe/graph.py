@@ -1,4 +1,4 @@
-"""The two ONNX graphs, written node by node: MatMul only, one packed state each, as few nodes as possible.
+"""The two ONNX graphs, written node by node: MatMul only, one packed state each, as few nodes as possible (a short call is spent between them).
 
 Initialisers carry the names of the torch parameters, so that a shipped model can be read back and trained on.
 """

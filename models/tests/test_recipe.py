@@ -6,13 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 import soundfile as sf
 import torch
 from safetensors.numpy import load_file
 
-from recipe import config
+from recipe import config, int8
 from recipe.balance import balance, dead_gains, observe
 from recipe.codec import OVERLAP_DELAY, Codec, decoder_noise, load, save
 from recipe.config import FRAME, ConfigError
@@ -98,6 +99,29 @@ def test_training_a_part_keeps_the_meaning_of_codes(part, folder, tmp_path):
     moved = {k for k, v in before.state_dict().items() if not torch.equal(v, after.state_dict()[k])}
     halves = {"encoder", "decoder"} if part == "networks" else {part}
     assert {k.split(".")[0] for k in moved} == halves, moved
+
+
+def test_integer_graphs_say_nearly_what_the_float_graphs_say_and_rows_do_not_meet(folder, tmp_path):
+    codec = small_codec()
+    export(codec, tmp_path, "small")
+    int8.write(tmp_path, codec, Batches(folder, SMOKE.data, 4, 1.0, 3), 2)
+    pcm = np.stack([voice(1.0, 5), 0.1 * voice(1.0, 6)]).reshape(2, -1, FRAME)
+    for part in ("encoder", "decoder"):
+        whole, fast = (ort.InferenceSession(str(tmp_path / f"{part}{kind}.onnx")) for kind in ("", "-int8"))
+        assert fast.get_modelmeta().custom_metadata_map[int8.FLOAT_SHA256] == sha256(tmp_path / f"{part}.onnx")
+        ports = {i.name: i.shape[-1] for i in whole.get_inputs()}
+        if part == "encoder":
+            feed = {"pcm": pcm}
+        else:
+            noise = np.tile(decoder_noise(0, pcm.shape[1], ports["noise"]), (2, 1, 1))
+            feed = {"latent": latents, "noise": noise}
+        feed["state"] = np.zeros((2, ports["state"]), np.float32)
+        latents, got = whole.run(None, feed)[0], fast.run(None, feed)[0]
+        assert np.square(got - latents).mean() < 0.02 * np.square(latents).mean()
+        alone = fast.run(None, {k: v[1:, :7] if k != "state" else v[1:] for k, v in feed.items()})[0]
+        np.testing.assert_array_equal(alone[0], got[1, :7])
+    nodes = [n.op_type for n in onnx.load(tmp_path / "decoder-int8.onnx").graph.node]
+    assert nodes.count("MatMulInteger") == len(int8.products(onnx.load(tmp_path / "decoder.onnx"))) > 2
 
 
 def test_a_search_brings_what_is_decoded_nearer_to_the_recording():

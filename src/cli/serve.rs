@@ -107,7 +107,7 @@ pub(super) fn run(args: Args) -> Result<()> {
     let config = Arc::new(args.config()?);
     let passed = passed()?;
     let level = start_log(&config.log)?;
-    let (tokens, factory) = infer::load_processor_factory(config.codec.model.as_deref())?;
+    let (tokens, factory) = infer::load_processor_factory(config.codec.model.as_deref(), config.engine.networks)?;
     let engine = Engine::start(&config.engine.options(), factory)?;
     let profile = engine.handle().profile();
     info!(model = %profile.name, id = %profile.model_id, slots = config.engine.slots, "engine ready");

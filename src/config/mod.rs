@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::engine::EngineOptions;
+use crate::infer::Networks;
 use crate::session::{StreamName, Timeouts};
 use crate::units::{OutOfRange, PcmFormat, StageCount};
 pub use device::DevicePort;
@@ -117,6 +118,8 @@ pub struct Engine {
     pub max_batch: usize,
     /// How long a call waits for company.
     pub gather: Duration,
+    /// How the networks compute.
+    pub networks: Networks,
 }
 
 impl Engine {
@@ -246,7 +249,13 @@ section!(RawLimits {
     coded_sessions: usize = 64,
 });
 section!(RawCodec { model: String = String::new(), kbps: f64 = 6.0, graded: bool = true, frames_per_bundle: u8 = 5 });
-section!(RawEngine { threads: usize = 0, slots: usize = 128, max_batch: usize = 16, gather_us: u64 = 500 });
+section!(RawEngine {
+    threads: usize = 0,
+    slots: usize = 128,
+    max_batch: usize = 32,
+    gather_us: u64 = 500,
+    networks: String = "int8".to_owned(),
+});
 section!(RawLog { level: String = "info".to_owned(), target: LogTarget = LogTarget::Auto });
 
 fn value_error(key: &'static str, got: impl ToString, allowed: impl ToString) -> ConfigError {
@@ -366,6 +375,11 @@ impl Config {
                 slots: within("engine.slots", raw.engine.slots, 1, 100_000)?,
                 max_batch: within("engine.max_batch", raw.engine.max_batch, 1, 256)?,
                 gather: Duration::from_micros(within("engine.gather_us", raw.engine.gather_us, 0, 20_000)?),
+                networks: raw
+                    .engine
+                    .networks
+                    .parse()
+                    .map_err(|_| value_error("engine.networks", &raw.engine.networks, "allowed float, int8"))?,
             },
             log: Log { level: raw.log.level, target: raw.log.target },
         };
@@ -485,6 +499,7 @@ mod tests {
             "slots",
             "max_batch",
             "gather_us",
+            "networks",
             "level",
             "target",
         ] {

@@ -47,7 +47,7 @@ pub struct EngineOptions {
 impl Default for EngineOptions {
     fn default() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { threads, slots: 64 * threads, max_batch: 16, gather: Duration::from_micros(500) }
+        Self { threads, slots: 64 * threads, max_batch: 32, gather: Duration::from_micros(500) }
     }
 }
 
@@ -96,6 +96,8 @@ pub struct EngineCounters {
     pub cancelled: u64,
     /// Jobs that finished after their deadline.
     pub late: u64,
+    /// Jobs that took more than half of the time they had.
+    pub tight: u64,
     /// Time spent inside the networks and the codebook search, nanoseconds.
     pub busy_ns: u64,
 }
@@ -106,6 +108,7 @@ struct Counters {
     batches: AtomicU64,
     cancelled: AtomicU64,
     late: AtomicU64,
+    tight: AtomicU64,
     busy_ns: AtomicU64,
 }
 
@@ -332,6 +335,7 @@ impl EngineHandle {
             batches: c.batches.load(Ordering::Relaxed),
             cancelled: c.cancelled.load(Ordering::Relaxed),
             late: c.late.load(Ordering::Relaxed),
+            tight: c.tight.load(Ordering::Relaxed),
             busy_ns: c.busy_ns.load(Ordering::Relaxed),
         }
     }

@@ -17,14 +17,15 @@ const WINDOW: Duration = Duration::from_millis(500);
 /// Fewer jobs in a window say nothing about the engine: a machine that hiccups is not one that is full.
 const ENOUGH: u64 = 100;
 
-/// Above this share of the time inside the networks nobody new is admitted.
-const FULL: f64 = 0.9;
+/// Share of jobs that took more than half of their time, above which nobody new is admitted. How busy the threads are says little:
+/// more streams make larger batches, and a stream in a larger batch costs less.
+const FULL: f64 = 0.1;
 
 /// Above this share streams lose stages.
-const TOO_MUCH: f64 = 0.95;
+const TOO_MUCH: f64 = 0.5;
 
 /// Below this share they get them back.
-const EASY: f64 = 0.75;
+const EASY: f64 = 0.05;
 
 /// Share of late jobs above which nobody is admitted and streams lose stages.
 const LATE: f64 = 0.02;
@@ -72,14 +73,15 @@ impl Strain {
         let jobs = counters.jobs - s.before.jobs;
         let busy_s = (counters.busy_ns - s.before.busy_ns) as f64 * 1e-9;
         let busy = busy_s / (passed.as_secs_f64() * threads.max(1) as f64);
-        let late = (counters.late - s.before.late) as f64 / jobs.max(1) as f64;
+        let share = |now: u64, before: u64| (now - before) as f64 / jobs.max(1) as f64;
+        let (late, tight) = (share(counters.late, s.before.late), share(counters.tight, s.before.tight));
         let judged = jobs >= ENOUGH;
         let parts = match s.verdict.parts {
-            parts if judged && (busy > TOO_MUCH || late > LATE) => parts.saturating_sub(1).max(LEAST),
-            parts if !judged || busy < EASY => (parts + 1).min(PARTS),
+            parts if judged && (tight > TOO_MUCH || late > LATE) => parts.saturating_sub(1).max(LEAST),
+            parts if !judged || tight < EASY => (parts + 1).min(PARTS),
             parts => parts,
         };
-        let full = judged && (busy > FULL || late > LATE || parts < PARTS);
+        let full = judged && (tight > FULL || late > LATE || parts < PARTS);
         s.verdict = Verdict { busy, full, parts };
         (s.since, s.before) = (Some(now), counters);
         s.verdict
@@ -90,8 +92,8 @@ impl Strain {
 mod tests {
     use super::*;
 
-    fn counters(jobs: u64, late: u64, busy_ms: u64) -> EngineCounters {
-        EngineCounters { jobs, late, busy_ns: busy_ms * 1_000_000, ..EngineCounters::default() }
+    fn counters(jobs: u64, late: u64, tight: u64) -> EngineCounters {
+        EngineCounters { jobs, late, tight, ..EngineCounters::default() }
     }
 
     #[test]
@@ -99,28 +101,34 @@ mod tests {
         let (strain, start) = (Strain::default(), Instant::now());
         let look = |n: u32, c| strain.look(start + WINDOW * n, 2, || c);
         assert_eq!(look(0, counters(0, 0, 0)), Verdict { busy: 0.0, full: false, parts: 8 });
-        // Half busy, then 92 %: full, but nobody loses stages.
-        assert!(!look(1, counters(100, 0, 500)).full);
-        let near = look(2, counters(200, 0, 1_420));
+        // A few take more than half of their time, then a fifth: full, but nobody loses stages.
+        assert!(!look(1, counters(100, 0, 3)).full);
+        let near = look(2, counters(200, 0, 23));
         assert!(near.full && near.parts == 8, "{near:?}");
         // Late: one part a window, never below three.
         for n in 0..8u32 {
-            let verdict = look(3 + n, counters(300 + 100 * u64::from(n), 50 * u64::from(n + 1), 2_000));
+            let verdict = look(3 + n, counters(300 + 100 * u64::from(n), 50 * u64::from(n + 1), 23));
             assert!(verdict.full);
             assert_eq!(verdict.parts, (7 - n.min(4) as u8).max(3));
         }
         // At ease: they come back, and then there is room again.
         for n in 0..5u32 {
-            let verdict = look(11 + n, counters(1_100 + 100 * u64::from(n), 400, 2_000));
+            let verdict = look(11 + n, counters(1_100 + 100 * u64::from(n), 400, 23));
             assert_eq!((verdict.parts, verdict.full), (4 + n as u8, n < 4));
         }
+        // Most are tight without being late: that is too much as well.
+        let verdict = look(16, counters(1_600, 400, 103));
+        assert_eq!((verdict.parts, verdict.full), (7, true));
     }
 
     #[test]
-    fn a_hiccup_of_a_quiet_engine_is_no_reason() {
+    fn a_hiccup_of_a_quiet_engine_and_threads_that_are_busy_in_time_are_no_reason() {
         let (strain, start) = (Strain::default(), Instant::now());
         strain.look(start, 1, EngineCounters::default);
-        let verdict = strain.look(start + WINDOW, 1, || counters(20, 20, 500));
+        let verdict = strain.look(start + WINDOW, 1, || counters(20, 20, 20));
         assert!(!verdict.full && verdict.parts == PARTS);
+        let busy = EngineCounters { busy_ns: 500_000_000, ..counters(1_020, 20, 40) };
+        let verdict = strain.look(start + WINDOW * 2, 1, || busy);
+        assert!(!verdict.full && verdict.parts == PARTS && verdict.busy > 0.99, "{verdict:?}");
     }
 }

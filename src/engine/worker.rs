@@ -46,9 +46,15 @@ struct Ticket {
     done: Completion,
     gate: Arc<Gate>,
     deadline: Instant,
+    /// When half of the time until then is over.
+    half: Instant,
 }
 
 impl Ticket {
+    fn of(at: Instant, deadline: Instant, done: Completion, gate: Arc<Gate>) -> Self {
+        Self { done, gate, deadline, half: at + deadline.saturating_duration_since(at) / 2 }
+    }
+
     fn close(self, result: Result<Job, EngineError>) {
         self.gate.in_flight.fetch_sub(1, Ordering::AcqRel);
         (self.done)(result);
@@ -70,7 +76,7 @@ pub(super) fn run(
         let (cancelled, live): (Vec<Entry>, Vec<Entry>) = batch.into_iter().partition(Entry::is_cancelled);
         shared.counters.cancelled.fetch_add(cancelled.len() as u64, Ordering::Relaxed);
         for entry in cancelled {
-            Ticket { done: entry.done, gate: entry.gate, deadline: entry.deadline }.close(Err(EngineError::Cancelled));
+            Ticket::of(entry.at, entry.deadline, entry.done, entry.gate).close(Err(EngineError::Cancelled));
         }
         if live.is_empty() {
             continue;
@@ -87,6 +93,7 @@ pub(super) fn run(
                 for (ticket, job) in finished {
                     shared.counters.jobs.fetch_add(1, Ordering::Relaxed);
                     shared.counters.late.fetch_add(u64::from(end > ticket.deadline), Ordering::Relaxed);
+                    shared.counters.tight.fetch_add(u64::from(end > ticket.half), Ordering::Relaxed);
                     ticket.close(Ok(job));
                 }
             }
@@ -106,8 +113,8 @@ type Finished = Vec<(Ticket, Job)>;
 /// Runs entries of one kind and one number of frames in one network call.
 fn run_batch(processor: &mut Processor, entries: Vec<Entry>) -> Result<Finished, (Vec<Ticket>, String)> {
     let (mut tickets, mut encode, mut decode) = (Vec::new(), Vec::new(), Vec::new());
-    for Entry { job, deadline, done, gate, .. } in entries {
-        tickets.push(Ticket { done, gate, deadline });
+    for Entry { job, at, deadline, done, gate } in entries {
+        tickets.push(Ticket::of(at, deadline, done, gate));
         match job {
             Job::Encode(j) => encode.push(j),
             Job::Decode(j) => decode.push(j),

@@ -10,6 +10,7 @@ use crate::model::Manifest;
 use crate::rvq::{BeamWidth, Codebooks, Searcher, SimdLevel};
 use crate::synthesis::{Refiner, Shape};
 use crate::token::TokenModel;
+use crate::units::OutOfRange;
 
 /// Name of the folder of the shipped model.
 const SHIPPED: &str = "undertone-24k-v1";
@@ -19,6 +20,29 @@ const MAX_FILE_BYTES: u64 = 256 << 20;
 
 /// Beam of the codebook search in the daemon: half of what beam 4 gives for a third of its cost (benches/README.md).
 const DEFAULT_BEAM: u8 = 2;
+
+/// How the networks compute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Networks {
+    /// In single precision, as they were trained: for files.
+    #[default]
+    Float,
+    /// The wide layers in 8-bit integers: half the time for live streams (docs/performance.md). Falls back to floats for a model
+    /// that has no such graphs.
+    Int8,
+}
+
+impl std::str::FromStr for Networks {
+    type Err = OutOfRange;
+
+    fn from_str(s: &str) -> Result<Self, OutOfRange> {
+        match s {
+            "float" => Ok(Self::Float),
+            "int8" => Ok(Self::Int8),
+            _ => Err(OutOfRange { what: "networks", got: format!("\"{s}\""), allowed: "float, int8" }),
+        }
+    }
+}
 
 /// A model whose files were read and whose hashes were checked.
 #[derive(Debug)]
@@ -97,6 +121,9 @@ pub fn load_model(named: Option<&Path>) -> Result<LoadedModel, InferError> {
 const TOKENS: &str = "tokens.safetensors";
 const DRAFT: &str = "draft.safetensors";
 
+/// Names of the graphs with integer products.
+const INT8: [&str; 2] = ["encoder-int8.onnx", "decoder-int8.onnx"];
+
 /// Name of the graph of a model's decoder gradient.
 const GRADIENT: &str = "gradient.onnx";
 
@@ -135,7 +162,7 @@ impl LoadedModel {
         let environment = library::environment()?;
         let model = |reason: String| InferError::Model { path: self.path.clone(), reason };
         let gradient = OrtGradient::new(environment, &read(&path)?, &self.decoder, &self.manifest).map_err(model)?;
-        let decoder = OrtDecoder::new(environment, &self.decoder, &self.manifest).map_err(model)?;
+        let decoder = OrtDecoder::new(environment, &self.decoder, &self.manifest, false).map_err(model)?;
         let shape = Shape {
             frame_samples: self.profile.frame_samples,
             overlap_samples: self.profile.overlap_samples(),
@@ -146,15 +173,41 @@ impl LoadedModel {
         Ok(Some(Refiner::new(shape, steps, Box::new(decoder), Box::new(gradient))))
     }
 
-    /// Networks for one thread, warmed up, with the given beam of the codebook search.
+    /// Networks in single precision for one thread, warmed up, with the given beam of the codebook search.
     ///
     /// Errors: [`InferError`] when the runtime is missing or the graphs are not what the manifest says.
     pub fn processor(&self, beam: BeamWidth) -> Result<Processor, InferError> {
+        self.processor_of(&self.encoder, &self.decoder, false, beam)
+    }
+
+    /// As [`LoadedModel::processor`], with networks that compute as asked if the folder has them.
+    ///
+    /// Errors: as there, and for integer graphs that were not made from the model's own.
+    pub fn processor_with(&self, networks: Networks, beam: BeamWidth) -> Result<Processor, InferError> {
+        if networks == Networks::Float || !self.has_int8() {
+            return self.processor(beam);
+        }
+        let [encoder, decoder] = INT8.map(|name| read(&self.path.join(name)));
+        self.processor_of(&encoder?, &decoder?, true, beam)
+    }
+
+    /// Whether the folder has graphs with integer products.
+    pub fn has_int8(&self) -> bool {
+        INT8.iter().all(|name| self.path.join(name).is_file())
+    }
+
+    fn processor_of(
+        &self,
+        encoder: &[u8],
+        decoder: &[u8],
+        derived: bool,
+        beam: BeamWidth,
+    ) -> Result<Processor, InferError> {
         let environment = library::environment()?;
         let model = |reason: String| InferError::Model { path: self.path.clone(), reason };
         let m = &self.manifest;
-        let encoder = OrtEncoder::new(environment, &self.encoder, m).map_err(model)?;
-        let decoder = OrtDecoder::new(environment, &self.decoder, m).map_err(model)?;
+        let encoder = OrtEncoder::new(environment, encoder, m, derived).map_err(model)?;
+        let decoder = OrtDecoder::new(environment, decoder, m, derived).map_err(model)?;
         let searcher = Searcher::new(Arc::clone(&self.codebooks), beam, SimdLevel::detect());
         Ok(Processor::new(
             Arc::clone(&self.profile),
@@ -172,9 +225,12 @@ type Factory = Box<dyn Fn() -> Result<Processor, InferError> + Send + Sync>;
 /// Reads the model once; gives its token model, if it has one, and what makes a processor for each thread.
 ///
 /// Errors: [`InferError`].
-pub fn load_processor_factory(named: Option<&Path>) -> Result<(Option<Arc<TokenModel>>, Factory), InferError> {
+pub fn load_processor_factory(
+    named: Option<&Path>,
+    networks: Networks,
+) -> Result<(Option<Arc<TokenModel>>, Factory), InferError> {
     let model = load_model(named)?;
     let tokens = model.tokens()?;
-    let factory = move || model.processor(BeamWidth::new(DEFAULT_BEAM).unwrap_or(BeamWidth::GREEDY));
+    let factory = move || model.processor_with(networks, BeamWidth::new(DEFAULT_BEAM).unwrap_or(BeamWidth::GREEDY));
     Ok((tokens, Box::new(factory)))
 }

@@ -5,7 +5,7 @@ mod load;
 mod net;
 
 pub use library::library_path;
-pub use load::{LoadedModel, find_model, load_model, load_processor_factory};
+pub use load::{LoadedModel, Networks, find_model, load_model, load_processor_factory};
 
 use std::path::PathBuf;
 

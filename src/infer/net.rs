@@ -72,6 +72,16 @@ impl Graph {
         Ok(graph)
     }
 
+    /// That the graph was made from the one whose hash is `sha256`, as its metadata say under `key`.
+    fn made_from(&self, key: &str, sha256: &str) -> Result<(), String> {
+        let of = self.session.metadata().ok().and_then(|m| m.custom(key)).unwrap_or_default();
+        if of == sha256 {
+            Ok(())
+        } else {
+            Err(format!("{}: made from another graph ({of}, the manifest says {sha256})", self.name))
+        }
+    }
+
     fn check(&self, wanted: &[Port], found: &[ort::value::Outlet]) -> Result<(), String> {
         for port in wanted {
             let outlet = found
@@ -170,6 +180,9 @@ fn size_error(network: &'static str, what: &str, got: usize, wanted: usize) -> N
     NetworkError { network, reason: format!("{what} has {got} values, expected {wanted}") }
 }
 
+/// Key in the metadata of a graph with integer products: the graph that it was made from.
+const FLOAT_SHA256: &str = "float_sha256";
+
 /// `encoder.onnx`: pcm `[B, T, frame]`, state `[B, S]` -> latent `[B, T, D]`, next_state `[B, S]`.
 pub(super) struct OrtEncoder {
     graph: Graph,
@@ -179,7 +192,8 @@ pub(super) struct OrtEncoder {
 }
 
 impl OrtEncoder {
-    pub(super) fn new(environment: &Environment, bytes: &[u8], m: &Manifest) -> Result<Self, String> {
+    /// From the graph of the manifest, or from one with integer products that was `derived` from it.
+    pub(super) fn new(environment: &Environment, bytes: &[u8], m: &Manifest, derived: bool) -> Result<Self, String> {
         let (frame, latent, state) = (m.frame_samples, m.latent_dim, m.encoder.state_size);
         let inputs =
             vec![Port { name: "pcm", width: frame, frames: true }, Port { name: "state", width: state, frames: false }];
@@ -187,8 +201,11 @@ impl OrtEncoder {
             Port { name: "latent", width: latent, frames: true },
             Port { name: "next_state", width: state, frames: false },
         ];
-        let mut net =
-            Self { graph: Graph::new("encoder", environment, bytes, None, inputs, outputs)?, frame, latent, state };
+        let graph = Graph::new("encoder", environment, bytes, None, inputs, outputs)?;
+        if derived {
+            graph.made_from(FLOAT_SHA256, &m.encoder.sha256)?;
+        }
+        let mut net = Self { graph, frame, latent, state };
         let (mut s, mut z) = (vec![0.0; state], vec![0.0; latent]);
         let mut row = [EncodeRow { pcm: &vec![0.0; frame], state: &mut s, latents: &mut z }];
         net.encode(&mut row, 1).map_err(|e| e.to_string())?;
@@ -243,7 +260,8 @@ pub(super) struct OrtDecoder {
 }
 
 impl OrtDecoder {
-    pub(super) fn new(environment: &Environment, bytes: &[u8], m: &Manifest) -> Result<Self, String> {
+    /// From the graph of the manifest, or from one with integer products that was `derived` from it.
+    pub(super) fn new(environment: &Environment, bytes: &[u8], m: &Manifest, derived: bool) -> Result<Self, String> {
         let (frame, latent, noise, state) = (m.frame_samples, m.latent_dim, m.noise_dim, m.decoder.state_size);
         let inputs = vec![
             Port { name: "latent", width: latent, frames: true },
@@ -255,6 +273,9 @@ impl OrtDecoder {
             Port { name: "next_state", width: state, frames: false },
         ];
         let graph = Graph::new("decoder", environment, bytes, None, inputs, outputs)?;
+        if derived {
+            graph.made_from(FLOAT_SHA256, &m.decoder.sha256)?;
+        }
         let mut net = Self { graph, frame, latent, noise, state };
         let (mut s, mut y) = (vec![0.0; state], vec![0.0; frame]);
         let mut row = [DecodeRow { latents: &vec![0.0; latent], noise: &vec![0.0; noise], state: &mut s, pcm: &mut y }];
@@ -326,12 +347,8 @@ impl OrtGradient {
         let outputs = vec![Port { name: "latent_gradient", width: m.latent_dim, frames: true }];
         let weights = Some((m.decoder.path.as_str(), decoder));
         let graph = Graph::new("gradient", environment, bytes, weights, inputs, outputs)?;
-        let of = graph.session.metadata().ok().and_then(|m| m.custom(DECODER_SHA256)).unwrap_or_default();
-        if of == m.decoder.sha256 {
-            Ok(Self { graph })
-        } else {
-            Err(format!("gradient: of another decoder ({of}, the manifest says {})", m.decoder.sha256))
-        }
+        graph.made_from(DECODER_SHA256, &m.decoder.sha256)?;
+        Ok(Self { graph })
     }
 }
 

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use super::{Codec, Packet, RefereeError};
-use crate::bitstream::{Bundle, CodedBundle, Item, Limits};
+use crate::bitstream::{Bundle, CodedBundle, Item, Limits, Redundancy, RedundancyWriter, read_redundancy};
 use crate::codec::{self, Concealer, Decoder, ProcessError, Processor};
 use crate::entropy::{Fit, StreamReader};
 use crate::session::{Message, PackedBundle, SessionDecoder, SessionEncoder};
 use crate::synthesis::{Refiner, analyse_all};
 use crate::token::TokenModel;
 use crate::units::{CODEC_RATE, StageCount};
-use crate::wire;
+use crate::wire::{self, Datagram};
 
 /// IPv4 and TCP headers with time stamps.
 const IP_TCP_BYTES: usize = 52;
@@ -22,7 +22,19 @@ pub enum Payload {
     Packed,
     /// By the token model, with continuous context: for transports without loss.
     Coded,
+    /// Ten bits a code in datagrams as UDP carries them, each with coarse copies of so many packets before it. The whole
+    /// datagram counts as payload.
+    Datagrams {
+        /// Packets that are repeated.
+        copies: u8,
+    },
 }
+
+/// IPv4 and UDP headers.
+const IP_UDP_BYTES: usize = 28;
+
+/// Stages of copies, as the UDP transport has them.
+const COPY_STAGES: u8 = 2;
 
 /// In the first byte of a coded payload: two flags, and the number of frames.
 const RESTART: u8 = 0x80;
@@ -87,6 +99,35 @@ impl<'a> Undertone<'a> {
         packets.iter().enumerate().map(&mut bundle).collect()
     }
 
+    fn datagrams(&self, bundles: &[Bundle], copies: u8) -> Result<Vec<Packet>, RefereeError> {
+        let stages = StageCount::new(COPY_STAGES.min(self.stages.value())).map_err(error)?;
+        let how = Redundancy::new(stages, copies.saturating_mul(self.frames_per_packet).max(1)).map_err(error)?;
+        let mut writer = RedundancyWriter::new(how);
+        let packet = |(sequence, bundle): (u64, &Bundle)| {
+            let mut written = Vec::new();
+            writer.write(bundle, &mut written);
+            let copies = if copies > 0 && written.len() > 1 { written } else { Vec::new() };
+            let content = Message::Bundle { sequence, bundle: PackedBundle::pack(bundle) };
+            let payload = Datagram { copies, ..Datagram::message(1, content) }.encode();
+            Packet { message_bytes: payload.len(), ip_bytes: payload.len() + IP_UDP_BYTES, payload }
+        };
+        Ok((0..).zip(bundles).map(packet).collect())
+    }
+
+    /// Bundles and copies in the order in which a decoder takes them.
+    fn undatagram(packets: &[Option<&Packet>]) -> Result<Vec<Bundle>, RefereeError> {
+        let mut bundles = Vec::new();
+        for packet in packets.iter().flatten() {
+            let datagram = Datagram::decode(&packet.payload).map_err(error)?;
+            let Some(Message::Bundle { bundle, .. }) = datagram.content else { continue };
+            if !datagram.copies.is_empty() {
+                bundles.extend(read_redundancy(bundle.first_frame, &datagram.copies).map_err(error)?);
+            }
+            bundles.push(bundle.unpack().map_err(error)?);
+        }
+        Ok(bundles)
+    }
+
     fn pack(sequence: u64, bundle: &Bundle) -> Packet {
         let packed = PackedBundle::pack(bundle);
         let payload = packed.payload.clone();
@@ -143,10 +184,10 @@ impl Codec for CodedFile<'_> {
         let mut bundles = Vec::new();
         while let Some(item) = reader.next().map_err(error)? {
             if let Item::Bundle(bundle) = item {
-                bundles.push(Some(bundle));
+                bundles.push(bundle);
             }
         }
-        decode_with_gaps(self.processor, None, &bundles, usize::from(FILE_BUNDLE)).map_err(error)
+        decode_with_gaps(self.processor, None, &bundles).map_err(error)
     }
 
     fn packet_ms(&self) -> usize {
@@ -169,17 +210,23 @@ impl Codec for Undertone<'_> {
         match self.payload {
             Payload::Packed => Ok((0..).zip(&bundles).map(|(i, b)| Self::pack(i, b)).collect()),
             Payload::Coded => self.code(&bundles),
+            Payload::Datagrams { copies } => self.datagrams(&bundles, copies),
         }
     }
 
     fn decode(&mut self, packets: &[Option<&Packet>]) -> Result<Vec<f32>, RefereeError> {
         let unpacked = |(i, p): (usize, &Option<&Packet>)| p.map(|p| self.unpack(i, p)).transpose();
-        let bundles: Vec<Option<Bundle>> = match self.payload {
-            Payload::Packed => packets.iter().enumerate().map(unpacked).collect::<Result<_, _>>()?,
-            Payload::Coded => self.uncode(packets)?,
+        let bundles: Vec<Bundle> = match self.payload {
+            Payload::Packed => {
+                packets.iter().enumerate().filter_map(|p| unpacked(p).transpose()).collect::<Result<_, _>>()?
+            }
+            Payload::Coded => self.uncode(packets)?.into_iter().flatten().collect(),
+            Payload::Datagrams { .. } => Self::undatagram(packets)?,
         };
-        let tokens = self.tokens.clone();
-        decode_with_gaps(self.processor, tokens, &bundles, usize::from(self.frames_per_packet)).map_err(error)
+        let mut pcm = decode_with_gaps(self.processor, self.tokens.clone(), &bundles).map_err(error)?;
+        let lost = packets.iter().rev().take_while(|p| p.is_none()).count() * usize::from(self.frames_per_packet);
+        pcm.resize(pcm.len() + lost * self.processor.profile().frame_samples, 0.0);
+        Ok(pcm)
     }
 
     fn packet_ms(&self) -> usize {
@@ -192,20 +239,18 @@ impl Codec for Undertone<'_> {
     }
 }
 
-/// Decodes a stream in which some bundles are missing; the result has every frame's place, also at the start and end.
+/// Decodes a stream in which some bundles are missing, from its frame 0 on: every frame has its place.
 ///
 /// The one place where the referee meets concealment: what [`Decoder`] does with a gap is measured.
 fn decode_with_gaps(
     processor: &mut Processor,
     tokens: Option<Arc<TokenModel>>,
-    bundles: &[Option<Bundle>],
-    frames_per_packet: usize,
+    bundles: &[Bundle],
 ) -> Result<Vec<f32>, ProcessError> {
-    let frame = processor.profile().frame_samples;
-    let lead = bundles.iter().take_while(|b| b.is_none()).count() * frames_per_packet * frame;
+    let lead = bundles.first().map_or(0, |b| b.first_frame as usize) * processor.profile().frame_samples;
     let mut decoder = Decoder::concealing(processor.profile(), Concealer::new(tokens));
     let mut pcm = vec![0.0; lead];
-    for bundle in bundles.iter().flatten() {
+    for bundle in bundles {
         decoder.push(bundle.clone())?;
         while let Some(mut job) = decoder.next_job() {
             processor.run_decode(std::slice::from_mut(&mut job))?;
@@ -213,7 +258,5 @@ fn decode_with_gaps(
         }
         decoder.pcm(&mut pcm);
     }
-    let tail = bundles.iter().rev().take_while(|b| b.is_none()).count() * frames_per_packet * frame;
-    pcm.resize(pcm.len() + tail, 0.0);
     Ok(pcm)
 }

@@ -62,7 +62,10 @@ pub(super) struct StageView<'a> {
     pub(super) dim: usize,
     pub(super) blocked: &'a [i16],
     pub(super) half_norms: &'a [i32],
+    /// What one step of the integers stands for.
     pub(super) unit: f32,
+    /// Largest integer that a residual may have.
+    pub(super) most: f32,
     pub(super) entries: usize,
 }
 
@@ -71,7 +74,11 @@ const HEADROOM: usize = 4;
 
 /// Largest value of an entry as an integer. Products with residuals and half norms of `dim` values add up in 32 bits.
 fn largest(dim: usize) -> f64 {
-    (f64::from(i32::MAX) / ((HEADROOM as f64 + 0.5) * dim as f64)).sqrt().min(f64::from(i16::MAX / HEADROOM as i16)).floor() - 1.0
+    (f64::from(i32::MAX) / ((HEADROOM as f64 + 0.5) * dim as f64))
+        .sqrt()
+        .min(f64::from(i16::MAX / HEADROOM as i16))
+        .floor()
+        - 1.0
 }
 
 impl Codebooks {
@@ -184,6 +191,7 @@ impl Codebooks {
             blocked: &self.blocked[stage * b..(stage + 1) * b],
             half_norms: &self.half_norms[stage * n..(stage + 1) * n],
             unit: self.units[stage],
+            most: (HEADROOM as f64 * largest(self.dim)) as f32,
             entries: self.entries,
         }
     }
@@ -210,22 +218,6 @@ impl Codebooks {
             }
         }
         Ok(())
-    }
-}
-
-impl StageView<'_> {
-    /// A residual `[dim]` in units of this stage times a power of two, which is returned: one that is far larger than the entries is
-    /// taken more coarsely. Two values to an integer `[dim / 2]`.
-    pub(super) fn pairs_of(&self, residual: &[f32], out: &mut [i32]) -> u32 {
-        let most = (HEADROOM as f64 * largest(self.dim)) as f32;
-        let size = residual.iter().fold(0.0f32, |size, v| size.max(v.abs())) / self.unit;
-        let shift = (0..31).take_while(|&s| size > most * (1u32 << s) as f32).count() as u32;
-        let inverse = 1.0 / (self.unit * (1u32 << shift) as f32);
-        let whole = |v: f32| (v * inverse).round_ties_even().clamp(-most, most) as i32;
-        for (pair, o) in residual.chunks_exact(2).zip(out) {
-            *o = whole(pair[0]) & 0xFFFF | whole(pair[1]) << 16;
-        }
-        shift
     }
 }
 

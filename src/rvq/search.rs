@@ -179,7 +179,7 @@ impl Searcher {
             self.lists[frame].clear();
             let residuals = survivors.residuals.chunks_exact(dim).zip(&survivors.errors).take(survivors.alive);
             for ((parent, (residual, &error)), pairs) in (0..).zip(residuals).zip(&mut pairs) {
-                let shift = view.pairs_of(residual, pairs);
+                let shift = simd::integers(self.level, view, residual, pairs);
                 self.rows.push(Row { frame, parent, error, shift });
             }
         }

@@ -84,18 +84,70 @@ pub(super) fn scan(level: SimdLevel, stage: StageView<'_>, rows: &[Row], pairs: 
 /// Offers the entries of one block that are better than the limit.
 #[cold]
 fn offer_block(halves: &[i32], scale: f32, block: usize, row: &Row, list: &mut Candidates) {
-    for (i, &half) in halves.iter().enumerate() {
-        let cost = row.error + scale * (half as f32);
+    let cost = |half: i32| row.error + scale * (half as f32);
+    for (part, halves) in halves.chunks(8).enumerate() {
+        let least = halves.iter().copied().min().unwrap_or(i32::MAX);
         // A NaN (from overflow far outside any signal) must not leave a stage without a candidate.
-        if cost < list.limit() || list.is_empty() {
-            list.offer(Candidate { cost, parent: row.parent, entry: (block * BLOCK + i) as u16 });
+        if cost(least) >= list.limit() && !list.is_empty() {
+            continue;
+        }
+        for (i, &half) in halves.iter().enumerate() {
+            let cost = cost(half);
+            if cost < list.limit() || list.is_empty() {
+                list.offer(Candidate { cost, parent: row.parent, entry: (block * BLOCK + part * 8 + i) as u16 });
+            }
         }
     }
 }
 
+/// A residual `[dim]` in units of a stage times a power of two, which is returned: one that is far larger than the entries is taken more
+/// coarsely. Two values to an integer `[dim / 2]`.
+pub(super) fn integers(level: SimdLevel, stage: StageView<'_>, residual: &[f32], pairs: &mut [i32]) -> u32 {
+    match level {
+        #[cfg(target_arch = "x86_64")]
+        SimdLevel::Avx512 | SimdLevel::Avx2 if std::arch::is_x86_feature_detected!("avx2") => {
+            // SAFETY: the guard of this arm has just found AVX2 on this machine.
+            unsafe { integers_avx2(stage, residual, pairs) }
+        }
+        _ => integers_here(stage, residual, pairs),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn integers_avx2(stage: StageView<'_>, residual: &[f32], pairs: &mut [i32]) -> u32 {
+    integers_here(stage, residual, pairs)
+}
+
+#[inline(always)]
+fn integers_here(stage: StageView<'_>, residual: &[f32], pairs: &mut [i32]) -> u32 {
+    // Magnitudes of floats are ordered as their bits are.
+    let largest = residual.iter().map(|v| v.to_bits() & 0x7FFF_FFFF).max().unwrap_or(0);
+    let (largest, mut shift, mut unit) = (f32::from_bits(largest), 0, stage.unit);
+    while largest > stage.most * unit && shift < 30 {
+        shift += 1;
+        unit *= 2.0;
+    }
+    let (inverse, most) = (1.0 / unit, stage.most);
+    // Adding this float rounds to the nearest integer, which its lowest bits then hold.
+    let whole =
+        |v: f32| (((v * inverse).max(-most).min(most) + 12_582_912.0).to_bits() as i32).wrapping_sub(0x4B40_0000);
+    for (o, pair) in pairs.iter_mut().zip(residual.chunks_exact(2)) {
+        *o = whole(pair[0]) & 0xFFFF | whole(pair[1]) << 16;
+    }
+    shift
+}
+
 /// Half of |entry|^2 - 2 entry . residual, in squared units times 2^shift, for the entries of a block; returns the least.
 #[inline(always)]
-fn half_distances(level: SimdLevel, block: &[i16], norms: &[i32], pairs: &[i32], shift: u32, out: &mut [i32; BLOCK]) -> i32 {
+fn half_distances(
+    level: SimdLevel,
+    block: &[i16],
+    norms: &[i32],
+    pairs: &[i32],
+    shift: u32,
+    out: &mut [i32; BLOCK],
+) -> i32 {
     match level {
         #[cfg(target_arch = "x86_64")]
         SimdLevel::Avx512

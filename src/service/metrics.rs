@@ -73,6 +73,7 @@ pub(super) fn prometheus(shared: &Shared) -> String {
         ("engine_batches_total", "Network calls.", engine.batches),
         ("engine_cancelled_total", "Jobs dropped because their stream was gone.", engine.cancelled),
         ("engine_late_total", "Jobs that finished after their deadline.", engine.late),
+        ("engine_tight_total", "Jobs that took more than half of the time they had.", engine.tight),
     ] {
         page.number(name, "counter", help, value as f64);
     }

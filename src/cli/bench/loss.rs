@@ -44,6 +44,9 @@ pub(super) struct Args {
     /// Rates of Opus in kbit/s, constant rate, redundancy included
     #[arg(long, value_delimiter = ',', default_value = "8,16,24,32", value_parser = clap::value_parser!(u32).range(6..=64))]
     opus_kbps: Vec<u32>,
+    /// Packets that undertone repeats coarsely with each packet, 0 to 4
+    #[arg(long, value_delimiter = ',', default_value = "0,2", value_parser = clap::value_parser!(u8).range(0..=4))]
+    copies: Vec<u8>,
     /// Length of a packet in milliseconds, the same for both codecs: 20 or 60
     #[arg(long, default_value_t = 20, value_parser = parse_packet)]
     packet_ms: usize,
@@ -102,11 +105,11 @@ pub(super) fn run(args: &Args) -> Result<()> {
     // The encoder is told the worst loss of the run, as an adaptive sender would find it.
     let expected_loss = worst.clamp(1, 100) as u8;
     let frames_per_packet = (args.packet_ms / 20) as u8;
-    let mut entries: Vec<Entry> = args
-        .kbps
-        .iter()
-        .map(|&stages| Entry::Undertone { stages, frames_per_packet, payload: Payload::Packed })
-        .collect();
+    let mut entries = Vec::new();
+    for &stages in &args.kbps {
+        let ours = |&copies| Entry::Undertone { stages, frames_per_packet, payload: Payload::Datagrams { copies } };
+        entries.extend(args.copies.iter().map(ours));
+    }
     for &rate in &args.opus_kbps {
         for repair in [Repair::Plc, Repair::Lbrr, Repair::Dred] {
             entries.push(Entry::Opus(OpusSettings {
@@ -139,7 +142,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
         format!(
             "Packets of {} ms for both, the same packets lost. Opus 1.6.1 at constant rate, NoLACE and deep PLC on (decoder complexity 7), told to expect {expected_loss} % \
              loss; LBRR and DRED (up to 1 s) inside the rate shown. LBRR and DRED are read from the next packet that arrives, so a gap is filled when it ends. \
-             Gaps of undertone are what codec::Decoder makes of them.",
+             undertone sends datagrams as its UDP transport does, with two stages of the packets before as copies where it says so; what is lost in spite of them \
+             is concealed by the token model. Both are counted with IPv4 and UDP headers, Opus with RTP besides.",
             args.packet_ms
         ),
     ];

@@ -40,8 +40,13 @@ impl Entry {
     pub(super) fn system(&self) -> String {
         match self {
             Self::Undertone { frames_per_packet, payload, .. } => {
-                let payload = format!("{payload:?}").to_lowercase();
-                format!("undertone {payload} {} ms", u32::from(*frames_per_packet) * 20)
+                let ms = u32::from(*frames_per_packet) * 20;
+                match payload {
+                    Payload::Packed => format!("undertone packed {ms} ms"),
+                    Payload::Coded => format!("undertone coded {ms} ms"),
+                    Payload::Datagrams { copies: 0 } => format!("undertone UDP {ms} ms"),
+                    Payload::Datagrams { copies } => format!("undertone UDP {ms} ms, {copies} repeated"),
+                }
             }
             Self::File { searched: true, .. } => "undertone file".to_owned(),
             Self::File { searched: false, .. } => "undertone file fast".to_owned(),

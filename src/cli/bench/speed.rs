@@ -9,9 +9,9 @@ use anyhow::{Context, Result};
 use super::{command, machine};
 use crate::cli::encode::parse_beam;
 use crate::codec::{self, Decoder, Encoder, Processor};
-use crate::infer::{self, LoadedModel};
+use crate::infer::{self, LoadedModel, Networks};
 use crate::referee::{Codec, Opus, OpusSettings, Packet, Repair, cpu_time};
-use crate::rvq::{BeamWidth, Searcher, SimdLevel};
+use crate::rvq::{BeamWidth, Searcher, SimdLevel, Wanted};
 use crate::units::StageCount;
 
 /// Samples of a second.
@@ -28,6 +28,9 @@ pub(super) struct Args {
     /// Width of the codebook search
     #[arg(long, default_value = "4", value_parser = parse_beam)]
     beam: BeamWidth,
+    /// How the networks compute: int8 as in the daemon, or float
+    #[arg(long, default_value = "int8")]
+    networks: Networks,
     /// Folder for speed.csv
     #[arg(long, default_value = "out/bench-speed")]
     out: PathBuf,
@@ -41,13 +44,14 @@ type Line = (String, &'static str, f64);
 
 pub(super) fn run(args: &Args) -> Result<()> {
     let model = infer::load_model(args.model.as_deref())?;
-    let mut processor = model.processor(args.beam)?;
+    let mut processor = model.processor_with(args.networks, args.beam)?;
     let stages = StageCount::new(12)?;
     println!(
-        "{}\n{}\nbeam {}; times are processor time of one thread unless they say wall\n",
+        "{}\n{}\nbeam {}, networks {:?}; times are processor time of one thread unless they say wall\n",
         command(),
         machine(),
-        args.beam.value()
+        args.beam.value(),
+        args.networks
     );
     let mut lines = Vec::new();
     let mut add = |new: Vec<Line>| {
@@ -104,23 +108,30 @@ fn second(number: usize) -> Vec<f32> {
 /// The parts of a frame in batches of five frames: codebook search alone, the encoder and decoder as a whole.
 fn parts(model: &LoadedModel, beam: BeamWidth, processor: &mut Processor, stages: StageCount) -> Result<Vec<Line>> {
     const ROUNDS: usize = 3_000;
+    const BUNDLE: usize = 5;
     let dim = processor.profile().latent_dim;
     let mut searcher = Searcher::new(std::sync::Arc::clone(&model.codebooks), beam, SimdLevel::detect());
-    let mut codes = vec![0; stages.index()];
-    let latents: Vec<Vec<f32>> =
-        (0..64).map(|i| (0..dim).map(|d| ((i * 31 + d * 17) as f32 * 0.37).sin()).collect()).collect();
+    let latents: Vec<f32> = (0..64 * dim).map(|i| ((i / dim * 31 + i % dim * 17) as f32 * 0.37).sin()).collect();
+    let mut codes = vec![0; BUNDLE * stages.index()];
     let before = cpu_time();
-    for i in 0..ROUNDS {
-        searcher.encode_into(&latents[i % 64], stages, &mut codes)?;
+    for bundle in latents.chunks_exact(BUNDLE * dim).cycle().take(ROUNDS / BUNDLE) {
+        let frames = bundle.chunks_exact(dim).zip(codes.chunks_exact_mut(stages.index()));
+        searcher.encode(&mut frames.map(|(latent, codes)| Wanted { latent, codes }).collect::<Vec<_>>())?;
     }
     let search = micros(cpu_time() - before) / ROUNDS as f64;
-    let (encode, decode) = stream(processor, stages, 5, 60)?;
+    let (encode, decode) = stream(processor, stages, BUNDLE as u8, 60)?;
     let (encode, decode) = (micros(encode) / 3_000.0, micros(decode) / 3_000.0);
+    let rate = |macs: u64, time: f64| macs as f64 / time / 1e3;
+    let searched = (stages.index() * model.codebooks.entries() * dim * beam.value()) as u64;
+    let m = &model.manifest;
     Ok(vec![
         (format!("frame: codebook search, {stages} stages, beam {}", beam.value()), "us", search),
         ("frame: encoder network, framing and packing".to_owned(), "us", encode - search),
         ("frame: decoder with codebook sums".to_owned(), "us", decode),
         ("codebook search, share of both ways".to_owned(), "%", 100.0 * search / (encode + decode)),
+        ("codebook search, products (an upper bound of their number)".to_owned(), "GMAC/s", rate(searched, search)),
+        ("encoder network, products".to_owned(), "GMAC/s", rate(m.encoder.macs_per_frame, encode - search)),
+        ("decoder network, products".to_owned(), "GMAC/s", rate(m.decoder.macs_per_frame, decode)),
     ])
 }
 

@@ -1,0 +1,114 @@
+"""The two graphs with products in 8-bit integers, for live streams: less to read from memory, and twice the products an instruction.
+
+Weights of the wide layers are rounded by column to 7 bits (AVX2 adds pairs of products in 16 bits, which 8 would overflow), what is
+multiplied with them to 8 bits over the range that it has on recordings. Ranges are fixed, so a row's result does not depend on
+the rows beside it, and integers add up to the same on every machine. (Jacob et al. 2018: affine quantisation, integer products.)
+The heads that make levels, and what reads samples and latents, stay as they are.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from .codec import Codec, decoder_noise
+from .config import FRAME
+from .data import Batches
+
+WEIGHT_LIMIT = 63
+# Of what is multiplied, this share at either end may lie outside the range.
+OUTSIDE = 5e-5
+# In the graph's metadata: the graph that it was made from.
+FLOAT_SHA256 = "float_sha256"
+STAGES = (4, 8, 16, 24)  # of the latents that the decoder is observed with
+WIDE = (".up.weight", ".down.weight")
+ALSO_WIDE = ("up.weight", "shape.weight")
+
+
+def products(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """The MatMuls that are to be done in integers."""
+    wide = lambda name: name.endswith(WIDE) or name in ALSO_WIDE
+    return [n for n in model.graph.node if n.op_type == "MatMul" and wide(n.input[1])]
+
+
+def observe(model: onnx.ModelProto, feeds: list[dict[str, np.ndarray]]) -> tuple[dict[str, tuple[float, float]], list[np.ndarray]]:
+    """Ranges of what the wide layers read, and the graph's first output for each feed."""
+    names = sorted({n.input[0] for n in products(model)})
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    session = ort.InferenceSession(copy.SerializeToString(), providers=["CPUExecutionProvider"])
+    ranges, outputs = {name: (0.0, 0.0) for name in names}, []
+    for feed in feeds:
+        first, _, *seen = session.run(None, feed)
+        outputs.append(first)
+        for name, values in zip(names, seen, strict=True):
+            low, high = np.quantile(values, [OUTSIDE, 1 - OUTSIDE])
+            ranges[name] = (min(ranges[name][0], float(low)), max(ranges[name][1], float(high)))
+    return ranges, outputs
+
+
+def convert(model: onnx.ModelProto, ranges: dict[str, tuple[float, float]]) -> onnx.ModelProto:
+    """A copy of the graph with integer products. Standard operators only."""
+    out = onnx.ModelProto()
+    out.CopyFrom(model)
+    tensors = {t.name: t for t in out.graph.initializer}
+    chosen = {n.output[0] for n in products(model)}
+    nodes: list[onnx.NodeProto] = []
+    made: dict[str, np.ndarray] = {}
+    for node in out.graph.node:
+        (result, *_), (x, *rest) = node.output, [*node.input, ""]
+        if result not in chosen:
+            nodes.append(node)
+            continue
+        name = rest[0]
+        low, high = ranges[x]
+        step = (high - low) / 255
+        if f"{x}_step" not in made:
+            made |= {f"{x}_step": np.float32(step), f"{x}_zero": np.uint8(round(-low / step))}
+            nodes.append(helper.make_node("QuantizeLinear", [x, f"{x}_step", f"{x}_zero"], [f"{x}_u8"]))
+        weight = numpy_helper.to_array(tensors[name]).astype(np.float64)
+        scale = np.maximum(np.abs(weight).max(0), 1e-9) / WEIGHT_LIMIT
+        made |= {f"{name}_i8": np.round(weight / scale).astype(np.int8), f"{name}_scale": (scale * step).astype(np.float32)}
+        nodes.append(helper.make_node("MatMulInteger", [f"{x}_u8", f"{name}_i8", f"{x}_zero"], [f"{result}_i32"]))
+        nodes.append(helper.make_node("Cast", [f"{result}_i32"], [f"{result}_f32"], to=TensorProto.FLOAT))
+        nodes.append(helper.make_node("Mul", [f"{result}_f32", f"{name}_scale"], [result]))
+    del out.graph.node[:]
+    out.graph.node.extend(nodes)
+    used = {i for n in nodes for i in n.input}
+    kept = [t for t in out.graph.initializer if t.name in used]
+    del out.graph.initializer[:]
+    out.graph.initializer.extend([*kept, *(numpy_helper.from_array(np.asarray(v), k) for k, v in made.items())])
+    onnx.checker.check_model(out)
+    return out
+
+
+def write(folder: Path, codec: Codec, batches: Batches, count: int = 6) -> None:
+    """Writes encoder-int8.onnx and decoder-int8.onnx into a model folder; ranges are those of `count` batches of recordings."""
+    from .export import sha256
+
+    encoder, decoder = (onnx.load(folder / f"{part}.onnx") for part in ("encoder", "decoder"))
+    size = {p.name: p.type.tensor_type.shape.dim[-1].dim_value for g in (encoder, decoder) for p in g.graph.input if p.name != "state"}
+    states = [p.type.tensor_type.shape.dim[-1].dim_value for g in (encoder, decoder) for p in g.graph.input if p.name == "state"]
+    zeros = lambda rows, part: np.zeros((rows, states[part]), np.float32)
+    pcm = [p.reshape(len(p), -1, FRAME) for p in (next(batches) for _ in range(count))]
+    ranges, latents = observe(encoder, [{"pcm": p, "state": zeros(len(p), 0)} for p in pcm])
+    made = {"encoder": convert(encoder, ranges)}
+    feeds = []
+    for i, z in enumerate(latents):
+        q = codec.quantiser
+        stages = min(STAGES[i % len(STAGES)], len(q.stages))
+        z = q.decode(q.encode(torch.from_numpy(z), stages, 1)).detach().numpy()
+        noise = np.broadcast_to(decoder_noise(0, z.shape[1], size["noise"]), (*z.shape[:2], size["noise"]))
+        feeds.append({"latent": z, "noise": np.ascontiguousarray(noise), "state": zeros(len(z), 1)})
+    ranges, _ = observe(decoder, feeds)
+    made["decoder"] = convert(decoder, ranges)
+    for part, model in made.items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = FLOAT_SHA256, sha256(folder / f"{part}.onnx")
+        (folder / f"{part}-int8.onnx").write_bytes(model.SerializeToString())
