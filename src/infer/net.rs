@@ -16,6 +16,12 @@ use crate::model::{
 /// Batch shapes whose tensors are kept; past it the oldest choice is to start again.
 const MAX_PLANS: usize = 64;
 
+/// Rows of the tensors for a batch of so many: not every size, because the first call of a size takes milliseconds and keeps memory.
+/// Rows do not meet, so what the spare ones hold does not matter.
+fn with_spare(rows: usize) -> usize {
+    if rows <= 8 { rows } else { rows.next_multiple_of(4) }
+}
+
 /// A graph with named inputs and outputs, each `[B, T, width]`, or `[B, width]` for the state.
 struct Graph {
     name: &'static str,
@@ -122,6 +128,7 @@ impl Graph {
     ) -> Result<(), NetworkError> {
         let name = self.name;
         let error = |e: ort::Error| NetworkError { network: name, reason: e.to_string() };
+        let rows = with_spare(rows);
         if !self.plans.contains_key(&(rows, frames)) {
             if self.plans.len() >= MAX_PLANS {
                 self.plans.clear();
@@ -139,11 +146,13 @@ impl Graph {
     fn plan(&self, rows: usize, frames: usize) -> Result<Plan, ort::Error> {
         let make = |port: &Port| {
             let (b, t, w) = (rows as i64, frames as i64, port.width as i64);
-            if port.frames {
-                Tensor::<f32>::new(&Allocator::default(), [b, t, w])
+            let mut tensor = if port.frames {
+                Tensor::<f32>::new(&Allocator::default(), [b, t, w])?
             } else {
-                Tensor::<f32>::new(&Allocator::default(), [b, w])
-            }
+                Tensor::<f32>::new(&Allocator::default(), [b, w])?
+            };
+            tensor.extract_tensor_mut().1.fill(0.0);
+            Ok::<_, ort::Error>(tensor)
         };
         let mut binding = self.session.create_binding()?;
         let inputs = self.inputs.iter().map(make).collect::<Result<Vec<_>, _>>()?;
