@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +10,13 @@ import onnx
 import torch
 from onnx import numpy_helper
 from safetensors.numpy import load_file, save_file
+from torch import nn
 
 from . import config
 from .codec import OVERLAP_DELAY, Codec, decoder_noise
 from .gradient import write as write_gradient
 from .graph import count_macs, decoder_graph, encoder_graph
+from .network import Block
 
 
 def test_signal(frames: int) -> np.ndarray:
@@ -49,13 +50,27 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+@torch.no_grad()
+def as_shipped(codec: Codec) -> None:
+    """Rounds what is shipped in half precision, so that all that follows uses what will be read back: codebooks, and the matrices of
+    linear layers with the layer scales folded in."""
+    for stage in codec.quantiser.stages:
+        stage.codebook.copy_(stage.codebook.half().float())
+    for module in (*codec.encoder.modules(), *codec.decoder.modules()):
+        if isinstance(module, Block):
+            module.down.weight.mul_(module.scale[:, None])
+            module.down.bias.mul_(module.scale)
+            module.scale.fill_(1.0)
+    for module in (*codec.encoder.modules(), *codec.decoder.modules()):
+        if isinstance(module, nn.Linear):
+            module.weight.copy_(module.weight.half().float())
+
+
 def export(codec: Codec, out: Path, name: str) -> str:
     """Writes encoder, decoder, codebooks, golden example and manifest; returns the model id."""
     codec = codec.cpu().eval()
     net = codec.cfg.network
-    # Codebooks are shipped in half precision; everything below uses what will be read back.
-    for stage in codec.quantiser.stages:
-        stage.codebook.copy_(stage.codebook.half().float())
+    as_shipped(codec)
     out.mkdir(parents=True, exist_ok=True)
     lines = [
         "# What this model's codes mean. The first 8 bytes of this file's SHA-256 are the model id: never edit it.",

@@ -28,9 +28,15 @@ class Backward(Graph):
     def __init__(self, tensors: dict[str, np.ndarray]):
         super().__init__({})
         self.found = tensors
+        self.widened: dict[str, str] = {}
 
     def known(self, name: str) -> str:
-        return self.const(name, self.found[name])
+        value = self.found[name]
+        if value.dtype != np.float16:
+            return self.const(name, value)
+        if name not in self.widened:
+            self.widened[name] = self.matrix(name, value)
+        return self.widened[name]
 
     def transposed(self, name: str) -> str:
         return self.op("Transpose", self.known(name), perm=[1, 0])

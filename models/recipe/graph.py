@@ -49,12 +49,15 @@ class Graph:
         self.tensors[name] = value
         return name
 
-    def weight(self, name: str, transpose: bool = False) -> str:
-        w = self.weights[name]
-        return self.const(name, np.ascontiguousarray(w.T) if transpose else w)
+    def weight(self, name: str) -> str:
+        return self.const(name, self.weights[name])
+
+    def matrix(self, name: str, value: np.ndarray) -> str:
+        """Weights of a product, kept in half precision: the runtime widens them once, when it loads the graph."""
+        return self.op("Cast", self.const(name, np.ascontiguousarray(value, np.float16)), to=TensorProto.FLOAT)
 
     def linear(self, x: str, name: str, bias: bool = True) -> str:
-        y = self.op("MatMul", x, self.weight(f"{name}.weight", transpose=True))
+        y = self.op("MatMul", x, self.matrix(f"{name}.weight", self.weights[f"{name}.weight"].T))
         return self.op("Add", y, self.weight(f"{name}.bias")) if bias else y
 
     def norm(self, x: str, name: str) -> str:
@@ -93,7 +96,7 @@ class Graph:
         # The layer scale is folded into the projection that it follows.
         scale = self.weights[f"{name}.scale"]
         w, b = self.weights[f"{name}.down.weight"], self.weights[f"{name}.down.bias"]
-        h = self.op("MatMul", h, self.const(f"{name}.down.weight", np.ascontiguousarray((w * scale[:, None]).T)))
+        h = self.op("MatMul", h, self.matrix(f"{name}.down.weight", (w * scale[:, None]).T))
         h = self.op("Add", h, self.const(f"{name}.down.bias", b * scale))
         return self.op("Add", x, h), self.slice(joined, -(len(taps) - 1), 2**31 - 1, 1)
 

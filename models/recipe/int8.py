@@ -30,15 +30,16 @@ WIDE = (".up.weight", ".down.weight")
 ALSO_WIDE = ("up.weight", "shape.weight")
 
 
-def products(model: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """The MatMuls that are to be done in integers."""
-    wide = lambda name: name.endswith(WIDE) or name in ALSO_WIDE
-    return [n for n in model.graph.node if n.op_type == "MatMul" and wide(n.input[1])]
+def products(model: onnx.ModelProto) -> dict[str, tuple[str, str]]:
+    """The MatMuls that are to be done in integers: their result -> what is multiplied, and the tensor of weights."""
+    widened = {n.output[0]: n.input[0] for n in model.graph.node if n.op_type == "Cast"}
+    found = {n.output[0]: (n.input[0], widened.get(n.input[1], "")) for n in model.graph.node if n.op_type == "MatMul"}
+    return {result: (x, name) for result, (x, name) in found.items() if name.endswith(WIDE) or name in ALSO_WIDE}
 
 
 def observe(model: onnx.ModelProto, feeds: list[dict[str, np.ndarray]]) -> tuple[dict[str, tuple[float, float]], list[np.ndarray]]:
     """Ranges of what the wide layers read, and the graph's first output for each feed."""
-    names = sorted({n.input[0] for n in products(model)})
+    names = sorted({x for x, _ in products(model).values()})
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
@@ -58,15 +59,15 @@ def convert(model: onnx.ModelProto, ranges: dict[str, tuple[float, float]]) -> o
     out = onnx.ModelProto()
     out.CopyFrom(model)
     tensors = {t.name: t for t in out.graph.initializer}
-    chosen = {n.output[0] for n in products(model)}
+    chosen = products(model)
     nodes: list[onnx.NodeProto] = []
     made: dict[str, np.ndarray] = {}
     for node in out.graph.node:
-        (result, *_), (x, *rest) = node.output, [*node.input, ""]
+        result = node.output[0]
         if result not in chosen:
             nodes.append(node)
             continue
-        name = rest[0]
+        x, name = chosen[result]
         low, high = ranges[x]
         step = (high - low) / 255
         if f"{x}_step" not in made:
@@ -78,6 +79,8 @@ def convert(model: onnx.ModelProto, ranges: dict[str, tuple[float, float]]) -> o
         nodes.append(helper.make_node("MatMulInteger", [f"{x}_u8", f"{name}_i8", f"{x}_zero"], [f"{result}_i32"]))
         nodes.append(helper.make_node("Cast", [f"{result}_i32"], [f"{result}_f32"], to=TensorProto.FLOAT))
         nodes.append(helper.make_node("Mul", [f"{result}_f32", f"{name}_scale"], [result]))
+    used = {i for n in nodes for i in n.input}
+    nodes = [n for n in nodes if n.op_type != "Cast" or n.output[0] in used]
     del out.graph.node[:]
     out.graph.node.extend(nodes)
     used = {i for n in nodes for i in n.input}
