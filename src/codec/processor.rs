@@ -6,7 +6,6 @@ use super::{CodecError, DecodeJob, EncodeJob, Profile, usable};
 use crate::bitstream::ABSENT;
 use crate::model::{DecodeRow, DecoderNet, EncodeRow, EncoderNet, NetworkError};
 use crate::rvq::{Codebooks, Ladder, RvqError, Searcher, Wanted};
-use crate::units::StageCount;
 
 /// Why a job could not be run.
 #[derive(Debug, thiserror::Error)]
@@ -98,19 +97,20 @@ impl Processor {
                 }
             }
         }
-        let mut wanted = Vec::with_capacity(jobs.iter().map(|j| j.frames).sum());
-        for job in jobs {
-            let stages = job.stages.index();
-            job.codes.resize(job.frames * stages, 0);
-            let frames = job.latents.chunks_exact(dim).zip(job.codes.chunks_exact_mut(stages));
-            for (frame, (latent, codes)) in frames.enumerate() {
-                let depth = job.depths.get(frame).and_then(|&d| StageCount::new(d).ok()).unwrap_or(job.stages);
-                let (codes, absent) = codes.split_at_mut(depth.index().min(stages));
-                absent.fill(ABSENT);
-                wanted.push(Wanted { latent, codes });
-            }
+        for job in jobs.iter_mut() {
+            job.codes.resize(job.frames * job.stages.index(), 0);
         }
-        self.searcher.encode(&mut wanted)?;
+        let wanted = jobs.iter_mut().flat_map(|job| {
+            let EncodeJob { latents, codes, depths, stages, .. } = job;
+            let frames = latents.chunks_exact(dim).zip(codes.chunks_exact_mut(stages.index()));
+            frames.enumerate().map(|(frame, (latent, codes))| {
+                let depth = depths.get(frame).map_or(codes.len(), |&d| usize::from(d).clamp(1, codes.len()));
+                let (codes, absent) = codes.split_at_mut(depth);
+                absent.fill(ABSENT);
+                Wanted { latent, codes }
+            })
+        });
+        self.searcher.encode(wanted)?;
         Ok(())
     }
 

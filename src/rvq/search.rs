@@ -106,31 +106,33 @@ impl Searcher {
     /// Errors: [`RvqError::Size`] when the latent, the stages or `codes` do not fit the codebooks.
     pub fn encode_into(&mut self, latent: &[f32], stages: StageCount, codes: &mut [u16]) -> Result<(), RvqError> {
         let wanted = stages.index();
-        self.check("number of codes", codes.len(), codes.len() == wanted, wanted.to_string())?;
-        self.encode(&mut [Wanted { latent, codes }])
+        check("number of codes", codes.len(), codes.len() == wanted, || wanted.to_string())?;
+        self.encode([Wanted { latent, codes }])
     }
 
     /// Codes for frames of one or several streams; each gets those that it would get alone.
     ///
-    /// Errors: [`RvqError::Size`] when a latent or the number of codes does not fit the codebooks; nothing is searched then.
-    pub fn encode(&mut self, wanted: &mut [Wanted<'_>]) -> Result<(), RvqError> {
+    /// Errors: [`RvqError::Size`] when a latent or the number of codes does not fit the codebooks.
+    pub fn encode<'a>(&mut self, wanted: impl IntoIterator<Item = Wanted<'a>>) -> Result<(), RvqError> {
         let (dim, stages) = (self.books.dim(), self.books.stages());
-        for w in wanted.iter() {
-            self.check("width of a latent", w.latent.len(), w.latent.len() == dim, dim.to_string())?;
-            let count = w.codes.len();
-            self.check("number of stages", count, (1..=stages).contains(&count), format!("1 to {stages}"))?;
-        }
-        for group in wanted.chunks_mut(GROUP) {
-            self.begin(group.iter().map(|w| w.latent));
-            let most = group.iter().map(|w| w.codes.len()).max().unwrap_or(0);
-            for stage in 0..most {
-                self.step(stage, |frame| group[frame].codes.len() > stage);
+        let mut wanted = wanted.into_iter().fuse();
+        loop {
+            let mut group: [Option<Wanted<'a>>; GROUP] = std::array::from_fn(|_| wanted.next());
+            for w in group.iter().flatten() {
+                check("width of a latent", w.latent.len(), w.latent.len() == dim, || dim.to_string())?;
+                let count = w.codes.len();
+                let fits = (1..=stages).contains(&count);
+                check("number of stages", count, fits, || format!("1 to {stages}"))?;
             }
-            for (w, found) in group.iter_mut().zip(&self.frames) {
+            let Some(most) = group.iter().flatten().map(|w| w.codes.len()).max() else { return Ok(()) };
+            self.begin(group.iter().flatten().map(|w| w.latent));
+            for stage in 0..most {
+                self.step(stage, |frame| group[frame].as_ref().is_some_and(|w| w.codes.len() > stage));
+            }
+            for (w, found) in group.iter_mut().flatten().zip(&self.frames) {
                 w.codes.copy_from_slice(&found.codes[..w.codes.len()]);
             }
         }
-        Ok(())
     }
 
     /// Codes for latents `[T * dim]` at every number of stages, each as [`Searcher::encode_into`] finds them, in one search.
@@ -139,7 +141,7 @@ impl Searcher {
     pub fn ladder(&mut self, latents: &[f32]) -> Result<Ladder, RvqError> {
         let (dim, stages) = (self.books.dim(), self.books.stages());
         let whole = latents.len().is_multiple_of(dim);
-        self.check("number of latent values", latents.len(), whole, format!("a multiple of {dim}"))?;
+        check("number of latent values", latents.len(), whole, || format!("a multiple of {dim}"))?;
         let mut codes = vec![0; latents.len() / dim * rungs(stages)];
         for (latents, codes) in latents.chunks(GROUP * dim).zip(codes.chunks_mut(GROUP * rungs(stages))) {
             self.begin(latents.chunks_exact(dim));
@@ -151,10 +153,6 @@ impl Searcher {
             }
         }
         Ok(Ladder { stages, codes })
-    }
-
-    fn check(&self, what: &'static str, got: usize, fits: bool, allowed: String) -> Result<(), RvqError> {
-        if fits { Ok(()) } else { Err(RvqError::Size { what, got, allowed }) }
     }
 
     /// Starts a search for up to [`GROUP`] latents.
@@ -189,6 +187,10 @@ impl Searcher {
             self.frames[frame].extend(&self.books, stage, self.lists[frame].found(), self.beam);
         }
     }
+}
+
+fn check(what: &'static str, got: usize, fits: bool, allowed: impl FnOnce() -> String) -> Result<(), RvqError> {
+    if fits { Ok(()) } else { Err(RvqError::Size { what, got, allowed: allowed() }) }
 }
 
 impl Survivors {
@@ -319,14 +321,13 @@ mod tests {
         let latents = noise(13, 21 * DIM);
         let counts: Vec<u8> = (0..21).map(|i| 1 + (i * 7 % STAGES) as u8).collect();
         let mut codes: Vec<Vec<u16>> = counts.iter().map(|&n| vec![0; usize::from(n)]).collect();
-        let mut wanted: Vec<_> =
-            latents.chunks_exact(DIM).zip(&mut codes).map(|(latent, codes)| Wanted { latent, codes }).collect();
+        let wanted = latents.chunks_exact(DIM).zip(&mut codes).map(|(latent, codes)| Wanted { latent, codes });
         let mut s = Searcher::new(Arc::clone(&books), BeamWidth::new(3).unwrap(), SimdLevel::detect());
-        s.encode(&mut wanted).unwrap();
+        s.encode(wanted).unwrap();
         for ((x, codes), &n) in latents.chunks_exact(DIM).zip(&codes).zip(&counts) {
             assert_eq!(*codes, encode(&books, 3, SimdLevel::detect(), x, n));
         }
-        assert!(s.encode(&mut [Wanted { latent: &latents[..DIM], codes: &mut [] }]).is_err());
+        assert!(s.encode([Wanted { latent: &latents[..DIM], codes: &mut [] }]).is_err());
     }
 
     #[test]

@@ -116,7 +116,7 @@ fn parts(model: &LoadedModel, beam: BeamWidth, processor: &mut Processor, stages
     let before = cpu_time();
     for bundle in latents.chunks_exact(BUNDLE * dim).cycle().take(ROUNDS / BUNDLE) {
         let frames = bundle.chunks_exact(dim).zip(codes.chunks_exact_mut(stages.index()));
-        searcher.encode(&mut frames.map(|(latent, codes)| Wanted { latent, codes }).collect::<Vec<_>>())?;
+        searcher.encode(frames.map(|(latent, codes)| Wanted { latent, codes }))?;
     }
     let search = micros(cpu_time() - before) / ROUNDS as f64;
     let (encode, decode) = stream(processor, stages, BUNDLE as u8, 60)?;
