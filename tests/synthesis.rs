@@ -110,7 +110,7 @@ fn a_gradient_of_another_decoder_is_refused_and_one_that_is_missing_is_told() {
     graph[at] = if graph[at] == b'0' { b'1' } else { b'0' };
     std::fs::write(dir.path().join("gradient.onnx"), &graph).unwrap();
     let message = load().refiner(5).unwrap_err().to_string();
-    assert!(message.contains("another decoder") && message.contains(&hash[1..]), "{message}");
+    assert!(message.contains("another graph") && message.contains(&hash[1..]), "{message}");
     std::fs::write(dir.path().join("gradient.onnx"), b"no graph").unwrap();
     assert!(load().refiner(5).unwrap_err().to_string().contains("gradient"));
 }
