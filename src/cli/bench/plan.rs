@@ -45,7 +45,7 @@ impl Entry {
                     Payload::Packed => format!("undertone packed {ms} ms"),
                     Payload::Coded => format!("undertone coded {ms} ms"),
                     Payload::Datagrams { copies: 0 } => format!("undertone UDP {ms} ms"),
-                    Payload::Datagrams { copies } => format!("undertone UDP {ms} ms, {copies} repeated"),
+                    Payload::Datagrams { copies } => format!("undertone UDP {ms} ms {copies} repeated"),
                 }
             }
             Self::File { searched: true, .. } => "undertone file".to_owned(),

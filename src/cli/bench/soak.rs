@@ -65,8 +65,17 @@ struct Totals {
     joins: usize,
     leaves: usize,
     bad: usize,
-    /// Good streams that were refused or cut.
-    lost: usize,
+    /// Good streams that were refused.
+    refused: usize,
+    /// Good streams that were cut after frames had come back.
+    cut: usize,
+}
+
+impl Totals {
+    fn note(&mut self, state: State) {
+        self.refused += usize::from(state == State::Refused);
+        self.cut += usize::from(state == State::Lost);
+    }
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
@@ -89,13 +98,14 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let settled = &rows[rows.len() / 5..];
     let (first, last) = (settled.first().map_or(0.0, |r| r.rss_mib), settled.last().map_or(0.0, |r| r.rss_mib));
     println!(
-        "\n{frames} frames, {missed} later than {} ms; {} joins, {} leaves, {} bad clients, {} good streams refused or cut\n\
+        "\n{frames} frames, {missed} later than {} ms; {} joins, {} leaves, {} bad clients, {} good streams refused, {} cut\n\
          RSS after the first fifth {first:.1} MiB, at the end {last:.1} MiB\nwritten to {}",
         args.deadline_ms,
         totals.joins,
         totals.leaves,
         totals.bad,
-        totals.lost,
+        totals.refused,
+        totals.cut,
         args.out.display()
     );
     Ok(())
@@ -140,7 +150,7 @@ async fn soak(args: &Args, overlap: usize, length: Duration) -> Result<(Vec<Row>
         leaving.retain(|(port, m)| match m.state() {
             State::Waiting | State::Running => true,
             state => {
-                totals.lost += usize::from(state != State::Done);
+                totals.note(state);
                 if *port >= wanted {
                     spare.push(*port);
                 }
@@ -149,7 +159,7 @@ async fn soak(args: &Args, overlap: usize, length: Duration) -> Result<(Vec<Row>
         });
         streams.retain(|(port, m)| {
             let gone = matches!(m.state(), State::Refused | State::Lost);
-            totals.lost += usize::from(gone);
+            totals.note(m.state());
             if gone && *port >= wanted {
                 spare.push(*port);
             }
