@@ -61,8 +61,7 @@ def as_shipped(codec: Codec) -> None:
             module.down.weight.mul_(module.scale[:, None])
             module.down.bias.mul_(module.scale)
             module.scale.fill_(1.0)
-    for module in (*codec.encoder.modules(), *codec.decoder.modules()):
-        if isinstance(module, nn.Linear):
+        elif isinstance(module, nn.Linear):  # comes after the block it lies in
             module.weight.copy_(module.weight.half().float())
 
 

@@ -1,6 +1,6 @@
 """The decoder's gradient as an ONNX graph: what a change of the samples means for the latents.
 
-A file encoder that searches by gradient (docs/search.md) runs it. It computes the decoder again and then backwards, with the
+A file encoder that searches by gradient (docs/synthesis.md) runs it. It computes the decoder again and then backwards, with the
 weights of decoder.onnx: its large tensors are references into that file, so it takes some kilobytes itself.
 """
 

@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from .codec import Codec, decoder_noise
 from .config import FRAME
 from .data import Batches
+from .export import sha256
 
 WEIGHT_LIMIT = 63
 # Of what is multiplied, this share at either end may lie outside the range.
@@ -91,24 +92,26 @@ def convert(model: onnx.ModelProto, ranges: dict[str, tuple[float, float]]) -> o
     return out
 
 
+def silence(model: onnx.ModelProto, rows: int) -> np.ndarray:
+    """The state before the first frame [rows, S]."""
+    size = next(p.type.tensor_type.shape.dim[-1].dim_value for p in model.graph.input if p.name == "state")
+    return np.zeros((rows, size), np.float32)
+
+
 def write(folder: Path, codec: Codec, batches: Batches, count: int = 6) -> None:
     """Writes encoder-int8.onnx and decoder-int8.onnx into a model folder; ranges are those of `count` batches of recordings."""
-    from .export import sha256
-
     encoder, decoder = (onnx.load(folder / f"{part}.onnx") for part in ("encoder", "decoder"))
-    size = {p.name: p.type.tensor_type.shape.dim[-1].dim_value for g in (encoder, decoder) for p in g.graph.input if p.name != "state"}
-    states = [p.type.tensor_type.shape.dim[-1].dim_value for g in (encoder, decoder) for p in g.graph.input if p.name == "state"]
-    zeros = lambda rows, part: np.zeros((rows, states[part]), np.float32)
+    width = codec.cfg.network.noise_dim
     pcm = [p.reshape(len(p), -1, FRAME) for p in (next(batches) for _ in range(count))]
-    ranges, latents = observe(encoder, [{"pcm": p, "state": zeros(len(p), 0)} for p in pcm])
+    ranges, latents = observe(encoder, [{"pcm": p, "state": silence(encoder, len(p))} for p in pcm])
     made = {"encoder": convert(encoder, ranges)}
     feeds = []
     for i, z in enumerate(latents):
         q = codec.quantiser
         stages = min(STAGES[i % len(STAGES)], len(q.stages))
         z = q.decode(q.encode(torch.from_numpy(z), stages, 1)).detach().numpy()
-        noise = np.broadcast_to(decoder_noise(0, z.shape[1], size["noise"]), (*z.shape[:2], size["noise"]))
-        feeds.append({"latent": z, "noise": np.ascontiguousarray(noise), "state": zeros(len(z), 1)})
+        noise = np.broadcast_to(decoder_noise(0, z.shape[1], width), (*z.shape[:2], width))
+        feeds.append({"latent": z, "noise": np.ascontiguousarray(noise), "state": silence(decoder, len(z))})
     ranges, _ = observe(decoder, feeds)
     made["decoder"] = convert(decoder, ranges)
     for part, model in made.items():

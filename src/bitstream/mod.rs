@@ -16,7 +16,7 @@ pub use crc::crc16;
 pub use header::{ContextRule, PayloadMode, StreamHeader};
 pub use index::{END_INDEXED_LEN, IndexEntry, SeekIndex};
 pub use reader::{ContainerReader, Item, Limits, Tail};
-pub use redundancy::{Redundancy, RedundancyWriter, read_redundancy};
+pub use redundancy::{COPY_STAGES, Redundancy, RedundancyWriter, read_redundancy};
 pub use writer::ContainerWriter;
 
 use crate::units::OutOfRange;

@@ -6,6 +6,9 @@ use std::collections::VecDeque;
 use super::{BitstreamError, Bundle, MAX_FRAMES};
 use crate::units::{OutOfRange, StageCount};
 
+/// Stages of the copies that the UDP transport sends.
+pub const COPY_STAGES: u8 = 2;
+
 /// How much is repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Redundancy {

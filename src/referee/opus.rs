@@ -3,14 +3,14 @@
 use opusic_c::dred::Dred;
 use opusic_c::{Application, Bitrate, Channels, Decoder, Encoder, InbandFec, SampleRate, Signal};
 
+use super::run::IP_UDP_BYTES;
 use super::{Codec, Packet, RefereeError};
 
 /// Samples a millisecond at 24 kHz.
 const PER_MS: usize = 24;
 
-/// RTP header (RFC 3550), and IPv4 with UDP headers.
+/// RTP header (RFC 3550).
 const RTP_BYTES: usize = 12;
-const IP_UDP_BYTES: usize = 28;
 
 /// What repairs losses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

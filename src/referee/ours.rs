@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use super::run::IP_UDP_BYTES;
 use super::{Codec, Packet, RefereeError};
-use crate::bitstream::{Bundle, CodedBundle, Item, Limits, Redundancy, RedundancyWriter, read_redundancy};
+use crate::bitstream::{Bundle, COPY_STAGES, CodedBundle, Item, Limits, Redundancy, RedundancyWriter, read_redundancy};
 use crate::codec::{self, Concealer, Decoder, ProcessError, Processor};
 use crate::entropy::{Fit, StreamReader};
 use crate::session::{Message, PackedBundle, SessionDecoder, SessionEncoder};
@@ -29,12 +30,6 @@ pub enum Payload {
         copies: u8,
     },
 }
-
-/// IPv4 and UDP headers.
-const IP_UDP_BYTES: usize = 28;
-
-/// Stages of copies, as the UDP transport has them.
-const COPY_STAGES: u8 = 2;
 
 /// In the first byte of a coded payload: two flags, and the number of frames.
 const RESTART: u8 = 0x80;
@@ -81,10 +76,10 @@ impl<'a> Undertone<'a> {
         Ok(packets)
     }
 
-    fn uncode(&self, packets: &[Option<&Packet>]) -> Result<Vec<Option<Bundle>>, RefereeError> {
+    fn uncode(&self, packets: &[Option<&Packet>]) -> Result<Vec<Bundle>, RefereeError> {
         let mut decoder = SessionDecoder::new(self.coder()?);
         let mut bundle = |(number, packet): (usize, &Option<&Packet>)| {
-            let Some((&flags, payload)) = packet.and_then(|p| p.payload.split_first()) else { return Ok(None) };
+            let (&flags, payload) = packet.and_then(|p| p.payload.split_first())?;
             let coded = CodedBundle {
                 first_frame: number as u64 * u64::from(self.frames_per_packet),
                 frames: flags & !(RESTART | PLAIN),
@@ -94,9 +89,9 @@ impl<'a> Undertone<'a> {
                 packed: flags & PLAIN != 0,
                 payload: payload.to_vec(),
             };
-            Ok(Some(decoder.decode(&coded).map_err(error)?.unpack().map_err(error)?))
+            Some(decoder.decode(&coded).map_err(error).and_then(|packed| packed.unpack().map_err(error)))
         };
-        packets.iter().enumerate().map(&mut bundle).collect()
+        packets.iter().enumerate().filter_map(&mut bundle).collect()
     }
 
     fn datagrams(&self, bundles: &[Bundle], copies: u8) -> Result<Vec<Packet>, RefereeError> {
@@ -220,7 +215,7 @@ impl Codec for Undertone<'_> {
             Payload::Packed => {
                 packets.iter().enumerate().filter_map(|p| unpacked(p).transpose()).collect::<Result<_, _>>()?
             }
-            Payload::Coded => self.uncode(packets)?.into_iter().flatten().collect(),
+            Payload::Coded => self.uncode(packets)?,
             Payload::Datagrams { .. } => Self::undatagram(packets)?,
         };
         let mut pcm = decode_with_gaps(self.processor, self.tokens.clone(), &bundles).map_err(error)?;

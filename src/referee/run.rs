@@ -37,6 +37,9 @@ pub enum RefereeError {
     },
 }
 
+/// IPv4 and UDP headers.
+pub(super) const IP_UDP_BYTES: usize = 28;
+
 /// What travels at once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Packet {
@@ -44,7 +47,7 @@ pub struct Packet {
     pub payload: Vec<u8>,
     /// Payload with its framing: protobuf for undertone, RTP for Opus.
     pub message_bytes: usize,
-    /// Message with IP headers: TCP for undertone, UDP for Opus.
+    /// Message with IP headers: TCP or UDP for undertone, UDP for Opus.
     pub ip_bytes: usize,
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::bitstream::{BitstreamError, Bundle, Redundancy, RedundancyWriter, read_redundancy};
+use crate::bitstream::{BitstreamError, Bundle, COPY_STAGES, Redundancy, RedundancyWriter, read_redundancy};
 use crate::jitter::{Played, Playout, PlayoutOptions, RateControl, Report};
 use crate::session::{Message, PackedBundle};
 use crate::units::{CODEC_RATE, StageCount};
@@ -10,9 +10,6 @@ use crate::wire::Datagram;
 
 /// Most bytes of packed codes in a datagram; copies (at most 130 bytes) and the message around them fit beside it.
 const MAX_PAYLOAD: usize = 900;
-
-/// Stages of copies.
-const COPY_STAGES: u8 = 2;
 
 /// Most frames of copies in a datagram.
 const MAX_COPIES: u8 = 50;
