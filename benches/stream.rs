@@ -62,7 +62,8 @@ fn engine(c: &mut Criterion) {
     let mut group = c.benchmark_group("engine, one thread, one bundle of 5 frames of each stream");
     let all = [Networks::Float, Networks::Int8].into_iter().flat_map(|n| [1usize, 8, 16].map(|s| (n, s)));
     for (networks, streams) in all {
-        let options = EngineOptions { threads: 1, slots: 64, max_batch: 16, gather: Duration::from_micros(500) };
+        let options =
+            EngineOptions { threads: 1, slots: 64, max_batch: 16, gather: Duration::from_micros(500), pin: false };
         let (_, factory) = infer::load_processor_factory(None, networks).expect("the shipped model");
         let engine = Engine::start(&options, factory).expect("the engine starts");
         let handle = engine.handle();

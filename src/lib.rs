@@ -34,6 +34,7 @@ pub mod dsp;
 pub mod entropy;
 pub mod jitter;
 pub mod model;
+pub mod recording;
 pub mod rvq;
 pub mod sampling;
 pub mod session;

@@ -10,6 +10,7 @@ const CORE: &[&str] = &[
     "entropy",
     "jitter",
     "model",
+    "recording",
     "rvq",
     "sampling",
     "session",
@@ -32,6 +33,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("constriction", &["entropy"]),
     ("rand_chacha", &["sampling"]),
     ("rubato", &["dsp/resample.rs"]),
+    ("rustix", &["engine/cores.rs"]),
     (
         "tokio",
         &[

@@ -14,7 +14,7 @@ use undertone::units::StageCount;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn options(slots: usize) -> EngineOptions {
-    EngineOptions { threads: 2, slots, max_batch: 8, gather: Duration::from_millis(2) }
+    EngineOptions { threads: 2, slots, max_batch: 8, gather: Duration::from_millis(2), pin: false }
 }
 
 fn engine(slots: usize) -> Engine {

@@ -14,7 +14,7 @@ use nats::{NatsServer, metric, until};
 use tokio::sync::watch;
 use undertone::batch::{Coder, WorkerOptions, work};
 use undertone::bitstream::{ContainerWriter, StreamHeader};
-use undertone::bus::jobs::{Job, Jobs, Progress};
+use undertone::bus::jobs::{Job, Jobs, Progress, Wanted};
 use undertone::bus::layers::{Assembler, Epoch, Kind, LAYERS, LayerMessage, split};
 use undertone::bus::{Bus, BusOptions, Prefix};
 use undertone::codec;
@@ -291,11 +291,11 @@ async fn queue(server: &NatsServer) -> Jobs {
 }
 
 fn coder() -> Coder {
-    Coder::new(fake::processor(16, 7), Some(common::tokens()))
+    Coder::new(fake::processor(16, 7), Some(common::tokens()), Box::new(|_| Ok(None)))
 }
 
 fn job(name: &str, coded: bool) -> Job {
-    Job::new(format!("in/{name}.wav"), format!("out/{name}.utn"), 4, 25, coded)
+    Job::new(format!("in/{name}.wav"), format!("out/{name}.utn"), Wanted::Stages(4), coded)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -313,7 +313,7 @@ async fn every_job_ends_done_or_dead_and_a_second_time_nothing_is_encoded_again(
     fs::write(root.join("in/bad.wav"), "no sound").unwrap();
     jobs.push(job("bad", false));
     jobs.push(job("missing", false));
-    jobs.push(Job::new("../x.wav".to_owned(), "x.utn".to_owned(), 4, 25, false));
+    jobs.push(Job::new("../x.wav".to_owned(), "x.utn".to_owned(), Wanted::Stages(4), false));
     let queue = queue(&server).await;
     queue.submit("one", &jobs).await.unwrap();
     // Again: they are known.

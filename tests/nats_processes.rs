@@ -163,7 +163,7 @@ async fn a_daemon_and_a_worker_are_killed_and_nobody_loses_anything() {
         wav.extend(tone.flat_map(|s| (s as i16).to_le_bytes()));
         fs::write(path(&format!("in/{n}.wav")), wav).unwrap();
     }
-    let submit = ["batch", "submit", "in", "--out", "out", "--name", "night", "--packed", "--kbps", "3"];
+    let submit = ["batch", "submit", "in", "--out", "out", "--name", "night", "--kbps", "3"];
     assert!(undertone().current_dir(dir.path()).args(submit).args(nats).status().unwrap().success());
     let prefix = Prefix::new("test").unwrap();
     let options = BusOptions { url: server.url(), credentials: None, ca: None, prefix };
@@ -181,7 +181,7 @@ async fn a_daemon_and_a_worker_are_killed_and_nobody_loses_anything() {
     assert!(heir.child.wait().unwrap().success());
     for n in 0..4 {
         let mut alone = undertone();
-        alone.args(["encode", "--packed", "--kbps", "3", "--bundle", "50", "--refine", "0", "--beam", "4"]);
+        alone.args(["encode", "--kbps", "3"]);
         assert!(alone.args([path(&format!("in/{n}.wav")), path("alone.utn")]).status().unwrap().success());
         assert!(fs::read(path(&format!("out/{n}.utn"))).unwrap() == fs::read(path("alone.utn")).unwrap(), "{n}");
     }

@@ -83,10 +83,11 @@ def export(codec: Codec, out: Path, name: str) -> str:
         f"entries = {net.entries}",
         f"noise_dim = {net.noise_dim}",
     ]
-    for part, (model, state) in {
+    for part, model in {
         "encoder": encoder_graph(codec.encoder, net),
         "decoder": decoder_graph(codec.decoder, net),
     }.items():
+        state = model.graph.input[-1].type.tensor_type.shape.dim[-1].dim_value
         path = out / f"{part}.onnx"
         onnx.save(model, path)
         lines += ["", f"[{part}]", f'path = "{path.name}"', f'sha256 = "{sha256(path)}"']

@@ -11,22 +11,21 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import TensorProto, numpy_helper
+from onnx import numpy_helper
 
 from .config import BANDS, FRAME, HOP, NOISE_BINS, SHAPED, Network
-from .graph import Graph, band_of_bin, decoder_histories, state_size
+from .graph import Graph, History, decoder_histories
+from .live import refer
 from .network import GAIN_RANGE, NOISE_RMS, band_matrix, dct4_matrix, sine_window
 
-# Smaller tensors are kept in the graph: shape inference cannot read others.
-SMALLEST_REFERENCE_BYTES = 1024
 DECODER_SHA256 = "decoder_sha256"  # in the graph's metadata: the file that its tensors lie in
 
 
 class Backward(Graph):
     """Forward passes that keep what their gradient needs."""
 
-    def __init__(self, tensors: dict[str, np.ndarray]):
-        super().__init__({})
+    def __init__(self, tensors: dict[str, np.ndarray], histories: list[History]):
+        super().__init__({}, histories)
         self.found = tensors
         self.widened: dict[str, str] = {}
 
@@ -77,8 +76,8 @@ class Backward(Graph):
         density = self.op("Mul", self.op("Exp", power), self.scalar("density", 1 / math.sqrt(2 * math.pi)))
         return self.op("Mul", x, share), self.op("Add", share, self.op("Mul", x, density))
 
-    def block_forward(self, x: str, name: str, past: str, windows: str) -> tuple[str, tuple]:
-        h = self.depthwise(self.op("Concat", past, x, axis=1), windows, self.known(f"{name}.depthwise.weight"))
+    def block_forward(self, x: str, name: str, windows: str) -> tuple[str, tuple]:
+        h = self.depthwise(self.op("Concat", self.past[name], x, axis=1), windows, self.known(f"{name}.depthwise.weight"))
         h, norm = self.normalise(self.op("Add", h, self.known(f"{name}.depthwise.bias")), f"{name}.norm")
         h, slope = self.gelu(self.forward(h, f"{name}.up"))
         return self.op("Add", x, self.forward(h, f"{name}.down")), (name, norm, slope, windows)
@@ -102,14 +101,14 @@ def gradient_graph(decoder: onnx.ModelProto, net: Network) -> onnx.ModelProto:
 
     All tensors are in the graph; `write` moves the large ones out.
     """
-    g, half, w = Backward({t.name: numpy_helper.to_array(t) for t in decoder.graph.initializer}), HOP // 2, net.decoder_width
-    histories = decoder_histories(net)
-    _, past = g.split_state("state", HOP, histories)
+    tensors = {t.name: numpy_helper.to_array(t) for t in decoder.graph.initializer}
+    g, half, w = Backward(tensors, decoder_histories(net)), HOP // 2, net.decoder_width
+    g.begin()
     kept = []
     h = g.forward("latent", "inp")
     windows = g.windows(h, net.kernel)
     for i in range(net.decoder_blocks):
-        h, k = g.block_forward(h, f"blocks.{i}", past[i], windows)
+        h, k = g.block_forward(h, f"blocks.{i}", windows)
         kept.append(k)
     h, norm = g.normalise(h, "norm")
     h = g.reshape(g.forward(h, "up"), 0, -1, w)
@@ -118,7 +117,7 @@ def gradient_graph(decoder: onnx.ModelProto, net: Network) -> onnx.ModelProto:
     fine = []
     windows = g.windows(h, net.fine_kernel)
     for i in range(net.fine_blocks):
-        h, k = g.block_forward(h, f"fine.{i}", past[net.decoder_blocks + i], windows)
+        h, k = g.block_forward(h, f"fine.{i}", windows)
         fine.append(k)
     h, fine_norm = g.normalise(h, "fine_norm")
     shape = g.op("Add", g.forward(h, "shape"), g.reshape(g.forward("latent", "shape_skip"), 0, -1, SHAPED))
@@ -142,7 +141,7 @@ def gradient_graph(decoder: onnx.ModelProto, net: Network) -> onnx.ModelProto:
     dct = g.const("dct", dct4_matrix().numpy())
     coefficients = g.op("MatMul", g.op("Concat", late, early, axis=-1), dct)
     # Gains and shapes.
-    spread = g.op("Gather", gain, g.const("band_of_bin", band_of_bin()), axis=-1)
+    spread = g.spread(gain)
     to_shape = g.slice(g.op("Mul", coefficients, spread), 0, SHAPED, -1)
     to_gain = g.op("MatMul", g.op("Mul", coefficients, shape), g.const("bands", band_matrix().numpy()))
     to_gain = g.op("Mul", to_gain, gain)
@@ -156,7 +155,7 @@ def gradient_graph(decoder: onnx.ModelProto, net: Network) -> onnx.ModelProto:
     total = g.op("Add", g.back(h, "inp"), g.back(g.reshape(to_shape, 0, -1, 2 * SHAPED), "shape_skip"))
     total = g.op("Add", total, g.back(g.reshape(to_gain, 0, -1, 2 * BANDS), "gain_skip"))
     inputs = [("latent", ["B", "T", net.latent]), ("noise", ["B", "T", net.noise_dim])]
-    inputs += [("state", ["B", state_size(histories)]), ("pcm_gradient", ["B", "T", FRAME])]
+    inputs += [*g.state_inputs(), ("pcm_gradient", ["B", "T", FRAME])]
     return g.model("decoder_gradient", inputs, [(("latent_gradient", ["B", "T", net.latent]), total)])
 
 
@@ -164,18 +163,7 @@ def write(decoder: Path, out: Path, net: Network, sha256: str) -> None:
     """Writes the gradient of the decoder graph in file `decoder`, whose hash is given, to `out` beside it."""
     content = decoder.read_bytes()
     model = gradient_graph(onnx.load_model_from_string(content), net)
-    for tensor in model.graph.initializer:
-        raw = tensor.raw_data
-        if len(raw) < SMALLEST_REFERENCE_BYTES:
-            continue
-        at = content.find(raw)
-        if at < 0:
-            continue
-        tensor.ClearField("raw_data")
-        tensor.data_location = TensorProto.EXTERNAL
-        for key, value in (("location", decoder.name), ("offset", str(at)), ("length", str(len(raw)))):
-            entry = tensor.external_data.add()
-            entry.key, entry.value = key, value
+    refer(model, content, decoder.name)
     entry = model.metadata_props.add()
     entry.key, entry.value = DECODER_SHA256, sha256
     out.write_bytes(model.SerializeToString())

@@ -5,6 +5,8 @@ Initialisers carry the names of the torch parameters, so that a shipped model ca
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -27,14 +29,35 @@ from .network import (
 OPSET, IR_VERSION = 20, 10
 
 
+class History(NamedTuple):
+    """What blocks of one kind remember: `rows` rows of `width` values each, side by side; a frame brings `new` rows."""
+
+    blocks: tuple[str, ...]
+    rows: int
+    width: int
+    new: int
+
+    @property
+    def across(self) -> int:
+        return len(self.blocks) * self.width
+
+
 class Graph:
     """Collects nodes and initialisers; values are named after what made them."""
 
-    def __init__(self, weights: dict[str, np.ndarray]):
+    frames: str | int = "T"
+
+    def __init__(self, weights: dict[str, np.ndarray], histories: list[History] | None = None):
         self.weights = weights
+        self.histories = histories or []
         self.nodes: list[onnx.NodeProto] = []
         self.tensors: dict[str, np.ndarray] = {}
         self.count = 0
+        # By block: its history before this call, and after it.
+        self.past: dict[str, str] = {}
+        self.kept: dict[str, str] = {}
+        # By history: the rows that each row sees.
+        self.seen_rows: dict[History, str] = {}
 
     def op(self, kind: str, *inputs: str, outputs: int = 1, **attributes) -> str | list[str]:
         self.count += 1
@@ -73,6 +96,10 @@ class Graph:
     def flip(self, x: str) -> str:
         return self.slice(x, -1, -(2**31), -1, -1)
 
+    def spread(self, bands: str) -> str:
+        """A value for each band [..., BANDS] -> for each bin [..., HOP]."""
+        return self.op("Gather", bands, self.const("band_of_bin", band_of_bin()), axis=-1)
+
     def windows(self, x: str, kernel: int) -> str:
         """Rows [T, kernel] that each of the T rows of x [B, T, C] sees once kernel - 1 rows are put before them."""
         rows = self.op("Squeeze", self.op("Shape", x, start=1, end=2))
@@ -86,19 +113,64 @@ class Graph:
         seen = self.op("Mul", self.op("Gather", joined, windows, axis=1), weight)
         return self.op("ReduceSum", seen, self.const("tap_axis", np.array([2], np.int64)), keepdims=0)
 
-    def block(self, x: str, name: str, past: str, windows: str) -> tuple[str, str]:
-        """Returns the output [B, T, C] and the new history [B, kernel - 1, C]."""
-        joined = self.op("Concat", past, x, axis=1)
-        taps = np.ascontiguousarray(self.weights[f"{name}.depthwise.weight"][:, 0, :].T)
-        h = self.depthwise(joined, windows, self.const(f"{name}.depthwise.weight", taps))
-        h = self.op("Add", h, self.weight(f"{name}.depthwise.bias"))
+    def history(self, block: str) -> History:
+        return next(h for h in self.histories if block in h.blocks)
+
+    def taps(self, block: str) -> np.ndarray:
+        """Weights [kernel, C] of a block's depthwise layer."""
+        return np.ascontiguousarray(self.weights[f"{block}.depthwise.weight"][:, 0, :].T)
+
+    def remember(self, x: str, name: str) -> str:
+        """A block's depthwise layer on x [B, T, C], which also becomes its history."""
+        history = self.history(name)
+        if history not in self.seen_rows:
+            self.seen_rows[history] = self.windows(x, history.rows + 1)
+        joined = self.op("Concat", self.past[name], x, axis=1)
+        h = self.depthwise(joined, self.seen_rows[history], self.const(f"{name}.depthwise.weight", self.taps(name)))
+        self.kept[name] = joined
+        return self.op("Add", h, self.weight(f"{name}.depthwise.bias"))
+
+    def cut(self, name: str) -> None:
+        """Leaves of what a block remembers what the next call needs."""
+        self.kept[name] = self.slice(self.kept[name], -self.history(name).rows, 2**31 - 1, 1)
+
+    def block(self, x: str, name: str) -> str:
+        """Output [B, T, C] of a block for x of the same shape."""
+        h = self.remember(x, name)
         h = self.op("Gelu", self.linear(self.norm(h, f"{name}.norm"), f"{name}.up"))
         # The layer scale is folded into the projection that it follows.
         scale = self.weights[f"{name}.scale"]
         w, b = self.weights[f"{name}.down.weight"], self.weights[f"{name}.down.bias"]
         h = self.op("MatMul", h, self.matrix(f"{name}.down.weight", (w * scale[:, None]).T))
         h = self.op("Add", h, self.const(f"{name}.down.bias", b * scale))
-        return self.op("Add", x, h), self.slice(joined, -(len(taps) - 1), 2**31 - 1, 1)
+        h = self.op("Add", x, h)
+        self.cut(name)
+        return h
+
+    def begin(self) -> str:
+        """Takes the input `state` [B, S] apart; returns its first part, the last hop [B, HOP]."""
+        sizes = np.array([HOP, *(h.rows * h.across for h in self.histories)], np.int64)
+        hop, *flat = self.op("Split", "state", self.const("state_sizes", sizes), outputs=len(sizes), axis=1)
+        for f, (blocks, rows, width, _) in zip(flat, self.histories):
+            n = len(blocks)
+            f = self.reshape(f, -1, rows, n * width)
+            self.past |= zip(blocks, [f] if n == 1 else self.op("Split", f, outputs=n, axis=2, num_outputs=n))
+        return hop
+
+    def end(self, hop: str) -> list[tuple[tuple[str, list], str]]:
+        """Puts the output `next_state` together; hop [B, 1, HOP]."""
+        flat = [self.reshape(hop, -1, HOP)]
+        for blocks, rows, width, _ in self.histories:
+            these = [self.kept[b] for b in blocks]
+            joined = self.op("Concat", *these, axis=2) if len(these) > 1 else these[0]
+            flat.append(self.reshape(joined, -1, len(these) * rows * width))
+        return [(("next_state", ["B", self.state_size()]), self.op("Concat", *flat, axis=1))]
+
+    def state_size(self) -> int:
+        return HOP + sum(h.rows * h.across for h in self.histories)
+
+    def state_inputs(self) -> list[tuple[str, list]]:
+        return [("state", ["B", self.state_size()])]
 
     def model(self, name: str, inputs: list, outputs: list) -> onnx.ModelProto:
         io = lambda ports: [helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n, shape in ports]
@@ -111,38 +183,27 @@ class Graph:
         onnx.checker.check_model(model)
         return model
 
-    def split_state(self, state: str, hop: int, histories: list[tuple[int, int, int]]) -> tuple[str, list[str]]:
-        """state [B, S] -> its first part [B, hop], and the histories [B, rows, width] of blocks, (blocks, rows, width) of them
-        side by side."""
-        sizes = np.array([hop, *(n * rows * width for n, rows, width in histories)], np.int64)
-        first, *flat = self.op("Split", state, self.const("state_sizes", sizes), outputs=len(sizes), axis=1)
-        parts = []
-        for f, (n, rows, width) in zip(flat, histories):
-            f = self.reshape(f, -1, rows, n * width)
-            parts += [f] if n == 1 else self.op("Split", f, outputs=n, axis=2, num_outputs=n)
-        return first, parts
-
-    def join_state(self, first: str, kept: list[str], histories: list[tuple[int, int, int]]) -> str:
-        flat = [first]
-        for n, rows, width in histories:
-            these, kept = kept[:n], kept[n:]
-            flat.append(self.reshape(self.op("Concat", *these, axis=2) if n > 1 else these[0], -1, n * rows * width))
-        return self.op("Concat", *flat, axis=1)
-
 
 def weights_of(module) -> dict[str, np.ndarray]:
     return {k: v.detach().cpu().numpy() for k, v in module.state_dict().items()}
 
 
-def state_size(histories: list[tuple[int, int, int]]) -> int:
-    return HOP + sum(n * rows * width for n, rows, width in histories)
+def encoder_histories(net: Network) -> list[History]:
+    """The histories in the encoder's state, which come after the last hop."""
+    return [History(tuple(f"blocks.{i}" for i in range(net.encoder_blocks)), net.kernel - 1, net.encoder_width, 1)]
 
 
-def encoder_graph(encoder: Encoder, net: Network) -> tuple[onnx.ModelProto, int]:
-    """pcm [B, T, FRAME], state [B, S] -> latent [B, T, D], next_state [B, S]; also gives S."""
-    g, half = Graph(weights_of(encoder)), HOP // 2
-    histories = [(net.encoder_blocks, net.kernel - 1, net.encoder_width)]
-    last, past = g.split_state("state", HOP, histories)
+def decoder_histories(net: Network) -> list[History]:
+    """The histories in the decoder's state, which come after the last half block."""
+    w = net.decoder_width
+    blocks = History(tuple(f"blocks.{i}" for i in range(net.decoder_blocks)), net.kernel - 1, w, 1)
+    return [blocks, History(tuple(f"fine.{i}" for i in range(net.fine_blocks)), net.fine_kernel - 1, w, 2)]
+
+
+def encoder_graph(encoder: Encoder, net: Network, kind: type[Graph] = Graph) -> onnx.ModelProto:
+    """pcm [B, T, FRAME], state [B, S] -> latent [B, T, D], next_state [B, S]; a kind may want T and the state otherwise."""
+    g, half = kind(weights_of(encoder), encoder_histories(net)), HOP // 2
+    last = g.begin()
     hops = g.reshape("pcm", 0, -1, HOP)
     joined = g.op("Concat", g.reshape(last, -1, 1, HOP), hops, axis=1)
     window = sine_window().numpy()
@@ -158,49 +219,32 @@ def encoder_graph(encoder: Encoder, net: Network) -> tuple[onnx.ModelProto, int]
     power = g.op("MatMul", g.op("Mul", x, x), g.const("band_mean", bands / bands.sum(0)))
     power = g.op("Add", power, g.const("floor", np.array([ENERGY_FLOOR], np.float32)))
     rms = g.op("Sqrt", power)
-    shape = g.op("Div", x, g.op("Gather", rms, g.const("band_of_bin", band_of_bin()), axis=-1))
+    shape = g.op("Div", x, g.spread(rms))
     gain = g.op("Mul", g.op("Log", rms), g.const("gain_scale", np.array([LOG_GAIN_SCALE], np.float32)))
     gain = g.op("Add", gain, g.const("gain_shift", np.array([LOG_GAIN_SHIFT], np.float32)))
     f = g.reshape(g.op("Concat", shape, gain, axis=-1), 0, -1, FEATURES)
-    h, kept = g.linear(f, "inp"), []
-    windows = g.windows(h, net.kernel)
+    h = g.linear(f, "inp")
     for i in range(net.encoder_blocks):
-        h, history = g.block(h, f"blocks.{i}", past[i], windows)
-        kept.append(history)
+        h = g.block(h, f"blocks.{i}")
     latent = g.op("Add", g.linear(f, "skip"), g.linear(g.norm(h, "norm"), "out"))
-    state = g.join_state(g.reshape(g.slice(hops, -1, 2**31 - 1, 1), -1, HOP), kept, histories)
-    size = state_size(histories)
-    model = g.model(
-        "encoder",
-        [("pcm", ["B", "T", FRAME]), ("state", ["B", size])],
-        [(("latent", ["B", "T", net.latent]), latent), (("next_state", ["B", size]), state)],
-    )
-    return model, size
+    state = g.end(g.slice(hops, -1, 2**31 - 1, 1))
+    inputs = [("pcm", ["B", g.frames, FRAME]), *g.state_inputs()]
+    return g.model("encoder", inputs, [(("latent", ["B", g.frames, net.latent]), latent), *state])
 
 
-def decoder_histories(net: Network) -> list[tuple[int, int, int]]:
-    """Numbers, rows and widths of the histories in the decoder's state, which come after the last half block."""
-    w = net.decoder_width
-    return [(net.decoder_blocks, net.kernel - 1, w), (net.fine_blocks, net.fine_kernel - 1, w)]
-
-
-def decoder_graph(decoder: Decoder, net: Network) -> tuple[onnx.ModelProto, int]:
-    """latent [B, T, D], noise [B, T, 2 (N + NOISE_BINS)], state [B, S] -> pcm [B, T, FRAME], next_state [B, S]; also gives S."""
-    g, half, w = Graph(weights_of(decoder)), HOP // 2, net.decoder_width
-    histories = decoder_histories(net)
-    last, past = g.split_state("state", HOP, histories)
-    h, kept = g.linear("latent", "inp"), []
-    windows = g.windows(h, net.kernel)
+def decoder_graph(decoder: Decoder, net: Network, kind: type[Graph] = Graph) -> onnx.ModelProto:
+    """latent [B, T, D], noise [B, T, 2 (N + NOISE_BINS)], state [B, S] -> pcm [B, T, FRAME], next_state [B, S]; a kind may want T
+    and the state otherwise."""
+    g, half, w = kind(weights_of(decoder), decoder_histories(net)), HOP // 2, net.decoder_width
+    last = g.begin()
+    h = g.linear("latent", "inp")
     for i in range(net.decoder_blocks):
-        h, history = g.block(h, f"blocks.{i}", past[i], windows)
-        kept.append(history)
+        h = g.block(h, f"blocks.{i}")
     h = g.reshape(g.linear(g.norm(h, "norm"), "up"), 0, -1, w)
     random = g.reshape("noise", 0, -1, net.noise + NOISE_BINS)
     h = g.op("Add", h, g.linear(g.slice(random, 0, net.noise, -1), "noise", bias=False))
-    windows = g.windows(h, net.fine_kernel)
     for i in range(net.fine_blocks):
-        h, history = g.block(h, f"fine.{i}", past[net.decoder_blocks + i], windows)
-        kept.append(history)
+        h = g.block(h, f"fine.{i}")
     h = g.norm(h, "fine_norm")
     shape = g.op("Add", g.linear(h, "shape"), g.reshape(g.linear("latent", "shape_skip"), 0, -1, SHAPED))
     high_bands = g.slice(random, net.noise, net.noise + NOISE_BINS, -1)
@@ -209,7 +253,7 @@ def decoder_graph(decoder: Decoder, net: Network) -> tuple[onnx.ModelProto, int]
     gain = g.op("Add", g.linear(h, "gain"), g.reshape(g.linear("latent", "gain_skip"), 0, -1, BANDS))
     low, high = (g.const(n, np.float32(v)) for n, v in zip(("gain_low", "gain_high"), GAIN_RANGE))
     gain = g.op("Exp", g.op("Clip", gain, low, high))
-    x = g.op("Mul", shape, g.op("Gather", gain, g.const("band_of_bin", band_of_bin()), axis=-1))
+    x = g.op("Mul", shape, g.spread(gain))
     y = g.op("MatMul", x, g.const("dct", dct4_matrix().numpy()))
     late, early = g.slice(y, 0, half, -1), g.slice(y, half, HOP, -1)
     window = sine_window().numpy()
@@ -219,14 +263,9 @@ def decoder_graph(decoder: Decoder, net: Network) -> tuple[onnx.ModelProto, int]
     head = g.op("Mul", g.op("Concat", early, g.flip(early), axis=-1), g.const("window_head", window * sign))
     tails = g.op("Concat", g.reshape(last, -1, 1, HOP), tail, axis=1)
     pcm = g.reshape(g.op("Add", head, g.slice(tails, 0, -1, 1)), 0, -1, FRAME)
-    state = g.join_state(g.reshape(g.slice(tails, -1, 2**31 - 1, 1), -1, HOP), kept, histories)
-    size = state_size(histories)
-    model = g.model(
-        "decoder",
-        [("latent", ["B", "T", net.latent]), ("noise", ["B", "T", net.noise_dim]), ("state", ["B", size])],
-        [(("pcm", ["B", "T", FRAME]), pcm), (("next_state", ["B", size]), state)],
-    )
-    return model, size
+    state = g.end(g.slice(tails, -1, 2**31 - 1, 1))
+    inputs = [("latent", ["B", g.frames, net.latent]), ("noise", ["B", g.frames, net.noise_dim]), *g.state_inputs()]
+    return g.model("decoder", inputs, [(("pcm", ["B", g.frames, FRAME]), pcm), *state])
 
 
 def band_of_bin() -> np.ndarray:

@@ -8,6 +8,7 @@ The heads that make levels, and what reads samples and latents, stay as they are
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +21,16 @@ from .codec import Codec, decoder_noise
 from .config import FRAME
 from .data import Batches
 from .export import sha256
+from .graph import decoder_graph, encoder_graph
+from .live import Frame, Live, refer
 
 WEIGHT_LIMIT = 63
 # Of what is multiplied, this share at either end may lie outside the range.
 OUTSIDE = 5e-5
 # In the graph's metadata: the graph that it was made from.
 FLOAT_SHA256 = "float_sha256"
+# In that of a graph for single frames: the graph whose file its weights lie in.
+WEIGHTS_SHA256 = "weights_sha256"
 STAGES = (4, 8, 16, 24)  # of the latents that the decoder is observed with
 WIDE = (".up.weight", ".down.weight")
 ALSO_WIDE = ("up.weight", "shape.weight")
@@ -39,8 +44,9 @@ def products(model: onnx.ModelProto) -> dict[str, tuple[str, str]]:
 
 
 def observe(model: onnx.ModelProto, feeds: list[dict[str, np.ndarray]]) -> tuple[dict[str, tuple[float, float]], list[np.ndarray]]:
-    """Ranges of what the wide layers read, and the graph's first output for each feed."""
-    names = sorted({x for x, _ in products(model).values()})
+    """Ranges of what the wide layers read, by their tensors of weights, and the graph's first output for each feed."""
+    readers = {name: x for x, name in products(model).values()}
+    names = sorted(set(readers.values()))
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
@@ -52,7 +58,7 @@ def observe(model: onnx.ModelProto, feeds: list[dict[str, np.ndarray]]) -> tuple
         for name, values in zip(names, seen, strict=True):
             low, high = np.quantile(values, [OUTSIDE, 1 - OUTSIDE])
             ranges[name] = (min(ranges[name][0], float(low)), max(ranges[name][1], float(high)))
-    return ranges, outputs
+    return {name: ranges[x] for name, x in readers.items()}, outputs
 
 
 def convert(model: onnx.ModelProto, ranges: dict[str, tuple[float, float]]) -> onnx.ModelProto:
@@ -69,7 +75,7 @@ def convert(model: onnx.ModelProto, ranges: dict[str, tuple[float, float]]) -> o
             nodes.append(node)
             continue
         x, name = chosen[result]
-        low, high = ranges[x]
+        low, high = ranges[name]
         step = (high - low) / 255
         if f"{x}_step" not in made:
             made |= {f"{x}_step": np.float32(step), f"{x}_zero": np.uint8(round(-low / step))}
@@ -98,23 +104,34 @@ def silence(model: onnx.ModelProto, rows: int) -> np.ndarray:
     return np.zeros((rows, size), np.float32)
 
 
+def note(model: onnx.ModelProto, key: str, value: str) -> None:
+    entry = model.metadata_props.add()
+    entry.key, entry.value = key, value
+
+
 def write(folder: Path, codec: Codec, batches: Batches, count: int = 6) -> None:
-    """Writes encoder-int8.onnx and decoder-int8.onnx into a model folder; ranges are those of `count` batches of recordings."""
-    encoder, decoder = (onnx.load(folder / f"{part}.onnx") for part in ("encoder", "decoder"))
-    width = codec.cfg.network.noise_dim
+    """Writes encoder-int8.onnx, decoder-int8.onnx and, with the weights of those, encoder-frame.onnx and decoder-frame.onnx for
+    calls of one frame into the model folder that `codec` was read from; ranges are those of `count` batches of recordings."""
+    net = codec.cfg.network
+    make = {"encoder": partial(encoder_graph, codec.encoder, net), "decoder": partial(decoder_graph, codec.decoder, net)}
+    whole = {part: graph(Live) for part, graph in make.items()}
     pcm = [p.reshape(len(p), -1, FRAME) for p in (next(batches) for _ in range(count))]
-    ranges, latents = observe(encoder, [{"pcm": p, "state": silence(encoder, len(p))} for p in pcm])
-    made = {"encoder": convert(encoder, ranges)}
+    ranges = {}
+    ranges["encoder"], latents = observe(whole["encoder"], [{"pcm": p, "state": silence(whole["encoder"], len(p))} for p in pcm])
     feeds = []
     for i, z in enumerate(latents):
         q = codec.quantiser
         stages = min(STAGES[i % len(STAGES)], len(q.stages))
         z = q.decode(q.encode(torch.from_numpy(z), stages, 1)).detach().numpy()
-        noise = np.broadcast_to(decoder_noise(0, z.shape[1], width), (*z.shape[:2], width))
-        feeds.append({"latent": z, "noise": np.ascontiguousarray(noise), "state": silence(decoder, len(z))})
-    ranges, _ = observe(decoder, feeds)
-    made["decoder"] = convert(decoder, ranges)
-    for part, model in made.items():
-        entry = model.metadata_props.add()
-        entry.key, entry.value = FLOAT_SHA256, sha256(folder / f"{part}.onnx")
-        (folder / f"{part}-int8.onnx").write_bytes(model.SerializeToString())
+        noise = np.broadcast_to(decoder_noise(0, z.shape[1], net.noise_dim), (*z.shape[:2], net.noise_dim))
+        feeds.append({"latent": z, "noise": np.ascontiguousarray(noise), "state": silence(whole["decoder"], len(z))})
+    ranges["decoder"], _ = observe(whole["decoder"], feeds)
+    for part, graph in make.items():
+        path = folder / f"{part}-int8.onnx"
+        model = convert(whole[part], ranges[part])
+        note(model, FLOAT_SHA256, sha256(folder / f"{part}.onnx"))
+        path.write_bytes(model.SerializeToString())
+        frame = convert(graph(Frame), ranges[part])
+        note(frame, WEIGHTS_SHA256, sha256(path))
+        refer(frame, path.read_bytes(), path.name)
+        (folder / f"{part}-frame.onnx").write_bytes(frame.SerializeToString())

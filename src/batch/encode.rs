@@ -8,21 +8,27 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use sha2::{Digest, Sha256};
 
 use super::output::{BatchError, Place, digest, hex};
-use crate::bitstream::StreamHeader;
-use crate::bus::jobs::Job;
+use crate::bus::jobs::{Job, Wanted};
 use crate::capture::{AudioInput, CaptureError};
-use crate::codec::{Encoder, Processor};
-use crate::entropy::StreamWriter;
+use crate::codec::Processor;
+use crate::recording::{self, Ends, REFINE_STEPS, Rate, RecordingError, Settings};
+use crate::synthesis::Refiner;
 use crate::token::TokenModel;
 use crate::units::StageCount;
 
 /// Changes whenever the same job would make other bytes.
-const RECIPE: &str = "undertone batch 1";
+const RECIPE: &str = "undertone batch 2";
+
+/// Makes what searches by so many steps; None for a model that cannot.
+pub type MakeRefiner = Box<dyn Fn(u32) -> Result<Option<Refiner>, String> + Send>;
 
 /// What a worker encodes with.
 pub struct Coder {
     processor: Processor,
     tokens: Option<Arc<TokenModel>>,
+    make: MakeRefiner,
+    /// The last one made, and its steps.
+    refiner: (u32, Option<Refiner>),
 }
 
 impl std::fmt::Debug for Coder {
@@ -35,10 +41,16 @@ fn hopeless(e: impl std::fmt::Display) -> BatchError {
     BatchError::Hopeless(e.to_string())
 }
 
+impl From<RecordingError> for BatchError {
+    fn from(e: RecordingError) -> Self {
+        hopeless(e)
+    }
+}
+
 impl Coder {
-    /// With these networks, and this token model for coded files.
-    pub fn new(processor: Processor, tokens: Option<Arc<TokenModel>>) -> Self {
-        Self { processor, tokens }
+    /// With these networks, this token model for coded files, and this search.
+    pub fn new(processor: Processor, tokens: Option<Arc<TokenModel>>, make: MakeRefiner) -> Self {
+        Self { processor, tokens, make, refiner: (0, None) }
     }
 
     fn tokens(&self, job: &Job) -> Result<Option<Arc<TokenModel>>, BatchError> {
@@ -49,12 +61,27 @@ impl Coder {
         }
     }
 
+    /// Makes the search that the job wants ready; gives its steps, 0 for none.
+    fn prepare(&mut self, job: &Job) -> Result<u32, BatchError> {
+        let steps = job.refine.unwrap_or(REFINE_STEPS);
+        if steps != self.refiner.0 {
+            let made = if steps > 0 { (self.make)(steps).map_err(hopeless)? } else { None };
+            self.refiner = (steps, made);
+        }
+        match (&self.refiner.1, job.refine) {
+            (Some(_), _) => Ok(steps),
+            (None, Some(1..)) => Err(hopeless("the worker's model cannot search; hand the job in without --refine")),
+            (None, _) => Ok(0),
+        }
+    }
+
     /// Names the bytes that the job makes: the digest of the recording, the settings and the models.
-    pub(super) fn key(&self, job: &Job, place: &Place) -> Result<String, BatchError> {
+    pub(super) fn key(&mut self, job: &Job, place: &Place) -> Result<String, BatchError> {
         let (input, _) = digest(&place.input)?;
-        let model = self.processor.profile().model_id;
+        let (model, steps) = (self.processor.profile().model_id, self.prepare(job)?);
         let tokens = self.tokens(job)?.map(|t| hex(&t.id())).unwrap_or_default();
-        let made_of = format!("{RECIPE} {input} {} {} {model} {tokens}", job.stages, job.bundle);
+        let Job { wanted, even, bundle, .. } = job;
+        let made_of = format!("{RECIPE} {input} {wanted:?} {even} {bundle} {steps} {model} {tokens}");
         Ok(hex(&Sha256::digest(made_of.as_bytes())))
     }
 
@@ -68,40 +95,45 @@ impl Coder {
         out: &mut dyn Write,
         cancelled: &AtomicBool,
     ) -> Result<(), BatchError> {
-        let capture = |e: CaptureError| match e {
-            CaptureError::Io { path, source } => BatchError::Io { path, source },
-            other => hopeless(other),
+        let rate = match job.wanted {
+            Wanted::BitsPerSecond(rate) => Rate::Kbps(f64::from(rate) / 1e3),
+            Wanted::Stages(stages) => Rate::Stages(StageCount::new(stages).map_err(hopeless)?),
         };
-        let stages = StageCount::new(job.stages).map_err(hopeless)?;
-        let mut recording = AudioInput::open(input, None).map_err(capture)?;
-        let profile = self.processor.profile();
-        let mut encoder = Encoder::new(Arc::clone(&profile), stages, job.bundle).map_err(hopeless)?;
-        encoder.set_job_frames(usize::from(job.bundle));
-        let (mut bytes, mut pcm) = (Vec::new(), Vec::new());
-        let header = StreamHeader::packed(&profile, stages, job.bundle);
-        let mut writer = StreamWriter::new(header, self.tokens(job)?, &mut bytes);
-        let mut more = true;
-        while more {
-            if cancelled.load(Ordering::Relaxed) {
-                return Err(BatchError::Cancelled);
-            }
-            pcm.clear();
-            more = recording.read(&mut pcm).map_err(capture)?;
-            encoder.push(&pcm);
-            if !more {
-                encoder.finish();
-            }
-            while let Some(mut work) = encoder.next_job() {
-                self.processor.run_encode(std::slice::from_mut(&mut work)).map_err(hopeless)?;
-                encoder.accept(work);
-                while let Some(bundle) = encoder.next_bundle() {
-                    writer.write(&bundle, &mut bytes).map_err(hopeless)?;
-                }
-            }
-            out.write_all(&bytes).map_err(|e| BatchError::io(input, e))?;
-            bytes.clear();
-        }
-        writer.finish(Some(encoder.samples_in()), &mut bytes);
-        out.write_all(&bytes).map_err(|e| BatchError::io(input, e))
+        let (tokens, searched) = (self.tokens(job)?, self.prepare(job)? > 0);
+        let settings = Settings { rate, even: job.even, bundle: job.bundle, live: false, tokens };
+        let recording = AudioInput::open(input, None).map_err(unreadable)?;
+        let refiner = self.refiner.1.as_mut().filter(|_| searched);
+        let mut ends = Files { recording, input, out, cancelled };
+        recording::encode(&mut self.processor, refiner, &settings, &mut ends)
+    }
+}
+
+fn unreadable(e: CaptureError) -> BatchError {
+    match e {
+        CaptureError::Io { path, source } => BatchError::Io { path, source },
+        other => hopeless(other),
+    }
+}
+
+struct Files<'a> {
+    recording: AudioInput,
+    input: &'a Path,
+    out: &'a mut dyn Write,
+    cancelled: &'a AtomicBool,
+}
+
+impl Ends for Files<'_> {
+    type Error = BatchError;
+
+    fn read(&mut self, pcm: &mut Vec<f32>) -> Result<bool, BatchError> {
+        self.recording.read(pcm).map_err(unreadable)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), BatchError> {
+        self.out.write_all(bytes).map_err(|e| BatchError::io(self.input, e))
+    }
+
+    fn done(&mut self, _: u64) -> Result<(), BatchError> {
+        if self.cancelled.load(Ordering::Relaxed) { Err(BatchError::Cancelled) } else { Ok(()) }
     }
 }

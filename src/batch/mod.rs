@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-pub use encode::Coder;
+pub use encode::{Coder, MakeRefiner};
 pub use output::BatchError;
 
 use crate::bus::BusError;

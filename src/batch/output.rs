@@ -188,9 +188,10 @@ fn text(key: &str, length: u64, digest: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bus::jobs::Wanted;
 
     fn job(input: &str, output: &str) -> Job {
-        Job::new(input.to_owned(), output.to_owned(), 6, 5, false)
+        Job::new(input.to_owned(), output.to_owned(), Wanted::Stages(6), false)
     }
 
     #[test]

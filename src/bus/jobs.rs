@@ -11,9 +11,10 @@ use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 
 use super::{ANSWER, Bus, BusError, refused, token};
+use crate::model::sha256_hex;
 
 /// Version of a job's text.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// A worker that says nothing for so long has died, and its job goes to another.
 pub const PATIENCE: Duration = Duration::from_secs(12);
@@ -39,18 +40,33 @@ pub struct Job {
     pub input: String,
     /// The file of codes that it becomes.
     pub output: String,
-    /// Stages of every frame.
-    pub stages: u8,
+    /// How much it may take.
+    pub wanted: Wanted,
+    /// Whether every frame has the same number of stages.
+    pub even: bool,
     /// Frames that travel together.
     pub bundle: u8,
     /// Whether the codes are coded with the token model.
     pub coded: bool,
+    /// Steps of the search; None as many as files have, if the worker's model can search.
+    pub refine: Option<u32>,
+}
+
+/// How much a recording may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Wanted {
+    /// A rate.
+    BitsPerSecond(u32),
+    /// So many stages in every frame.
+    Stages(u8),
 }
 
 impl Job {
-    /// A job.
-    pub fn new(input: String, output: String, stages: u8, bundle: u8, coded: bool) -> Self {
-        Self { version: VERSION, input, output, stages, bundle, coded }
+    /// A job: packed, or coded and graded by level, in bundles of 25 frames or 50.
+    pub fn new(input: String, output: String, wanted: Wanted, coded: bool) -> Self {
+        let bundle = if coded { 50 } else { 25 };
+        Self { version: VERSION, input, output, wanted, even: false, bundle, coded, refine: None }
     }
 }
 
@@ -158,7 +174,7 @@ impl Jobs {
             for (job, number) in chunk.iter().zip(start..) {
                 let text = serde_json::to_vec(job).map_err(refused("hand in a job"))?;
                 let subject = self.bus.prefix.subject("job", &format!("{batch}.{number}"));
-                let id = format!("{subject} {} {} {}", job.input, job.stages, job.coded);
+                let id = format!("{subject} {}", sha256_hex(&text));
                 let message = PublishMessage::build().payload(text.into()).message_id(id);
                 acks.push(self.context.send_publish(subject, message).await.map_err(refused("hand in a job"))?);
             }

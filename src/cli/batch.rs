@@ -8,9 +8,9 @@ use std::time::SystemTime;
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 
-use super::encode::{parse_kbps, parse_stages};
+use super::encode::{parse_rate, parse_stages};
 use crate::bus::Bus;
-use crate::bus::jobs::Job;
+use crate::bus::jobs::{Job, Wanted};
 use crate::units::StageCount;
 
 /// Recordings that workers can read, by the ends of their names.
@@ -46,18 +46,25 @@ struct Submit {
     /// Name of the batch [default: made from the time]
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
-    /// A stage for every 0.5 kbit/s, 0.5 to 12; coded files come out about a quarter smaller
-    #[arg(long, default_value = "6", value_parser = parse_kbps)]
-    kbps: StageCount,
-    /// Use so many stages, 1 to 24
+    /// Rate in kbit/s, 0.5 to 12, as in `undertone encode`: a coded file gets as many stages as fit into it
+    #[arg(long, default_value = "6", value_parser = parse_rate)]
+    kbps: f64,
+    /// Use so many stages, 1 to 24, whatever rate that gives
     #[arg(long, value_name = "N", value_parser = parse_stages, conflicts_with = "kbps")]
     stages: Option<StageCount>,
-    /// Frames of 20 ms that travel together, 1 to 50
-    #[arg(long, value_name = "N", default_value = "50", value_parser = clap::value_parser!(u8).range(1..=50))]
-    bundle: u8,
+    /// Give every frame the same number of stages
+    #[arg(long, conflicts_with_all = ["packed", "stages"])]
+    even: bool,
+    /// Frames of 20 ms that travel together, 1 to 50 [default: 50, packed 25]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=50))]
+    bundle: Option<u8>,
     /// Write 10 bits an index instead of coding them with the token model
     #[arg(long)]
     packed: bool,
+    /// Steps of analysis by synthesis, 0 to 200; each takes about 2 % of a recording's length on one core [default: 20 if the worker's
+    /// model can]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=200))]
+    refine: Option<u32>,
     #[command(flatten)]
     nats: super::nats::Args,
 }
@@ -106,7 +113,8 @@ fn jobs(args: &Submit) -> Result<Vec<Job>> {
         let root = root.display();
         Ok(inside.with_context(|| format!("{} is not below --root {root}", path.display()))?.to_owned())
     };
-    let stages = args.stages.unwrap_or(args.kbps).value();
+    let rate = Wanted::BitsPerSecond((args.kbps * 1e3).round() as u32);
+    let wanted = args.stages.map_or(rate, |stages| Wanted::Stages(stages.value()));
     let mut outputs = BTreeMap::new();
     let mut jobs = Vec::with_capacity(found.len());
     for path in found {
@@ -115,7 +123,10 @@ fn jobs(args: &Submit) -> Result<Vec<Job>> {
         if let Some(other) = outputs.insert(output.clone(), path.clone()) {
             bail!("{} and {} would both become {}", other.display(), path.display(), output.display());
         }
-        jobs.push(Job::new(below(&path)?, below(&output)?, stages, args.bundle, !args.packed));
+        let mut job = Job::new(below(&path)?, below(&output)?, wanted, !args.packed);
+        (job.even, job.refine) = (args.even, args.refine);
+        job.bundle = args.bundle.unwrap_or(job.bundle);
+        jobs.push(job);
     }
     Ok(jobs)
 }

@@ -7,28 +7,19 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 
+use indicatif::ProgressBar;
+
 use super::progress;
-use super::rate::{Steering, TRIAL_SAMPLES};
-use crate::bitstream::StreamHeader;
 use crate::capture::AudioInput;
-use crate::codec::{Encoder, Processor};
-use crate::entropy::{Fit, StreamWriter};
 use crate::infer::{self, LoadedModel};
+use crate::recording::{self, CODED_BUNDLE, Ends, FILE_BUNDLE, LIVE_BUNDLE, REFINE_STEPS, Rate, Settings};
 use crate::rvq::BeamWidth;
-use crate::synthesis::{Analyser, Refiner};
+use crate::synthesis::Refiner;
 use crate::token::TokenModel;
 use crate::units::{PcmFormat, StageCount};
 
-/// Frames of a bundle in a file, in a coded one, and on a pipe where somebody waits.
-const FILE_BUNDLE: u8 = 25;
-const CODED_BUNDLE: u8 = 50;
-const LIVE_BUNDLE: u8 = 5;
-
 /// Width of the codebook search in files: it is paid once, whatever the rate.
 pub(super) const FILE_BEAM: BeamWidth = BeamWidth::WIDEST;
-
-/// Steps of the search in files: more give little (docs/synthesis.md).
-pub(super) const REFINE_STEPS: u32 = 20;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -75,7 +66,7 @@ pub(super) fn parse_kbps(s: &str) -> Result<StageCount, String> {
     StageCount::from_kbps(kbps).map_err(|e| e.to_string())
 }
 
-fn parse_rate(s: &str) -> Result<f64, String> {
+pub(super) fn parse_rate(s: &str) -> Result<f64, String> {
     match s.parse::<f64>() {
         Ok(kbps) if (0.5..=12.0).contains(&kbps) => Ok(kbps),
         _ => Err(format!("rate {s} kbit/s out of range, allowed 0.5 to 12")),
@@ -110,38 +101,49 @@ pub(super) fn refiner(model: &LoadedModel, steps: u32) -> Result<Option<Refiner>
     Ok(refiner)
 }
 
-/// Writes bundles to a file or pipe as they are finished.
-struct Out {
-    to: Box<dyn Write>,
-    path: PathBuf,
-    bytes: Vec<u8>,
+/// The recording, and the file or pipe that takes its codes.
+struct Files<'a> {
+    input: AudioInput,
+    path: &'a Path,
+    /// Made with the first bytes: a recording that cannot be read leaves no file behind.
+    output: Option<Box<dyn Write>>,
+    /// Whether somebody waits at the end of a pipe.
     live: bool,
+    bar: ProgressBar,
 }
 
-impl Out {
-    fn create(path: &Path) -> Result<Self> {
-        let live = path == Path::new("-");
-        let to: Box<dyn Write> = if live {
-            Box::new(std::io::stdout().lock())
-        } else {
-            Box::new(BufWriter::new(File::create(path).with_context(|| path.display().to_string())?))
-        };
-        Ok(Self { to, path: path.to_owned(), bytes: Vec::new(), live })
+impl Files<'_> {
+    fn flush(&mut self) -> Result<()> {
+        self.output.as_mut().map_or(Ok(()), Write::flush).with_context(|| self.path.display().to_string())
+    }
+}
+
+impl Ends for Files<'_> {
+    type Error = anyhow::Error;
+
+    fn read(&mut self, pcm: &mut Vec<f32>) -> Result<bool> {
+        Ok(self.input.read(pcm)?)
     }
 
-    /// Writes what `bytes` holds; on a pipe it leaves at once.
-    fn send(&mut self, last: bool) -> Result<()> {
-        self.to.write_all(&self.bytes).with_context(|| self.path.display().to_string())?;
-        self.bytes.clear();
-        if self.live || last {
-            self.to.flush().with_context(|| self.path.display().to_string())?;
-        }
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        let name = || self.path.display().to_string();
+        let output = match &mut self.output {
+            Some(output) => output,
+            none if self.path == Path::new("-") => none.insert(Box::new(std::io::stdout().lock())),
+            none => none.insert(Box::new(BufWriter::new(File::create(self.path).with_context(name)?))),
+        };
+        output.write_all(bytes).with_context(name)?;
+        if self.live { self.flush() } else { Ok(()) }
+    }
+
+    fn done(&mut self, samples: u64) -> Result<()> {
+        self.bar.set_position(samples);
         Ok(())
     }
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
-    let mut input = AudioInput::open(&args.input, args.raw)?;
+    let input = AudioInput::open(&args.input, args.raw)?;
     let model = infer::load_model(args.model.as_deref())?;
     let live = [&args.input, &args.output].iter().any(|p| *p == Path::new("-"));
     let beam = if live { BeamWidth::FOUR } else { FILE_BEAM };
@@ -151,125 +153,24 @@ pub(super) fn run(args: &Args) -> Result<()> {
         (_, true) => Some(tokens(&model)?),
         _ => model.tokens()?,
     };
-    let file = if tokens.is_some() { CODED_BUNDLE } else { FILE_BUNDLE };
-    let bundle = args.bundle.unwrap_or(if live { LIVE_BUNDLE } else { file });
-    let profile = processor.profile();
-    let steps = args.refine.unwrap_or(if live { 0 } else { REFINE_STEPS });
     // A model without the gradient can do without, unless the search was asked for.
     let mut refiner = match args.refine {
         Some(steps) => refiner(&model, steps)?,
-        None if steps > 0 => model.refiner(steps)?,
-        None => None,
+        None if live => None,
+        None => model.refiner(REFINE_STEPS)?,
     };
-    let analysed = !live || refiner.is_some();
-    let mut analyser = Analyser::new(Arc::clone(&profile), refiner.as_mut());
-    if live {
-        analyser.set_part(usize::from(bundle));
-    }
+    let file = if tokens.is_some() { CODED_BUNDLE } else { FILE_BUNDLE };
+    let settings = Settings {
+        rate: args.stages.map_or(Rate::Kbps(args.kbps), Rate::Stages),
+        even: args.even,
+        bundle: args.bundle.unwrap_or(if live { LIVE_BUNDLE } else { file }),
+        live,
+        tokens,
+    };
     let bar = progress::bar(input.total_samples(), "samples", [&args.input, &args.output]);
-    let (mut start, mut latents) = (Vec::new(), Vec::new());
-    let mut more = true;
-    let mut steering = None;
-    let stages = match (args.stages, &tokens) {
-        (Some(stages), _) => stages,
-        (None, None) => StageCount::from_kbps(args.kbps)?.min(profile.stages),
-        (None, Some(_)) if live => {
-            steering = Some(Steering::live(args.kbps));
-            profile.stages
-        }
-        (None, Some(tokens)) => {
-            while start.len() < TRIAL_SAMPLES && more {
-                let before = start.len();
-                more = input.read(&mut start)?;
-                analyser.push(&start[before..]);
-                if !more {
-                    analyser.finish();
-                }
-                while analyser.next_part(&mut processor, &mut latents)? {
-                    bar.set_position((latents.len() / profile.latent_dim * profile.frame_samples) as u64);
-                }
-            }
-            // Of a longer recording the frames that are done, so that the silence at its end does not come into it.
-            let done = latents.len() / profile.latent_dim * profile.frame_samples - profile.overlap_samples();
-            let pcm = if more { &start[..done] } else { &start };
-            let ladder = processor.ladder(&latents)?;
-            let trial = Fit { tokens, pcm, ladder: &ladder, kbps: args.kbps, bundle };
-            if args.even {
-                trial.even(&profile)?
-            } else {
-                let frames = pcm.len() / profile.frame_samples + usize::from(bundle);
-                let fitted = trial.graded(&profile)?;
-                if !more {
-                    let mut out = Out::create(&args.output)?;
-                    out.bytes = fitted.bytes;
-                    bar.finish_and_clear();
-                    return out.send(true);
-                }
-                steering = Some(Steering::after(fitted.grading, args.kbps, frames as u32));
-                profile.stages
-            }
-        }
-    };
-    let mut encoder = Encoder::new(Arc::clone(&profile), stages, bundle)?;
-    // Whole bundles at a time: the first bundle can leave no earlier than its last frame anyway.
-    encoder.set_job_frames(usize::from(bundle));
-    let mut out = Out::create(&args.output)?;
-    let header = StreamHeader { graded: steering.is_some(), ..StreamHeader::packed(&profile, stages, bundle) };
-    let mut writer = StreamWriter::new(header, tokens, &mut out.bytes);
-    let mut pcm = Vec::new();
-    encoder.push(&start);
-    loop {
-        pcm.clear();
-        if more {
-            more = input.read(&mut pcm)?;
-            encoder.push(&pcm);
-        }
-        if !more {
-            encoder.finish();
-        }
-        if analysed {
-            analyser.push(&pcm);
-            if !more {
-                analyser.finish();
-            }
-            while analyser.next_part(&mut processor, &mut latents)? {}
-            encoder.push_latents(&latents);
-            latents.clear();
-        }
-        drain(&mut encoder, &mut processor, &mut writer, &mut steering, &mut out)?;
-        bar.set_position(encoder.samples_in());
-        if !more {
-            break;
-        }
-    }
-    writer.finish(Some(encoder.samples_in()), &mut out.bytes);
-    out.send(true)?;
-    bar.finish_and_clear();
+    let mut files = Files { input, path: &args.output, output: None, live: args.output == Path::new("-"), bar };
+    recording::encode(&mut processor, refiner.as_mut(), &settings, &mut files)?;
+    files.flush()?;
+    files.bar.finish_and_clear();
     Ok(())
-}
-
-fn drain(
-    encoder: &mut Encoder,
-    processor: &mut Processor,
-    writer: &mut StreamWriter,
-    steering: &mut Option<Steering>,
-    out: &mut Out,
-) -> Result<()> {
-    loop {
-        if let Some(steering) = steering {
-            steering.hear(encoder.upcoming(), processor.profile().frame_samples);
-            encoder.set_grading(steering.grading());
-        }
-        let Some(mut job) = encoder.next_job() else { return Ok(()) };
-        processor.run_encode(std::slice::from_mut(&mut job))?;
-        encoder.accept(job);
-        while let Some(bundle) = encoder.next_bundle() {
-            let before = out.bytes.len();
-            writer.write(&bundle, &mut out.bytes)?;
-            if let Some(steering) = steering {
-                steering.spent(bundle.frames, out.bytes.len() - before);
-            }
-            out.send(false)?;
-        }
-    }
 }

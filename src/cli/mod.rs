@@ -13,7 +13,6 @@ mod listen;
 mod model;
 mod nats;
 mod progress;
-mod rate;
 mod remote;
 mod replay;
 mod send;

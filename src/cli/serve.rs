@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, reload};
@@ -109,6 +109,8 @@ pub(super) fn run(args: Args) -> Result<()> {
     let level = start_log(&config.log)?;
     let (tokens, factory) = infer::load_processor_factory(config.codec.model.as_deref(), config.engine.networks)?;
     let engine = Engine::start(&config.engine.options(), factory)?;
+    let (pinned, threads) = engine.pinned();
+    debug!(threads, pinned, "engine threads, and those of them kept to a core");
     let profile = engine.handle().profile();
     info!(model = %profile.name, id = %profile.model_id, slots = config.engine.slots, "engine ready");
     let runtime =

@@ -26,7 +26,7 @@ pub(super) struct Args {
     #[arg(long)]
     drain: bool,
     /// Width of the codebook search, 1 (fastest) to 16 (best); the same for all workers
-    #[arg(long, default_value = "4", value_parser = parse_beam)]
+    #[arg(long, default_value = "16", value_parser = parse_beam)]
     beam: BeamWidth,
     /// Model folder [default: the shipped model]
     #[arg(long, value_name = "DIR")]
@@ -38,7 +38,8 @@ pub(super) struct Args {
 pub(super) fn run(args: Args) -> Result<()> {
     tracing_subscriber::fmt().with_env_filter(EnvFilter::new("info")).with_writer(std::io::stderr).init();
     let model = infer::load_model(args.model.as_deref())?;
-    let coder = Coder::new(model.processor(args.beam)?, model.tokens()?);
+    let (processor, tokens) = (model.processor(args.beam)?, model.tokens()?);
+    let coder = Coder::new(processor, tokens, Box::new(move |steps| model.refiner(steps).map_err(|e| e.to_string())));
     let options = WorkerOptions { root: args.root, attempts: args.attempts, drain: args.drain };
     // One thread moves bytes, another one encodes.
     let runtime =

@@ -112,6 +112,8 @@ pub struct Codec {
 pub struct Engine {
     /// Threads; 0 is one for every core.
     pub threads: usize,
+    /// Whether each thread is kept to a core of its own.
+    pub pin: bool,
     /// Streams that may be encoded or decoded here at once.
     pub slots: usize,
     /// Most jobs in one network call.
@@ -131,6 +133,7 @@ impl Engine {
             slots: self.slots,
             max_batch: self.max_batch,
             gather: self.gather,
+            pin: self.pin,
         }
     }
 }
@@ -251,6 +254,7 @@ section!(RawLimits {
 section!(RawCodec { model: String = String::new(), kbps: f64 = 6.0, graded: bool = true, frames_per_bundle: u8 = 5 });
 section!(RawEngine {
     threads: usize = 0,
+    pin: bool = true,
     slots: usize = 128,
     max_batch: usize = 32,
     gather_us: u64 = 500,
@@ -372,6 +376,7 @@ impl Config {
             },
             engine: Engine {
                 threads: within("engine.threads", raw.engine.threads, 0, 1024)?,
+                pin: raw.engine.pin,
                 slots: within("engine.slots", raw.engine.slots, 1, 100_000)?,
                 max_batch: within("engine.max_batch", raw.engine.max_batch, 1, 256)?,
                 gather: Duration::from_micros(within("engine.gather_us", raw.engine.gather_us, 0, 20_000)?),

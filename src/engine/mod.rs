@@ -1,5 +1,6 @@
 //! Threads that own the networks and batch the jobs of many streams; no tokio here.
 
+mod cores;
 mod histogram;
 mod queue;
 mod strain;
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::codec::{DecodeJob, EncodeJob, Processor, Profile};
 use crate::units::StageCount;
+use cores::Cores;
 pub use histogram::{BUCKETS_US, Histogram, Phases};
 use queue::{Entry, Queue};
 use strain::{Strain, Verdict};
@@ -42,12 +44,14 @@ pub struct EngineOptions {
     pub max_batch: usize,
     /// How long a batch waits for company, never past its earliest deadline.
     pub gather: Duration,
+    /// Whether each thread is kept to a core of its own (on Linux, with more than one).
+    pub pin: bool,
 }
 
 impl Default for EngineOptions {
     fn default() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { threads, slots: 64 * threads, max_batch: 32, gather: Duration::from_micros(500) }
+        Self { threads, slots: 64 * threads, max_batch: 32, gather: Duration::from_micros(500), pin: true }
     }
 }
 
@@ -147,6 +151,7 @@ pub struct Engine {
     shared: Arc<Shared>,
     profile: Arc<Profile>,
     threads: Vec<JoinHandle<()>>,
+    pinned: usize,
 }
 
 impl std::fmt::Debug for Engine {
@@ -189,18 +194,20 @@ impl Engine {
             end: Mutex::new(None),
             ended: Condvar::new(),
         });
+        let cores = Cores::of_process().filter(|_| options.pin).map(Arc::new);
         let factory = Arc::new(factory);
         let (ready, started) = std::sync::mpsc::sync_channel(threads);
         let mut starting = Starting { shared: Arc::clone(&shared), threads: Vec::with_capacity(threads) };
         for thread in 0..threads {
             let (factory, ready) = (Arc::clone(&factory), ready.clone());
             let shared = Arc::clone(&shared);
-            let options = options.clone();
+            let (options, cores) = (options.clone(), cores.clone());
             let spawned = std::thread::Builder::new().name(format!("engine-{thread}")).spawn(move || {
                 let mut guard = worker::DeathGuard::new(&shared, thread);
+                let pinned = cores.is_some_and(|c| c.pin(thread).is_ok());
                 match factory() {
                     Ok(processor) => {
-                        let _ = ready.send(Ok(processor.profile()));
+                        let _ = ready.send(Ok((processor.profile(), pinned)));
                         drop(ready);
                         guard.finish(worker::run(&shared, thread, processor, &options));
                     }
@@ -214,14 +221,21 @@ impl Engine {
             starting.threads.push(spawned.map_err(|e| died(e.to_string()))?);
         }
         drop(ready);
-        let mut profile = None;
+        let (mut profile, mut pinned) = (None, 0);
         for thread in 0..threads {
             let died = |reason: String| EngineError::Died { thread, reason };
             let answer = started.recv().map_err(|_| died("ended while starting".to_owned()))?;
-            profile = Some(answer.map_err(died)?);
+            let (its, stays) = answer.map_err(died)?;
+            profile = Some(its);
+            pinned += usize::from(stays);
         }
         let profile = profile.ok_or(EngineError::Stopped)?;
-        Ok(Self { threads: std::mem::take(&mut starting.threads), shared, profile })
+        Ok(Self { threads: std::mem::take(&mut starting.threads), shared, profile, pinned })
+    }
+
+    /// Threads that are kept to a core, and threads in all.
+    pub fn pinned(&self) -> (usize, usize) {
+        (self.pinned, self.threads.len())
     }
 
     /// Access for those who have work.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::net::{OrtDecoder, OrtEncoder, OrtGradient};
+use super::net::{Integers, OrtDecoder, OrtEncoder, OrtGradient, Source};
 use super::{InferError, library};
 use crate::codec::{Processor, Profile};
 use crate::model::Manifest;
@@ -121,8 +121,9 @@ pub fn load_model(named: Option<&Path>) -> Result<LoadedModel, InferError> {
 const TOKENS: &str = "tokens.safetensors";
 const DRAFT: &str = "draft.safetensors";
 
-/// Names of the graphs with integer products.
+/// Names of the graphs with integer products, and of those for calls of one frame.
 const INT8: [&str; 2] = ["encoder-int8.onnx", "decoder-int8.onnx"];
+const FRAME: [&str; 2] = ["encoder-frame.onnx", "decoder-frame.onnx"];
 
 /// Name of the graph of a model's decoder gradient.
 const GRADIENT: &str = "gradient.onnx";
@@ -162,7 +163,7 @@ impl LoadedModel {
         let environment = library::environment()?;
         let model = |reason: String| InferError::Model { path: self.path.clone(), reason };
         let gradient = OrtGradient::new(environment, &read(&path)?, &self.decoder, &self.manifest).map_err(model)?;
-        let decoder = OrtDecoder::new(environment, &self.decoder, &self.manifest, false).map_err(model)?;
+        let decoder = OrtDecoder::new(environment, Source::Manifest(&self.decoder), &self.manifest).map_err(model)?;
         let shape = Shape {
             frame_samples: self.profile.frame_samples,
             overlap_samples: self.profile.overlap_samples(),
@@ -177,7 +178,7 @@ impl LoadedModel {
     ///
     /// Errors: [`InferError`] when the runtime is missing or the graphs are not what the manifest says.
     pub fn processor(&self, beam: BeamWidth) -> Result<Processor, InferError> {
-        self.processor_of(&self.encoder, &self.decoder, false, beam)
+        self.processor_of(Source::Manifest(&self.encoder), Source::Manifest(&self.decoder), beam)
     }
 
     /// As [`LoadedModel::processor`], with networks that compute as asked if the folder has them.
@@ -187,8 +188,14 @@ impl LoadedModel {
         if networks == Networks::Float || !self.has_int8() {
             return self.processor(beam);
         }
-        let [encoder, decoder] = INT8.map(|name| read(&self.path.join(name)));
-        self.processor_of(&encoder?, &decoder?, true, beam)
+        let [encoder, decoder] = [0, 1].map(|part| self.integers(INT8[part], FRAME[part]));
+        self.processor_of(Source::Integers(&encoder?), Source::Integers(&decoder?), beam)
+    }
+
+    fn integers(&self, file: &'static str, frame: &str) -> Result<Integers, InferError> {
+        let frame = Some(self.path.join(frame)).filter(|path| path.exists());
+        let frame = frame.map(|path| read(&path)).transpose()?;
+        Ok(Integers { file, graph: read(&self.path.join(file))?.into(), frame })
     }
 
     /// Whether the folder has graphs with integer products.
@@ -196,18 +203,11 @@ impl LoadedModel {
         INT8.iter().all(|name| self.path.join(name).is_file())
     }
 
-    fn processor_of(
-        &self,
-        encoder: &[u8],
-        decoder: &[u8],
-        derived: bool,
-        beam: BeamWidth,
-    ) -> Result<Processor, InferError> {
+    fn processor_of(&self, encoder: Source<'_>, decoder: Source<'_>, beam: BeamWidth) -> Result<Processor, InferError> {
         let environment = library::environment()?;
         let model = |reason: String| InferError::Model { path: self.path.clone(), reason };
-        let m = &self.manifest;
-        let encoder = OrtEncoder::new(environment, encoder, m, derived).map_err(model)?;
-        let decoder = OrtDecoder::new(environment, decoder, m, derived).map_err(model)?;
+        let encoder = OrtEncoder::new(environment, encoder, &self.manifest).map_err(model)?;
+        let decoder = OrtDecoder::new(environment, decoder, &self.manifest).map_err(model)?;
         let searcher = Searcher::new(Arc::clone(&self.codebooks), beam, SimdLevel::detect());
         Ok(Processor::new(
             Arc::clone(&self.profile),

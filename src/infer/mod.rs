@@ -1,8 +1,10 @@
 //! Networks by ONNX Runtime; the only module that names ort.
 
+mod graph;
 mod library;
 mod load;
 mod net;
+mod step;
 
 pub use library::library_path;
 pub use load::{LoadedModel, Networks, find_model, load_model, load_processor_factory};

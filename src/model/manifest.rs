@@ -106,8 +106,9 @@ fn no_id() -> ModelId {
     ModelId([0; 8])
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+/// SHA-256 in lower-case hexadecimal.
+pub fn sha256_hex(content: &[u8]) -> String {
+    Sha256::digest(content).iter().map(|b| format!("{b:02x}")).collect()
 }
 
 impl Manifest {
@@ -179,7 +180,7 @@ impl Manifest {
     ///
     /// Errors: [`ManifestError::Hash`].
     pub fn check_file(&self, path: &str, content: &[u8]) -> Result<(), ManifestError> {
-        let got = hex(&Sha256::digest(content));
+        let got = sha256_hex(content);
         match self.files().get(path) {
             Some(expected) if *expected == got => Ok(()),
             other => Err(ManifestError::Hash {

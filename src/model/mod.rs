@@ -5,7 +5,7 @@
 pub mod fake;
 mod manifest;
 
-pub use manifest::{FileEntry, GraphEntry, Manifest, ManifestError};
+pub use manifest::{FileEntry, GraphEntry, Manifest, ManifestError, sha256_hex};
 
 /// Deterministic noise that the decoder network is fed, so that the same codes always give the same samples.
 ///

@@ -17,6 +17,9 @@ pub struct Listening {
     pub spectrograms: Vec<u8>,
 }
 
+/// Index of another program's score.
+const OTHER: usize = Row::NUMBERS.len() - 1;
+
 const WIDTH: f64 = 620.0;
 const HEIGHT: f64 = 340.0;
 const LEFT: f64 = 48.0;
@@ -49,7 +52,7 @@ pub fn write_report(
         let items = rows.iter().map(|s| s.items).max().unwrap_or(0);
         let _ = writeln!(out, "<h2>{} ({items} recordings)</h2>", escape(kind));
         for (x, xname) in [(0, "payload kbit/s"), (2, "IP kbit/s")] {
-            for (y, yname) in [(3, "PESQ-WB"), (4, "ESTOI")] {
+            for (y, yname) in [(3, "PESQ-WB"), (4, "ESTOI"), (OTHER, "other score")] {
                 out.push_str(&chart(&rows, (x, xname), (y, yname)));
             }
         }
@@ -166,15 +169,16 @@ fn chart(rows: &[&Summary], (x, xname): (usize, &str), (y, yname): (usize, &str)
 
 fn table(rows: &[&Summary]) -> String {
     let mut out = "<table><tr><th>codec<th>nominal".to_owned();
-    for name in Row::NUMBERS {
+    let shown = |k: usize| k != OTHER || rows.iter().any(|s| s.means[k].is_some());
+    for name in Row::NUMBERS.iter().enumerate().filter(|n| shown(n.0)).map(|n| n.1) {
         let _ = write!(out, "<th>{}", name.replace('_', " "));
     }
     out.push('\n');
     for s in rows {
         let _ = write!(out, "<tr><td>{}<td>{}", escape(&s.system), s.nominal);
-        for (k, m) in s.means.iter().enumerate() {
+        for (k, m) in s.means.iter().enumerate().filter(|m| shown(m.0)) {
             match m {
-                Some(m) if (3..=5).contains(&k) => {
+                Some(m) if (3..=5).contains(&k) || k == OTHER => {
                     let _ = write!(out, "<td>{:.3} <small>{:.3} to {:.3}</small>", m.mean, m.low, m.high);
                 }
                 Some(m) => {
@@ -266,7 +270,7 @@ mod tests {
                 system: "under<tone".into(),
                 nominal: r,
                 items: 3,
-                means: [i(r); 11],
+                means: [i(r); 12],
             })
             .to_vec();
         let sound = Listening { item: "a".into(), sounds: vec![("x".into(), vec![0.0; 10])], spectrograms: vec![1] };

@@ -18,12 +18,12 @@ pub struct Row {
     /// Nominal rate in kbit/s.
     pub nominal: f64,
     /// The measured numbers, in the order of [`Row::NUMBERS`].
-    pub values: [f64; 11],
+    pub values: [f64; 12],
 }
 
 impl Row {
-    /// Names of the measured numbers.
-    pub const NUMBERS: [&'static str; 11] = [
+    /// Names of the measured numbers; the last is that of another program, NaN without one.
+    pub const NUMBERS: [&'static str; 12] = [
         "payload_kbps",
         "message_kbps",
         "ip_kbps",
@@ -35,6 +35,7 @@ impl Row {
         "delay_ms",
         "lag_samples",
         "loss_share",
+        "other_score",
     ];
 }
 
@@ -70,7 +71,7 @@ pub fn read_rows(text: &str) -> Result<Vec<Row>, RefereeError> {
             return Err(error("wrong number of cells"));
         }
         let number = |s: &str| s.parse::<f64>().map_err(|_| error("not a number"));
-        let mut values = [0.0; 11];
+        let mut values = [0.0; 12];
         for (v, cell) in values.iter_mut().zip(&cells[HEAD.len()..]) {
             *v = number(cell)?;
         }
@@ -92,7 +93,7 @@ pub struct Summary {
     /// Recordings.
     pub items: usize,
     /// Means with intervals, in the order of [`Row::NUMBERS`]; None where no recording has a number.
-    pub means: [Option<Interval>; 11],
+    pub means: [Option<Interval>; 12],
 }
 
 /// Means over recordings, sorted by kind, system, rate.
@@ -215,7 +216,7 @@ mod tests {
     use super::*;
 
     fn row(item: &str, system: &str, nominal: f64, quality: f64) -> Row {
-        let mut values = [0.0; 11];
+        let mut values = [0.0; 12];
         (values[0], values[3]) = (nominal, quality);
         Row { item: item.to_owned(), kind: "speech".to_owned(), system: system.to_owned(), nominal, values }
     }

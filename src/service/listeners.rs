@@ -29,6 +29,9 @@ use crate::token::TokenModel;
 /// How long a shutdown may take before what is left is dropped.
 const DRAIN: Duration = Duration::from_secs(5);
 
+/// How long a TLS handshake that is under way may go on while the daemon stops.
+const LAST_HANDSHAKES: Duration = Duration::from_millis(500);
+
 /// Connections at once that are told why they are refused; beyond these they are dropped without a word.
 const REFUSALS: usize = 16;
 
@@ -395,13 +398,19 @@ async fn secure(shared: &Shared, kind: &Kind, socket: TcpStream, peer: SocketAdd
         _ => return Some(Box::new(socket)),
     };
     let patience = shared.config.borrow().limits.timeouts.handshake;
+    // Whoever arrives while the daemon stops can still be told so, and what failed is still counted.
+    let stopped = async {
+        shared.stop_input.cancelled().await;
+        tokio::time::sleep(LAST_HANDSHAKES).await;
+    };
     let error = tokio::select! {
-        () = shared.stop_input.cancelled() => return None,
+        biased;
         done = tokio::time::timeout(patience, server.accept(socket)) => match done {
             Ok(Ok(socket)) => return Some(socket),
             Ok(Err(e)) => e.to_string(),
             Err(_) => format!("no TLS handshake within {patience:?}"),
         },
+        () = stopped => return None,
     };
     Counters::add(&shared.counters.hostile);
     warn!(%peer, error, "TLS handshake failed");

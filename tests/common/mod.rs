@@ -43,7 +43,7 @@ impl Daemon {
              [[pcm_output]]\nlisten = \"127.0.0.1:0\"\nstream = \"main\"\n"
         );
         let config = Arc::new(Config::parse(&text).unwrap());
-        let options = EngineOptions { threads: 1, slots: 8, max_batch: 4, gather: Duration::ZERO };
+        let options = EngineOptions { threads: 1, slots: 8, max_batch: 4, gather: Duration::ZERO, pin: false };
         let engine = Engine::start(&options, || Ok::<_, String>(fake::processor(16, 7))).unwrap();
         let bound = Bound::open(&config).await.unwrap();
         let (pcm, pcm_out, codes) = (bound.addresses[0], bound.addresses[1], bound.addresses[2]);

@@ -26,7 +26,7 @@ fn config(text: &str) -> Arc<Config> {
 
 impl Reloadable {
     pub(crate) async fn start(text: &str) -> Self {
-        let options = EngineOptions { threads: 1, slots: 2, max_batch: 1, gather: Duration::ZERO };
+        let options = EngineOptions { threads: 1, slots: 2, max_batch: 1, gather: Duration::ZERO, pin: false };
         let engine = Engine::start(&options, || Ok::<_, String>(fake::processor(16, 7))).unwrap();
         let bound = Bound::open(&config(text)).await.unwrap();
         let codes = bound.addresses[0];

@@ -13,6 +13,7 @@ use super::chart::{Chart, svg};
 use super::rig::{Meter, Rig, Setup, State, file, percentile, stream};
 use super::{command, machine};
 use crate::cli::encode::parse_kbps;
+use crate::engine::EngineOptions;
 use crate::infer;
 use crate::units::StageCount;
 
@@ -36,9 +37,15 @@ pub(super) struct Args {
     /// Rate of the streams, kbit/s
     #[arg(long, default_value = "3", value_parser = parse_kbps)]
     kbps: StageCount,
-    /// Engine threads of the daemon
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
-    threads: u16,
+    /// Engine threads of the daemon [default: one a core]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=64))]
+    threads: Option<u16>,
+    /// Whether engine threads stay on cores of their own
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    pin: bool,
+    /// Microseconds that a network call waits for company
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(0..=20_000))]
+    gather_us: u32,
     /// Duplex streams that the daemon has slots for
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     slots: u16,
@@ -128,14 +135,16 @@ fn met(step: &Step, args: &Args) -> bool {
 }
 
 async fn steps(args: &Args, overlap: usize) -> Result<Vec<Step>> {
-    let setup = Setup {
-        model: args.model.as_deref(),
-        kbps: args.kbps,
-        ports: usize::from(args.max),
-        streams: usize::from(args.slots),
-        threads: usize::from(args.threads),
-        out: &args.out,
+    let default = EngineOptions::default();
+    let engine = EngineOptions {
+        threads: args.threads.map_or(default.threads, usize::from),
+        slots: 2 * usize::from(args.slots),
+        gather: Duration::from_micros(u64::from(args.gather_us)),
+        pin: args.pin,
+        ..default
     };
+    let (model, ports) = (args.model.as_deref(), usize::from(args.max));
+    let setup = Setup { model, kbps: args.kbps, ports, engine, out: &args.out };
     let rig = Rig::start(&setup)?;
     let idle_mib = rig.rss_mib();
     println!("idle daemon: {idle_mib:.1} MiB\n{}", HEAD.replace(',', "  "));

@@ -134,6 +134,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         jobs: args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get)),
         items: args.out.join("items"),
         keep: args.keep.then(|| args.out.join("decoded")),
+        scorer: None,
     };
     let rows = plan.run(&files)?;
     let summary = summarise(&rows);

@@ -9,6 +9,8 @@ mod plan;
 #[cfg(feature = "referee")]
 mod rate;
 mod rig;
+#[cfg(feature = "referee")]
+mod scorer;
 mod soak;
 #[cfg(feature = "referee")]
 mod speed;

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result};
 
+use super::scorer::Scorer;
 use super::{kind, read, stem};
 use crate::cli::encode::FILE_BEAM;
 use crate::cli::progress;
@@ -132,6 +133,8 @@ pub(super) struct Plan<'a> {
     pub(super) items: PathBuf,
     /// Folder for decoded recordings.
     pub(super) keep: Option<PathBuf>,
+    /// Command of another program that scores as well.
+    pub(super) scorer: Option<String>,
 }
 
 impl Plan<'_> {
@@ -154,10 +157,12 @@ impl Plan<'_> {
         let results: Mutex<Vec<Option<Vec<Row>>>> = Mutex::new(vec![None; files.len()]);
         let work = || -> Result<()> {
             let mut ours = self.ours()?;
+            let mut scorer = self.scorer.as_deref().map(Scorer::start).transpose()?;
             loop {
                 let number = next.fetch_add(1, Ordering::Relaxed);
                 let Some(file) = files.get(number) else { return Ok(()) };
-                let rows = self.item(&mut ours, file, &key).with_context(|| file.display().to_string())?;
+                let rows =
+                    self.item(&mut ours, scorer.as_mut(), file, &key).with_context(|| file.display().to_string())?;
                 if let Some(place) = results.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get_mut(number) {
                     *place = Some(rows);
                 }
@@ -184,18 +189,19 @@ impl Plan<'_> {
             })
             .collect();
         format!(
-            "# {} model {} beam {} refine {} seconds {} {} {}",
+            "# {} model {} beam {} refine {} seconds {} {} {} {}",
             env!("CARGO_PKG_VERSION"),
             self.model.profile.model_id,
             self.beam.value(),
             self.refine,
             self.seconds,
             entries.join(";"),
-            traces.join(";")
+            traces.join(";"),
+            self.scorer.as_deref().unwrap_or_default().replace('\n', " ")
         )
     }
 
-    fn item(&self, ours: &mut Ours, file: &Path, key: &str) -> Result<Vec<Row>> {
+    fn item(&self, ours: &mut Ours, mut scorer: Option<&mut Scorer>, file: &Path, key: &str) -> Result<Vec<Row>> {
         let (name, kind) = (stem(file), kind(file));
         let cache = self.items.join(format!("{name}.csv"));
         if let Ok(text) = std::fs::read_to_string(&cache)
@@ -212,6 +218,7 @@ impl Plan<'_> {
                 let o = entry.measure(ours, kind == "music", &pcm, trace)?;
                 let (s, [payload, message, ip], [encode, decode]) = (o.scores, o.kbps, o.times_real);
                 let system = format!("{}{label}", entry.system());
+                let other = scorer.as_deref_mut().map(|s| self.ask(s, kind, &name, &pcm, &o.decoded)).transpose()?;
                 if let Some(keep) = &self.keep {
                     let wav = keep.join(format!("{name} {system} {}.wav", entry.nominal()));
                     std::fs::write(&wav, crate::referee::wav_bytes(&o.decoded))
@@ -234,6 +241,7 @@ impl Plan<'_> {
                         entry.delay_ms(&ours.processor),
                         o.lag as f64,
                         o.lost,
+                        other.unwrap_or(f64::NAN),
                     ],
                 });
             }
@@ -243,6 +251,22 @@ impl Plan<'_> {
         std::fs::write(&part, format!("{key}\n{}", write_rows(&rows)))?;
         std::fs::rename(&part, &cache)?;
         Ok(rows)
+    }
+
+    /// What another program says.
+    fn ask(&self, scorer: &mut Scorer, kind: &str, name: &str, pcm: &[f32], decoded: &[f32]) -> Result<f64> {
+        let files = [("original", pcm), ("decoded", decoded)].map(|(what, pcm)| {
+            let path = self.items.join(format!("{name}.{what}.wav"));
+            std::fs::write(&path, crate::referee::wav_bytes(pcm)).with_context(|| path.display().to_string())?;
+            std::path::absolute(&path).with_context(|| path.display().to_string())
+        });
+        let [original, decoded] = files;
+        let (original, decoded) = (original?, decoded?);
+        let score = scorer.score(kind, &original, &decoded);
+        for path in [original, decoded] {
+            std::fs::remove_file(&path).with_context(|| path.display().to_string())?;
+        }
+        score
     }
 
     /// A recording through one entry without loss, for listening.

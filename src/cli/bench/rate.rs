@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::plan::{Entry, Plan};
+use super::scorer::Scorer;
 use super::{command, kind, machine, read, recordings, stem};
-use crate::cli::encode::{REFINE_STEPS, parse_beam, parse_kbps};
+use crate::cli::encode::{parse_beam, parse_kbps};
 use crate::infer;
+use crate::recording::REFINE_STEPS;
 use crate::referee::{
     Listening, OpusSettings, Payload, Repair, Row, equivalent_rate, summarise, write_report, write_rows,
     write_spectrograms, write_summary_csv, write_summary_json,
@@ -52,6 +54,10 @@ pub(super) struct Args {
     /// Steps of analysis by synthesis in files; rows without it are there as well
     #[arg(long, value_name = "N", default_value_t = REFINE_STEPS, value_parser = clap::value_parser!(u32).range(0..=200))]
     refine: u32,
+    /// Another program that scores: its first line names the metric, then it answers each line "KIND<TAB>ORIGINAL<TAB>DECODED" (WAV
+    /// files) by a number, higher for better
+    #[arg(long, value_name = "COMMAND")]
+    scorer: Option<String>,
     /// Model folder [default: the shipped model]
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
@@ -113,11 +119,15 @@ pub(super) fn run(args: &Args) -> Result<()> {
         jobs: args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get)),
         items: args.out.join("items"),
         keep: args.keep.then(|| args.out.join("decoded")),
+        scorer: args.scorer.clone(),
     };
+    let other = args.scorer.as_deref().map(|command| Ok::<_, anyhow::Error>(Scorer::start(command)?.name.clone()));
+    let other = other.transpose()?;
     let rows = plan.run(&files)?;
     let summary = summarise(&rows);
-    let equivalents = equivalents(args, &rows);
-    let notes = notes(args, &model.profile.name, files.len());
+    let equivalents = equivalents(args, &rows, other.as_deref());
+    let mut notes = notes(args, &model.profile.name, files.len());
+    notes.extend(other.as_ref().map(|name| format!("Other score: {name}.")));
     let listening = listening(args, &plan, &files)?;
     let write = |name: &str, text: String| {
         let path = args.out.join(name);
@@ -130,7 +140,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     for s in &summary {
         let at = |k: usize| s.means[k].map_or(f64::NAN, |m: crate::referee::Interval| m.mean);
         println!(
-            "{:<7} {:<24} {:>4} kbit/s: payload {:.2}, message {:.2}, IP {:.2}; PESQ-WB {:.3}, ESTOI {:.3}, LSD {:.2} dB; {:.0} x / {:.0} x real time, {} ms",
+            "{:<7} {:<24} {:>4} kbit/s: payload {:.2}, message {:.2}, IP {:.2}; PESQ-WB {:.3}, ESTOI {:.3}, LSD {:.2} dB{}; {:.0} x / {:.0} x real time, {} ms",
             s.kind,
             s.system,
             s.nominal,
@@ -140,6 +150,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
             at(3),
             at(4),
             at(5),
+            other.as_ref().map_or(String::new(), |name| format!(", {name} {:.3}", at(Row::NUMBERS.len() - 1))),
             at(6),
             at(7),
             at(8)
@@ -154,12 +165,17 @@ pub(super) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn equivalents(args: &Args, rows: &[Row]) -> Vec<(String, String, Option<crate::referee::Interval>)> {
+fn equivalents(
+    args: &Args,
+    rows: &[Row],
+    other: Option<&str>,
+) -> Vec<(String, String, Option<crate::referee::Interval>)> {
     let coded = rows.iter().any(|r| r.system.starts_with("undertone coded"));
     let ours = format!("undertone {} {} ms", if coded { "coded" } else { "packed" }, u32::from(args.bundle) * 20);
     let mut out = Vec::new();
     for kind in ["speech", "music"] {
-        for (metric, name) in [(3, "PESQ-WB"), (4, "ESTOI")] {
+        let others = other.map(|name| (Row::NUMBERS.len() - 1, name));
+        for (metric, name) in [(3, "PESQ-WB"), (4, "ESTOI")].into_iter().chain(others) {
             for stages in args.kbps.iter().filter(|_| rows.iter().any(|r| r.kind == kind)) {
                 let rate = equivalent_rate(rows, kind, (&ours, stages.kbps()), REFERENCE, metric);
                 out.push((kind.to_owned(), format!("{} kbit/s by {name}", stages.kbps()), rate));

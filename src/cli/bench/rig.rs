@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, sleep_until, timeout};
 
 use crate::cli::daemon::Daemon;
+use crate::engine::EngineOptions;
 use crate::units::StageCount;
 
 /// Samples of a frame, bytes of a sample (s16le), and the frame's length.
@@ -28,9 +29,7 @@ pub(super) struct Setup<'a> {
     pub(super) kbps: StageCount,
     /// Duplex streams that there are ports for.
     pub(super) ports: usize,
-    /// Duplex streams that the engine has slots for.
-    pub(super) streams: usize,
-    pub(super) threads: usize,
+    pub(super) engine: EngineOptions,
     /// Folder for its configuration.
     pub(super) out: &'a Path,
 }
@@ -50,10 +49,13 @@ impl Rig {
         let mut text = format!(
             "[codes]\nlisten = \"\"\n[http]\nlisten = \"{http}\"\n[log]\nlevel = \"error\"\n\
              [limits]\nmax_connections = {room}\nmax_connections_per_address = {room}\nnew_connections_per_s = 10000\n\
-             [codec]\nkbps = {:.1}\nframes_per_bundle = 1\n[engine]\nthreads = {}\nslots = {}\n",
+             [codec]\nkbps = {:.1}\nframes_per_bundle = 1\n[engine]\nthreads = {}\nslots = {}\nmax_batch = {}\ngather_us = {}\npin = {}\n",
             setup.kbps.kbps(),
-            setup.threads,
-            2 * setup.streams
+            setup.engine.threads,
+            setup.engine.slots,
+            setup.engine.max_batch,
+            setup.engine.gather.as_micros(),
+            setup.engine.pin
         );
         for n in 0..setup.ports {
             for section in ["pcm_input", "pcm_output"] {

@@ -12,6 +12,7 @@ use super::chart::{Chart, svg};
 use super::rig::{Meter, Rig, Setup, State, file, misbehave, percentile, stream};
 use super::{command, machine};
 use crate::cli::encode::parse_kbps;
+use crate::engine::EngineOptions;
 use crate::infer;
 use crate::units::StageCount;
 
@@ -35,9 +36,9 @@ pub(super) struct Args {
     /// Rate of the streams, kbit/s
     #[arg(long, default_value = "3", value_parser = parse_kbps)]
     kbps: StageCount,
-    /// Engine threads of the daemon
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
-    threads: u16,
+    /// Engine threads of the daemon [default: one a core]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=64))]
+    threads: Option<u16>,
     /// Milliseconds after which a frame's return counts as missed
     #[arg(long, default_value_t = 20.0)]
     deadline_ms: f32,
@@ -113,14 +114,11 @@ pub(super) fn run(args: &Args) -> Result<()> {
 
 async fn soak(args: &Args, overlap: usize, length: Duration) -> Result<(Vec<Row>, Totals)> {
     let wanted = (usize::from(args.knee) * 4 / 5).max(1);
-    let setup = Setup {
-        model: args.model.as_deref(),
-        kbps: args.kbps,
-        ports: wanted + SPARE,
-        streams: usize::from(args.knee) + SPARE,
-        threads: usize::from(args.threads),
-        out: &args.out,
-    };
+    let slots = 2 * (usize::from(args.knee) + SPARE);
+    let default = EngineOptions::default();
+    let engine = EngineOptions { threads: args.threads.map_or(default.threads, usize::from), slots, ..default };
+    let model = args.model.as_deref();
+    let setup = Setup { model, kbps: args.kbps, ports: wanted + SPARE, engine, out: &args.out };
     let rig = Rig::start(&setup)?;
     println!("{wanted} duplex streams for {:.1} minutes", length.as_secs_f64() / 60.0);
     let (mut rows, mut totals, mut streams) = (Vec::new(), Totals::default(), Vec::<(usize, Arc<Meter>)>::new());

@@ -1,0 +1,84 @@
+//! Which processor core each of the engine's threads runs on.
+//!
+//! An engine thread computes for milliseconds without a pause. Kept to a core of its own it is not moved about, what it reads stays in
+//! that core's cache, and two of them never wait for each other (docs/performance.md).
+
+use std::io;
+
+/// The cores that the engine's threads are kept to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Cores(Vec<usize>);
+
+impl Cores {
+    /// Those that this process may use. None where the system does not tell, or there is but one.
+    pub(super) fn of_process() -> Option<Self> {
+        system::allowed().ok().filter(|cores| cores.len() > 1).map(Self)
+    }
+
+    /// Of that engine thread. The last cores come first: interrupts tend to be on the first.
+    fn of(&self, thread: usize) -> usize {
+        self.0[self.0.len() - 1 - thread % self.0.len()]
+    }
+
+    /// Keeps the calling thread, which is that engine thread, to its core.
+    pub(super) fn pin(&self, thread: usize) -> io::Result<()> {
+        system::keep_to(self.of(thread))
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod system {
+    use std::io;
+
+    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+    pub(super) fn allowed() -> io::Result<Vec<usize>> {
+        let set = sched_getaffinity(None)?;
+        Ok((0..CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect())
+    }
+
+    pub(super) fn keep_to(core: usize) -> io::Result<()> {
+        let mut set = CpuSet::new();
+        set.set(core);
+        Ok(sched_setaffinity(None, &set)?)
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod system {
+    use std::io;
+
+    pub(super) fn allowed() -> io::Result<Vec<usize>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(super) fn keep_to(_: usize) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_thread_has_a_core_and_more_threads_share_them() {
+        let cores = Cores(vec![2, 3, 6]);
+        assert_eq!([0, 1, 2, 3, 4].map(|thread| cores.of(thread)), [6, 3, 2, 6, 3]);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_thread_stays_where_it_is_put() {
+        let Some(cores) = Cores::of_process() else { return };
+        std::thread::spawn(move || {
+            let all = system::allowed().unwrap();
+            for thread in 0..all.len() {
+                cores.pin(thread).unwrap();
+                assert_eq!(system::allowed().unwrap(), [cores.of(thread)]);
+            }
+        })
+        .join()
+        .unwrap();
+    }
+}

@@ -1,0 +1,207 @@
+//! Recordings to files of codes: rate, search and grading in one place, for the command line and for workers.
+
+mod steering;
+
+use std::sync::Arc;
+
+use crate::bitstream::StreamHeader;
+use crate::codec::{CodecError, Encoder, ProcessError, Processor};
+use crate::entropy::{Fit, FitError, StreamError, StreamWriter};
+use crate::synthesis::{Analyser, Refiner};
+use crate::token::TokenModel;
+use crate::units::{OutOfRange, StageCount};
+use steering::{Steering, TRIAL_SAMPLES};
+
+/// Frames of a bundle in a file, in a coded one, and on a pipe where somebody waits.
+pub const FILE_BUNDLE: u8 = 25;
+/// See [`FILE_BUNDLE`].
+pub const CODED_BUNDLE: u8 = 50;
+/// See [`FILE_BUNDLE`].
+pub const LIVE_BUNDLE: u8 = 5;
+
+/// Steps of the search in files: more give little (docs/synthesis.md).
+pub const REFINE_STEPS: u32 = 20;
+
+/// Why a recording could not be encoded.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordingError {
+    /// The networks or the codebook search.
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    /// The stream.
+    #[error(transparent)]
+    Codec(#[from] CodecError),
+    /// The search for stages that fit the rate.
+    #[error(transparent)]
+    Fit(#[from] FitError),
+    /// Writing codes.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    /// A rate that no number of stages has.
+    #[error(transparent)]
+    Rate(#[from] OutOfRange),
+}
+
+/// How much a recording may take.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Rate {
+    /// kbit/s, 0.5 to 12. Coded, as many stages as fit, every byte counted; packed, a stage for every 0.5.
+    Kbps(f64),
+    /// So many stages in every frame, whatever rate that gives.
+    Stages(StageCount),
+}
+
+/// How a recording is to be encoded.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// How much it may take.
+    pub rate: Rate,
+    /// Whether every frame has the same number of stages.
+    pub even: bool,
+    /// Frames that travel together, 1 to 50.
+    pub bundle: u8,
+    /// Whether somebody waits for the bytes: nothing is tried first, and bundles leave as they come.
+    pub live: bool,
+    /// Codes the indices; None packs them.
+    pub tokens: Option<Arc<TokenModel>>,
+}
+
+/// Where samples come from and bytes go to.
+pub trait Ends {
+    /// Why it does not go on.
+    type Error: From<RecordingError>;
+
+    /// Appends samples at 24 kHz; false when there are no more.
+    ///
+    /// Errors: of the source; the recording is then not encoded.
+    fn read(&mut self, pcm: &mut Vec<f32>) -> Result<bool, Self::Error>;
+
+    /// Takes the next bytes of the file.
+    ///
+    /// Errors: of the sink.
+    fn write(&mut self, bytes: &[u8]) -> Result<(), Self::Error>;
+
+    /// Is told how many samples are done; parts of some seconds are searched for at a time.
+    ///
+    /// Errors: to end it here.
+    fn done(&mut self, samples: u64) -> Result<(), Self::Error>;
+}
+
+/// Encodes a recording: reads it to its end and writes the whole file.
+///
+/// Errors: of the ends, and [`RecordingError`].
+pub fn encode<E: Ends>(
+    processor: &mut Processor,
+    refiner: Option<&mut Refiner>,
+    settings: &Settings,
+    ends: &mut E,
+) -> Result<(), E::Error> {
+    let profile = processor.profile();
+    let searched = refiner.is_some();
+    let mut analyser = Analyser::new(Arc::clone(&profile), refiner);
+    if settings.live {
+        analyser.set_part(usize::from(settings.bundle));
+    }
+    let (mut start, mut latents) = (Vec::new(), Vec::new());
+    let (mut more, mut steering) = (true, None);
+    let stages = match (settings.rate, &settings.tokens) {
+        (Rate::Stages(stages), _) => stages,
+        (Rate::Kbps(kbps), None) => StageCount::from_kbps(kbps).map_err(RecordingError::from)?.min(profile.stages),
+        (Rate::Kbps(kbps), Some(_)) if settings.live => {
+            steering = Some(Steering::live(kbps));
+            profile.stages
+        }
+        (Rate::Kbps(kbps), Some(tokens)) => {
+            while start.len() < TRIAL_SAMPLES && more {
+                let before = start.len();
+                more = ends.read(&mut start)?;
+                analyser.push(&start[before..]);
+                if !more {
+                    analyser.finish();
+                }
+                while analyser.next_part(processor, &mut latents).map_err(RecordingError::from)? {
+                    ends.done((latents.len() / profile.latent_dim * profile.frame_samples) as u64)?;
+                }
+            }
+            // Of a longer recording the frames that are done, so that the silence at its end does not come into it.
+            let done = latents.len() / profile.latent_dim * profile.frame_samples - profile.overlap_samples();
+            let pcm = if more { &start[..done] } else { &start };
+            let ladder = processor.ladder(&latents).map_err(RecordingError::from)?;
+            let trial = Fit { tokens, pcm, ladder: &ladder, kbps, bundle: settings.bundle };
+            if settings.even {
+                trial.even(&profile).map_err(RecordingError::from)?
+            } else {
+                let frames = pcm.len() / profile.frame_samples + usize::from(settings.bundle);
+                let fitted = trial.graded(&profile).map_err(RecordingError::from)?;
+                if !more {
+                    return ends.write(&fitted.bytes);
+                }
+                steering = Some(Steering::after(fitted.grading, kbps, frames as u32));
+                profile.stages
+            }
+        }
+    };
+    let mut encoder = Encoder::new(Arc::clone(&profile), stages, settings.bundle).map_err(RecordingError::from)?;
+    // Whole bundles at a time: the first bundle can leave no earlier than its last frame anyway.
+    encoder.set_job_frames(usize::from(settings.bundle));
+    let mut bytes = Vec::new();
+    let header = StreamHeader { graded: steering.is_some(), ..StreamHeader::packed(&profile, stages, settings.bundle) };
+    let mut writer = StreamWriter::new(header, settings.tokens.clone(), &mut bytes);
+    let mut pcm = Vec::new();
+    encoder.push(&start);
+    loop {
+        pcm.clear();
+        if more {
+            more = ends.read(&mut pcm)?;
+            encoder.push(&pcm);
+        }
+        if !more {
+            encoder.finish();
+        }
+        if !settings.live || searched {
+            analyser.push(&pcm);
+            if !more {
+                analyser.finish();
+            }
+            while analyser.next_part(processor, &mut latents).map_err(RecordingError::from)? {}
+            encoder.push_latents(&latents);
+            latents.clear();
+        }
+        drain(&mut encoder, processor, &mut writer, steering.as_mut(), &mut bytes, ends)?;
+        ends.done(encoder.samples_in())?;
+        if !more {
+            break;
+        }
+    }
+    writer.finish(Some(encoder.samples_in()), &mut bytes);
+    ends.write(&bytes)
+}
+
+/// Encodes and writes what is ready.
+fn drain<E: Ends>(
+    encoder: &mut Encoder,
+    processor: &mut Processor,
+    writer: &mut StreamWriter,
+    mut steering: Option<&mut Steering>,
+    bytes: &mut Vec<u8>,
+    ends: &mut E,
+) -> Result<(), E::Error> {
+    loop {
+        if let Some(steering) = steering.as_deref_mut() {
+            steering.hear(encoder.upcoming(), processor.profile().frame_samples);
+            encoder.set_grading(steering.grading());
+        }
+        let Some(mut job) = encoder.next_job() else { return Ok(()) };
+        processor.run_encode(std::slice::from_mut(&mut job)).map_err(RecordingError::from)?;
+        encoder.accept(job);
+        while let Some(bundle) = encoder.next_bundle() {
+            let before = bytes.len();
+            writer.write(&bundle, bytes).map_err(RecordingError::from)?;
+            if let Some(steering) = steering.as_deref_mut() {
+                steering.spent(bundle.frames, bytes.len() - before);
+            }
+            ends.write(bytes)?;
+            bytes.clear();
+        }
+    }
+}
