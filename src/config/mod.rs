@@ -112,7 +112,7 @@ pub struct Codec {
 pub struct Engine {
     /// Threads; 0 is one for every core.
     pub threads: usize,
-    /// Whether each thread is kept to a core of its own.
+    /// Whether each thread is kept to a core, where there is one for each.
     pub pin: bool,
     /// Streams that may be encoded or decoded here at once.
     pub slots: usize,

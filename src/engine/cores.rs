@@ -10,9 +10,11 @@ use std::io;
 pub(super) struct Cores(Vec<usize>);
 
 impl Cores {
-    /// Those that this process may use. None where the system does not tell, or there is but one.
-    pub(super) fn of_process() -> Option<Self> {
-        system::allowed().ok().filter(|cores| cores.len() > 1).map(Self)
+    /// Those that this process may use, if there is a thread for each. None where there is but one, or the system does not tell.
+    ///
+    /// With fewer threads than cores the scheduler finds them better places: another daemon would keep its threads to the same cores.
+    pub(super) fn of_process(threads: usize) -> Option<Self> {
+        system::allowed().ok().filter(|cores| (2..=threads).contains(&cores.len())).map(Self)
     }
 
     /// Of that engine thread. The last cores come first: interrupts tend to be on the first.
@@ -70,7 +72,8 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn a_thread_stays_where_it_is_put() {
-        let Some(cores) = Cores::of_process() else { return };
+        assert_eq!(Cores::of_process(1), None);
+        let Some(cores) = Cores::of_process(usize::MAX) else { return };
         std::thread::spawn(move || {
             let all = system::allowed().unwrap();
             for thread in 0..all.len() {

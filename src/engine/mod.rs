@@ -44,7 +44,7 @@ pub struct EngineOptions {
     pub max_batch: usize,
     /// How long a batch waits for company, never past its earliest deadline.
     pub gather: Duration,
-    /// Whether each thread is kept to a core of its own (on Linux, with more than one).
+    /// Whether each thread is kept to a core, where there is one for each core and more than one (Linux).
     pub pin: bool,
 }
 
@@ -194,7 +194,7 @@ impl Engine {
             end: Mutex::new(None),
             ended: Condvar::new(),
         });
-        let cores = Cores::of_process().filter(|_| options.pin).map(Arc::new);
+        let cores = Cores::of_process(threads).filter(|_| options.pin).map(Arc::new);
         let factory = Arc::new(factory);
         let (ready, started) = std::sync::mpsc::sync_channel(threads);
         let mut starting = Starting { shared: Arc::clone(&shared), threads: Vec::with_capacity(threads) };

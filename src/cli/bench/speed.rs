@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use super::chart::{Chart, svg};
 use super::{command, machine};
 use crate::cli::encode::parse_beam;
 use crate::codec::{self, Decoder, Encoder, Processor};
@@ -22,7 +23,7 @@ pub(super) struct Args {
     /// Seconds of audio for latencies of frames
     #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u32).range(10..=36_000))]
     seconds: u32,
-    /// Longest recording of the growth table in seconds; 36000 is ten hours
+    /// Length of the recording that shows growth with length, in seconds; 36000 is ten hours
     #[arg(long, default_value_t = 3_600, value_parser = clap::value_parser!(u32).range(60..=36_000))]
     longest: u32,
     /// Width of the codebook search
@@ -31,7 +32,7 @@ pub(super) struct Args {
     /// How the networks compute: int8 as in the daemon, or float
     #[arg(long, default_value = "int8")]
     networks: Networks,
-    /// Folder for speed.csv
+    /// Folder for speed.csv and growth.svg
     #[arg(long, default_value = "out/bench-speed")]
     out: PathBuf,
     /// Model folder [default: the shipped model]
@@ -65,22 +66,38 @@ pub(super) fn run(args: &Args) -> Result<()> {
         add(frames(&mut processor, stages, bundle, args.seconds as usize)?);
     }
     add(opus()?);
-    for stages in [1, 3, 6, 12, 16] {
+    let (mut by_stages, mut by_bundle, mut by_streams) = ([const { Vec::new() }; 2], Vec::new(), Vec::new());
+    for stages in [1, 3, 6, 12, 16, 24] {
         let (encode, decode) = stream(&mut processor, StageCount::new(stages)?, 5, 60)?;
-        add(vec![
-            (format!("growth: {stages} stages, bundles of 100 ms, encode"), "x real time", 60.0 / encode.as_secs_f64()),
-            (format!("growth: {stages} stages, bundles of 100 ms, decode"), "x real time", 60.0 / decode.as_secs_f64()),
-        ]);
+        for (part, (what, time)) in [("encode", encode), ("decode", decode)].into_iter().enumerate() {
+            by_stages[part].push((f64::from(stages), micros(time) / 3e3));
+            let what = format!("growth: {stages} stages, bundles of 100 ms, {what}");
+            add(vec![(what, "x real time", 60.0 / time.as_secs_f64())]);
+        }
     }
-    let mut length = 60;
-    while length <= args.longest as usize {
-        let (encode, decode) = stream(&mut processor, stages, 25, length)?;
+    for bundle in [1, 2, 5, 10, 25, 50] {
+        let (encode, decode) = stream(&mut processor, stages, bundle, 30)?;
+        let time = micros(encode + decode) / 1.5e3;
+        by_bundle.push((f64::from(bundle) * 20.0, time));
+        add(vec![(format!("growth: bundles of {} ms, both ways, a frame", u32::from(bundle) * 20), "us", time)]);
+    }
+    for streams in [1, 2, 4, 8, 16, 32, 64] {
+        let time = together(&mut processor, stages, streams)?;
+        by_streams.push((streams as f64, time));
         add(vec![(
-            format!("growth: {length} s of audio, both ways, per second of audio"),
-            "ms",
-            (encode + decode).as_secs_f64() * 1e3 / length as f64,
+            format!("growth: {streams} streams in a call of one frame, both ways, a frame of each"),
+            "us",
+            time,
         )]);
-        length *= 10;
+    }
+    let lengths = length(&mut processor, stages, args.longest as usize)?;
+    for &(seconds, busy, mib) in &lengths {
+        let what = |what: &str| format!("growth: after {seconds:.0} s of audio: {what}");
+        add(vec![
+            (what("processor time, both ways"), "s", busy),
+            (what("the same for a second of audio"), "ms", busy * 1e3 / seconds),
+            (what("memory"), "MiB", mib),
+        ]);
     }
     add(memory(&processor));
     let mut csv = "what,unit,value\n".to_owned();
@@ -88,7 +105,27 @@ pub(super) fn run(args: &Args) -> Result<()> {
         let _ = writeln!(csv, "{},{unit},{value:.4}", what.replace(',', ";"));
     }
     std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
-    std::fs::write(args.out.join("speed.csv"), csv).with_context(|| args.out.display().to_string())?;
+    let by_length = |of: fn(&(f64, f64, f64)) -> f64| lengths.iter().map(|p| (p.0 / 3_600.0, of(p))).collect();
+    let chart = |title, x_name, lines| Chart { title, x_name, log: false, lines };
+    let [encode, decode] = by_stages;
+    let picture = svg(&[
+        chart(
+            "processor time, minutes",
+            "hours of audio, both ways, bundles of 500 ms",
+            vec![("all", by_length(|p| p.1 / 60.0))],
+        ),
+        chart("memory, MiB", "hours of audio", vec![("resident", by_length(|p| p.2))]),
+        chart("processor time of a frame, µs", "stages", vec![("encode", encode), ("decode", decode)]),
+        chart("processor time of a frame both ways, µs", "bundle, ms", vec![("12 stages", by_bundle)]),
+        chart(
+            "processor time of a frame both ways, µs",
+            "streams in a call of one frame",
+            vec![("12 stages", by_streams)],
+        ),
+    ]);
+    for (name, text) in [("speed.csv", csv), ("growth.svg", picture)] {
+        std::fs::write(args.out.join(name), text).with_context(|| args.out.display().to_string())?;
+    }
     Ok(())
 }
 
@@ -139,36 +176,106 @@ fn micros(time: Duration) -> f64 {
     time.as_secs_f64() * 1e6
 }
 
-/// Processor time to encode and to decode `seconds` of one stream, second by second, with bounded memory.
-fn stream(processor: &mut Processor, stages: StageCount, bundle: u8, seconds: usize) -> Result<(Duration, Duration)> {
-    let mut encoder = Encoder::new(processor.profile(), stages, bundle)?;
-    encoder.set_job_frames(usize::from(bundle));
-    let mut decoder = Decoder::new(processor.profile());
-    let (mut encoding, mut decoding, mut pcm) = (Duration::ZERO, Duration::ZERO, Vec::new());
-    for number in 0..seconds {
-        let input = second(number);
+/// One stream there and back, second by second, with bounded memory.
+struct Loop {
+    encoder: Encoder,
+    decoder: Decoder,
+    pcm: Vec<f32>,
+    seconds: usize,
+}
+
+impl Loop {
+    fn new(processor: &Processor, stages: StageCount, bundle: u8) -> Result<Self> {
+        let mut encoder = Encoder::new(processor.profile(), stages, bundle)?;
+        encoder.set_job_frames(usize::from(bundle));
+        Ok(Self { encoder, decoder: Decoder::new(processor.profile()), pcm: Vec::new(), seconds: 0 })
+    }
+
+    /// Processor time to encode and to decode the next second.
+    fn second(&mut self, processor: &mut Processor) -> Result<(Duration, Duration)> {
+        let input = second(self.seconds);
+        self.seconds += 1;
         let start = cpu_time();
-        encoder.push(&input);
+        self.encoder.push(&input);
         let mut bundles = Vec::new();
-        while let Some(mut job) = encoder.next_job() {
+        while let Some(mut job) = self.encoder.next_job() {
             processor.run_encode(std::slice::from_mut(&mut job))?;
-            encoder.accept(job);
-            bundles.extend(std::iter::from_fn(|| encoder.next_bundle()));
+            self.encoder.accept(job);
+            bundles.extend(std::iter::from_fn(|| self.encoder.next_bundle()));
         }
         let middle = cpu_time();
-        pcm.clear();
+        self.pcm.clear();
         for bundle in bundles {
-            decoder.push(bundle)?;
-            while let Some(mut job) = decoder.next_job() {
+            self.decoder.push(bundle)?;
+            while let Some(mut job) = self.decoder.next_job() {
                 processor.run_decode(std::slice::from_mut(&mut job))?;
-                decoder.accept(job);
+                self.decoder.accept(job);
             }
-            decoder.pcm(&mut pcm);
+            self.decoder.pcm(&mut self.pcm);
         }
-        encoding += middle - start;
-        decoding += cpu_time() - middle;
+        Ok((middle - start, cpu_time() - middle))
     }
-    Ok((encoding, decoding))
+}
+
+/// Processor time to encode and to decode `seconds` of one stream.
+fn stream(processor: &mut Processor, stages: StageCount, bundle: u8, seconds: usize) -> Result<(Duration, Duration)> {
+    let mut stream = Loop::new(processor, stages, bundle)?;
+    let mut sum = (Duration::ZERO, Duration::ZERO);
+    for _ in 0..seconds {
+        let (encode, decode) = stream.second(processor)?;
+        sum = (sum.0 + encode, sum.1 + decode);
+    }
+    Ok(sum)
+}
+
+/// One stream of `longest` seconds: seconds of audio, of processor time, and MiB resident, at its start and at every twentieth.
+fn length(processor: &mut Processor, stages: StageCount, longest: usize) -> Result<Vec<(f64, f64, f64)>> {
+    let mut stream = Loop::new(processor, stages, 25)?;
+    let (mut busy, mut points) = (0.0, Vec::new());
+    for done in 1..=longest {
+        let (encode, decode) = stream.second(processor)?;
+        busy += (encode + decode).as_secs_f64();
+        if done == 60 || done % (longest / 20) == 0 {
+            points.push((done as f64, busy, super::memory_mib("self", "VmRSS:")));
+        }
+    }
+    Ok(points)
+}
+
+/// Microseconds of processor time for a frame of each of `streams` streams there and back, whose frames share calls.
+fn together(processor: &mut Processor, stages: StageCount, streams: usize) -> Result<f64> {
+    const ROUNDS: usize = 100;
+    let frame = processor.profile().frame_samples;
+    let make = |_| Loop::new(processor, stages, 1);
+    let mut all = (0..streams).map(make).collect::<Result<Vec<_>>>()?;
+    let sounds: Vec<Vec<f32>> = (0..16).map(second).collect();
+    let mut busy = Duration::ZERO;
+    for round in 0..ROUNDS {
+        let at = round * frame % SECOND;
+        all.iter_mut().zip(sounds.iter().cycle()).for_each(|(s, sound)| s.encoder.push(&sound[at..at + frame]));
+        let start = cpu_time();
+        let mut jobs: Vec<_> = all.iter_mut().filter_map(|s| s.encoder.next_job()).collect();
+        processor.run_encode(&mut jobs)?;
+        // The first frame is not there before its overlap is.
+        for (s, job) in all.iter_mut().zip(jobs) {
+            s.encoder.accept(job);
+            while let Some(bundle) = s.encoder.next_bundle() {
+                s.decoder.push(bundle)?;
+            }
+        }
+        let mut jobs: Vec<_> = all.iter_mut().filter_map(|s| s.decoder.next_job()).collect();
+        processor.run_decode(&mut jobs)?;
+        for (s, job) in all.iter_mut().zip(jobs) {
+            s.decoder.accept(job);
+            s.pcm.clear();
+            s.decoder.pcm(&mut s.pcm);
+        }
+        // The first calls of a shape are slower.
+        if round >= ROUNDS / 10 {
+            busy += cpu_time() - start;
+        }
+    }
+    Ok(micros(busy) / ((ROUNDS - ROUNDS / 10) * streams) as f64)
 }
 
 /// Wall time of every bundle there and back, as a listener waits for it.
