@@ -5,12 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use sha2::{Digest, Sha256};
-
 use super::output::{BatchError, Place, digest, hex};
 use crate::bus::jobs::{Job, Wanted};
 use crate::capture::{AudioInput, CaptureError};
 use crate::codec::Processor;
+use crate::model::sha256_hex;
 use crate::recording::{self, Ends, REFINE_STEPS, Rate, RecordingError, Settings};
 use crate::synthesis::Refiner;
 use crate::token::TokenModel;
@@ -82,7 +81,7 @@ impl Coder {
         let tokens = self.tokens(job)?.map(|t| hex(&t.id())).unwrap_or_default();
         let Job { wanted, even, bundle, .. } = job;
         let made_of = format!("{RECIPE} {input} {wanted:?} {even} {bundle} {steps} {model} {tokens}");
-        Ok(hex(&Sha256::digest(made_of.as_bytes())))
+        Ok(sha256_hex(made_of.as_bytes()))
     }
 
     /// Encodes a recording.
