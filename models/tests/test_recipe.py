@@ -13,21 +13,21 @@ import soundfile as sf
 import torch
 from safetensors.numpy import load_file
 
-from recipe import config, int8
-from recipe.balance import balance, dead_gains, observe
-from recipe.codec import OVERLAP_DELAY, Codec, decoder_noise, load, save
-from recipe.config import FRAME, ConfigError
-from recipe.data import Batches
-from recipe.discriminator import Discriminators, critic_loss, generator_loss
-from recipe.export import export, load_exported, sha256
-from recipe.finetune import finetune
-from recipe.graph import count_macs, decoder_graph, encoder_graph
-from recipe.losses import LoudnessLoss, SpectralLoss
-from recipe.network import GAIN_RANGE, Limit, macs_per_frame
-from recipe.quantiser import Stage, nearest
-from recipe.search import Search
-from recipe.train import HEADS, Run, Trainer, clip_gradients, train
-from recipe.verify import VerifyError, verify
+from undertone_recipe import config, int8
+from undertone_recipe.balance import balance, dead_gains, observe
+from undertone_recipe.codec import OVERLAP_DELAY, Codec, decoder_noise, load, save
+from undertone_recipe.config import FRAME, ConfigError
+from undertone_recipe.data import Batches
+from undertone_recipe.discriminator import Discriminators, critic_loss, generator_loss
+from undertone_recipe.export import export, load_exported, sha256
+from undertone_recipe.finetune import finetune
+from undertone_recipe.graph import count_macs, decoder_graph, encoder_graph
+from undertone_recipe.losses import LoudnessLoss, SpectralLoss
+from undertone_recipe.network import GAIN_RANGE, Limit, macs_per_frame
+from undertone_recipe.quantiser import Stage, nearest
+from undertone_recipe.search import Search
+from undertone_recipe.train import HEADS, Run, Trainer, clip_gradients, train
+from undertone_recipe.verify import VerifyError, verify
 
 HERE = Path(__file__).resolve().parent.parent
 SMOKE = config.load(HERE / "configs" / "smoke.toml")

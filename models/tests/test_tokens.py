@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from recipe.tokens.export import export
-from recipe.tokens.integer import Reference, from_float
-from recipe.tokens.model import Shape, TokenModel
-from recipe.tokens.transfer import moved, start_from
+from undertone_recipe.tokens.export import export
+from undertone_recipe.tokens.integer import Reference, from_float
+from undertone_recipe.tokens.model import Shape, TokenModel
+from undertone_recipe.tokens.transfer import moved, start_from
 
 SMALL = Shape(width=32, layers=2, heads=2, hidden=48, window=6, depth_hidden=16, rank=16, late=3, late_hidden=12, late_rank=8, stages=4, entries=64, latent=16)
 

@@ -1,7 +1,7 @@
 //! How much louder or softer a decoded signal is heard than its original, band by band, and which way each sample should go.
 //!
 //! A differentiable simplification of the perceptual model of ITU-T P.862 (PESQ), the one that the model was trained with
-//! (models/recipe/losses.py): Bark bands up to 8 kHz, the threshold in quiet (Terhardt 1979), Zwicker's power law, a dead zone a
+//! (models/undertone_recipe/losses.py): Bark bands up to 8 kHz, the threshold in quiet (Terhardt 1979), Zwicker's power law, a dead zone a
 //! quarter of the smaller loudness wide, and a second term for what was added. Nothing is aligned or levelled.
 
 use realfft::RealFftPlanner;

@@ -1,6 +1,6 @@
 //! How far a decoded signal is from its original, and which way each sample should go.
 //!
-//! The two spectral distances that the model was trained with (models/recipe/losses.py): log-mel magnitudes at four window lengths
+//! The two spectral distances that the model was trained with (models/undertone_recipe/losses.py): log-mel magnitudes at four window lengths
 //! (multi-resolution, Yamamoto 2020), and complex spectra at two of them, which hold the waveform where it is heard.
 
 use realfft::RealFftPlanner;

@@ -3,7 +3,7 @@
 //! A transformer over frames (multi-head attention, ALiBi positions: Press et al. 2021) and a depth network over stages
 //! (the order of the RQ-Transformer: Lee et al. 2022). Weights are int8, activations int16, sums int32; LayerNorm uses an
 //! integer square root, GELU and the exponential are tables that come with the weights. The normative description is
-//! section 6 of docs/bitstream.md; `models/recipe/tokens/integer.py` is the same in Python.
+//! section 6 of docs/bitstream.md; `models/undertone_recipe/tokens/integer.py` is the same in Python.
 
 mod context;
 pub mod fake;

@@ -1,4 +1,4 @@
-"""Command line of the recipe: python -m recipe train|finetune|refit|balance|export|int8|verify|report|tokens|export-tokens"""
+"""Command line of the recipe: `python -m undertone_recipe COMMAND`; `--help` lists the commands."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ HERE = Path(__file__).resolve().parent.parent
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="python -m recipe", description="Training recipe of the undertone codec.")
+    p = argparse.ArgumentParser(prog="python -m undertone_recipe", description="Training recipe of the undertone codec.")
     sub = p.add_subparsers(dest="command", required=True)
     t = sub.add_parser("train", help="train from scratch or from a checkpoint, for a number of minutes")
     t.add_argument("--config", type=Path, default=HERE / "configs" / "v2.toml")

@@ -1,1 +1,0 @@
-"""Training recipe of the undertone codec. Run `python -m recipe --help` inside `models/`."""

@@ -1,0 +1,1 @@
+"""Training recipe of the undertone codec. Run `python -m undertone_recipe --help` inside `models/`."""
