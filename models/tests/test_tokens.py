@@ -14,7 +14,9 @@ from undertone_recipe.tokens.integer import Reference, from_float
 from undertone_recipe.tokens.model import Shape, TokenModel
 from undertone_recipe.tokens.transfer import moved, start_from
 
-SMALL = Shape(width=32, layers=2, heads=2, hidden=48, window=6, depth_hidden=16, rank=16, late=3, late_hidden=12, late_rank=8, stages=4, entries=64, latent=16)
+SMALL = Shape(
+    width=32, layers=2, heads=2, hidden=48, window=6, depth_hidden=16, rank=16, late=3, late_hidden=12, late_rank=8, stages=4, entries=64, latent=16
+)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +112,7 @@ def test_the_exported_file_names_its_codec_and_carries_a_golden_example(model, b
 
     class Fake:
         class quantiser:
-            stages = [Stage(b) for b in books]
+            stages = tuple(Stage(b) for b in books)
 
     made = export(model, Fake, "0123456789abcdef", codes(12, 4), tmp_path / "tokens.safetensors")
     assert len(made) == 16

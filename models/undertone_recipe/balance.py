@@ -42,7 +42,7 @@ def observe(codec: Codec, batches: Batches, count: int) -> Observed:
         h = d.hidden(q, torch.rand(b, 2 * t, d.noise_width + NOISE_BINS) * 2 - 1)[0]
         shape, gain = d.heads(h, q)
         truth = f.reshape(b * t, 2, HOP + BANDS)
-        part = (h.reshape(b * t, 2, -1), q.flatten(0, 1), shape.reshape(b * t, 2, -1))
+        part = [h.reshape(b * t, 2, -1), q.flatten(0, 1), shape.reshape(b * t, 2, -1)]
         part += (gain.reshape(b * t, 2, -1), truth[..., :SHAPED], (truth[..., HOP:] - LOG_GAIN_SHIFT) / LOG_GAIN_SCALE)
         power = x.reshape(b * t, -1).pow(2).mean(1)
         parts.append([v[power > 1e-5] for v in part])

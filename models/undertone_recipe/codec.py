@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,7 +51,7 @@ class Codec(nn.Module):
         return y[:, OVERLAP_DELAY : OVERLAP_DELAY + pcm.shape[1]]
 
 
-def save(path: Path, codec: Codec, **extra) -> None:
+def save(path: Path, codec: Codec, **extra: Any) -> None:
     """Writes a checkpoint whole or not at all."""
     partial = path.with_suffix(".partial")
     torch.save({"config": dataclasses.asdict(codec.cfg), "codec": codec.state_dict(), **extra}, partial)

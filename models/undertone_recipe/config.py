@@ -6,13 +6,16 @@ Unknown keys and values out of range are refused with the name of the key, the v
 from __future__ import annotations
 
 import dataclasses
+import json
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 SAMPLE_RATE_HZ = 24_000
 HOP = 240  # samples between two MDCT blocks (10 ms)
 FRAME = 480  # samples of one codec frame (20 ms, two MDCT blocks)
+MODEL_CONFIG = "config.json"  # in a model folder: the configuration that it was made with
 # First MDCT bin of each band, and the end; a bin is 50 Hz wide.
 BAND_EDGES = (0, 4, 8, 12, 16, 20, 24, 28, 32, 38, 44, 52, 60, 70, 82, 96, 112, 132, 156, 188, 240)
 BANDS = len(BAND_EDGES) - 1
@@ -122,7 +125,7 @@ class ConfigError(ValueError):
     """A key or value of a configuration file that cannot be used."""
 
 
-def _build(cls, raw: dict, where: str):
+def _build(cls: type[Any], raw: dict[str, Any], where: str) -> Any:
     known = {f.name: f for f in dataclasses.fields(cls)}
     values = {}
     for key, value in raw.items():
@@ -143,13 +146,21 @@ def _build(cls, raw: dict, where: str):
     return made
 
 
-_SECTIONS = {"network": Network, "training": Training, "quantiser": Quantiser, "losses": Losses, "data": Data}
+_SECTIONS: dict[str, type[Any]] = {"network": Network, "training": Training, "quantiser": Quantiser, "losses": Losses, "data": Data}
 
 
 def load(path: str | Path) -> Config:
     """Reads a TOML file; raises ConfigError on anything that is not understood."""
     with open(path, "rb") as f:
         return _build(Config, tomllib.load(f), "")
+
+
+def of_model(folder: str | Path) -> Config:
+    """The configuration of an exported model, which `export` leaves in its folder."""
+    path = Path(folder) / MODEL_CONFIG
+    if not path.exists():
+        raise ConfigError(f"{path}: not there; name the configuration that the model was made with (--config)")
+    return from_dict(json.loads(path.read_text()))
 
 
 def from_dict(raw: dict) -> Config:

@@ -23,6 +23,8 @@ class TimeBlock(nn.Module):
 
 
 class BandDiscriminator(nn.Module):
+    window: Tensor
+
     def __init__(self, n_fft: int, hop: int, bands: int, width: int = 96, blocks: int = 3):
         super().__init__()
         self.n_fft, self.hop, self.bands = n_fft, hop, bands
@@ -50,26 +52,30 @@ class BandDiscriminator(nn.Module):
         return self.out(h), seen
 
 
+# Logits of a discriminator and the activations before them.
+Judgement = tuple[Tensor, list[Tensor]]
+
+
 class Discriminators(nn.Module):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.each = nn.ModuleList(
             [BandDiscriminator(2048, 512, 8), BandDiscriminator(1024, 256, 6), BandDiscriminator(512, 128, 4)]
         )
 
-    def forward(self, x: Tensor) -> list[tuple[Tensor, list[Tensor]]]:
+    def forward(self, x: Tensor) -> list[Judgement]:
         return [d(x) for d in self.each]
 
 
-def critic_loss(real, fake) -> Tensor:
+def critic_loss(real: list[Judgement], fake: list[Judgement]) -> Tensor:
     """Hinge loss of the discriminators."""
-    terms = (F.relu(1 - r[0].float()).mean() + F.relu(1 + f[0].float()).mean() for r, f in zip(real, fake))
-    return sum(terms) / len(real)
+    terms = [F.relu(1 - r[0].float()).mean() + F.relu(1 + f[0].float()).mean() for r, f in zip(real, fake, strict=True)]
+    return torch.stack(terms).mean()
 
 
-def generator_loss(real, fake) -> tuple[Tensor, Tensor]:
+def generator_loss(real: list[Judgement], fake: list[Judgement]) -> tuple[Tensor, Tensor]:
     """Hinge term and relative feature matching."""
-    hinge = sum(-f[0].float().mean() for f in fake) / len(fake)
-    pairs = [(u.float(), v.float()) for r, f in zip(real, fake) for u, v in zip(f[1], r[1])]
-    matching = sum((u - v).abs().mean() / (v.abs().mean() + 1e-3) for u, v in pairs) / len(pairs)
+    hinge = torch.stack([-f[0].float().mean() for f in fake]).mean()
+    pairs = [(u.float(), v.float()) for r, f in zip(real, fake, strict=True) for u, v in zip(f[1], r[1], strict=True)]
+    matching = torch.stack([(u - v).abs().mean() / (v.abs().mean() + 1e-3) for u, v in pairs]).mean()
     return hinge, matching

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +52,11 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def model_id(folder: Path) -> str:
+    """The id of the model in a folder: the first 8 bytes of its manifest's SHA-256, in hexadecimal."""
+    return sha256(folder / "manifest.toml")[:16]
+
+
 @torch.no_grad()
 def as_shipped(codec: Codec) -> None:
     """Rounds what is shipped in half precision, so that all that follows uses what will be read back: codebooks, and the matrices of
@@ -66,7 +73,7 @@ def as_shipped(codec: Codec) -> None:
 
 
 def export(codec: Codec, out: Path, name: str) -> str:
-    """Writes encoder, decoder, codebooks, golden example and manifest; returns the model id."""
+    """Writes encoder, decoder, codebooks, golden example, manifest and configuration; returns the model id."""
     codec = codec.cpu().eval()
     net = codec.cfg.network
     as_shipped(codec)
@@ -100,9 +107,10 @@ def export(codec: Codec, out: Path, name: str) -> str:
     for part in ("codebooks", "golden"):
         path = out / f"{part}.safetensors"
         lines += ["", f"[{part}]", f'path = "{path.name}"', f'sha256 = "{sha256(path)}"']
-    manifest = out / "manifest.toml"
-    manifest.write_text("\n".join(lines) + "\n")
-    return sha256(manifest)[:16]
+    (out / "manifest.toml").write_text("\n".join(lines) + "\n")
+    # Not in the manifest either: it is for what trains on, not for what codes mean.
+    (out / config.MODEL_CONFIG).write_text(json.dumps(dataclasses.asdict(codec.cfg), indent=2) + "\n")
+    return model_id(out)
 
 
 def load_exported(folder: Path, cfg: config.Config) -> Codec:

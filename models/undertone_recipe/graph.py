@@ -5,12 +5,13 @@ Initialisers carry the names of the torch parameters, so that a shipped model ca
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
+from torch import nn
 
 from .config import BAND_EDGES, BANDS, FEATURES, FRAME, HOP, NOISE_BINS, SHAPED, Network
 from .network import (
@@ -59,13 +60,13 @@ class Graph:
         # By history: the rows that each row sees.
         self.seen_rows: dict[History, str] = {}
 
-    def op(self, kind: str, *inputs: str, outputs: int = 1, **attributes) -> str | list[str]:
+    def op(self, kind: str, *inputs: str, outputs: int = 1, **attributes: Any) -> Any:
         self.count += 1
         names = [f"{kind.lower()}{self.count}_{i}" for i in range(outputs)]
         self.nodes.append(helper.make_node(kind, list(inputs), names, **attributes))
         return names[0] if outputs == 1 else names
 
-    def const(self, name: str, value) -> str:
+    def const(self, name: str, value: Any) -> str:
         value = np.asarray(value)
         if value.dtype == np.float64:
             value = value.astype(np.float32)
@@ -184,7 +185,7 @@ class Graph:
         return model
 
 
-def weights_of(module) -> dict[str, np.ndarray]:
+def weights_of(module: nn.Module) -> dict[str, np.ndarray]:
     return {k: v.detach().cpu().numpy() for k, v in module.state_dict().items()}
 
 

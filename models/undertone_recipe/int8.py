@@ -51,7 +51,7 @@ def observe(model: onnx.ModelProto, feeds: list[dict[str, np.ndarray]]) -> tuple
     copy.CopyFrom(model)
     copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     session = ort.InferenceSession(copy.SerializeToString(), providers=["CPUExecutionProvider"])
-    ranges, outputs = {name: (0.0, 0.0) for name in names}, []
+    ranges, outputs = dict.fromkeys(names, (0.0, 0.0)), []
     for feed in feeds:
         first, _, *seen = session.run(None, feed)
         outputs.append(first)
@@ -78,7 +78,7 @@ def convert(model: onnx.ModelProto, ranges: dict[str, tuple[float, float]]) -> o
         low, high = ranges[name]
         step = (high - low) / 255
         if f"{x}_step" not in made:
-            made |= {f"{x}_step": np.float32(step), f"{x}_zero": np.uint8(round(-low / step))}
+            made |= {f"{x}_step": np.array(step, np.float32), f"{x}_zero": np.array(round(-low / step), np.uint8)}
             nodes.append(helper.make_node("QuantizeLinear", [x, f"{x}_step", f"{x}_zero"], [f"{x}_u8"]))
         weight = numpy_helper.to_array(tensors[name]).astype(np.float64)
         scale = np.maximum(np.abs(weight).max(0), 1e-9) / WEIGHT_LIMIT

@@ -28,7 +28,7 @@ class SpectralLoss(nn.Module):
     SCALES = ((2048, 512, 80), (1024, 256, 80), (512, 128, 40), (256, 64, 20))
     COMPLEX = (1024, 512)
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         for i, (n, _, mels) in enumerate(self.SCALES):
             self.register_buffer(f"window{i}", torch.hann_window(n), persistent=False)
@@ -63,10 +63,13 @@ class LoudnessLoss(nn.Module):
     time or filter compensation: the codec is asked to keep those.
     """
 
+    window: Tensor
+    share: Tensor
+    quiet: Tensor
     N_FFT, HOP, BANDS, LISTENING_DB = 768, 384, 49, 79.0
     SONE_SCALE = 0.1866  # makes 1 kHz at 40 dB SPL about one sone, as in P.862
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.register_buffer("window", torch.hann_window(self.N_FFT), persistent=False)
         f = np.linspace(0, SAMPLE_RATE_HZ / 2, self.N_FFT // 2 + 1)

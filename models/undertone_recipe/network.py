@@ -7,6 +7,7 @@ frames gives what the whole gives. A state of zeros is the past before the first
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -48,12 +49,12 @@ class Limit(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
         return x.clamp(*GAIN_RANGE)
 
     @staticmethod
-    def backward(ctx, g: Tensor) -> Tensor:
+    def backward(ctx: Any, g: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         low, high = GAIN_RANGE
         return torch.where(((x < low) & (g > 0)) | ((x > high) & (g < 0)), torch.zeros_like(g), g)
@@ -82,6 +83,10 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
+    dct: Tensor
+    window: Tensor
+    bands: Tensor
+
     def __init__(self, net: Network):
         super().__init__()
         self.register_buffer("dct", dct4_matrix(), persistent=False)
@@ -128,6 +133,10 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
+    dct: Tensor
+    window: Tensor
+    bands: Tensor
+
     def __init__(self, net: Network):
         super().__init__()
         self.noise_width = net.noise

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import reduce
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +18,10 @@ def nearest(x: Tensor, codebook: Tensor) -> Tensor:
 
 
 class Stage(nn.Module):
+    codebook: Tensor  # [entries, latent]
+    count: Tensor  # [entries]
+    total: Tensor  # [entries, latent]
+
     def __init__(self, entries: int, latent: int):
         super().__init__()
         self.register_buffer("codebook", torch.zeros(entries, latent))
@@ -59,10 +67,13 @@ class Stage(nn.Module):
 
 
 class ResidualQuantiser(nn.Module):
+    ready: Tensor  # a bool: whether the codebooks were started
+    stages: Sequence[Stage]
+
     def __init__(self, net: Network, cfg: Quantiser):
         super().__init__()
         self.cfg = cfg
-        self.stages = nn.ModuleList(Stage(net.entries, net.latent) for _ in range(net.stages))
+        self.stages = cast(Sequence[Stage], nn.ModuleList(Stage(net.entries, net.latent) for _ in range(net.stages)))
         self.register_buffer("ready", torch.zeros((), dtype=torch.bool))
 
     @torch.no_grad()
@@ -174,4 +185,4 @@ class ResidualQuantiser(nn.Module):
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
         """Sum of the entries named by codes [B, T, S]."""
-        return sum(self.stages[k].codebook[codes[..., k]] for k in range(codes.shape[-1]))
+        return reduce(torch.add, (self.stages[k].codebook[codes[..., k]] for k in range(codes.shape[-1])))

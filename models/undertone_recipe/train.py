@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .codec import OVERLAP_DELAY, Codec, load, save
@@ -16,7 +17,6 @@ from .data import Batches
 from .discriminator import Discriminators, critic_loss, generator_loss
 from .export import load_exported
 from .losses import LoudnessLoss, SpectralLoss
-
 
 # What `finetune` trains first: the layers that give shapes and gains.
 HEADS = ("decoder.fine_norm", "decoder.shape", "decoder.gain")
@@ -42,7 +42,7 @@ class Run:
 class Meter:
     """Running means for the progress line."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.values: dict[str, float] = {}
 
     def add(self, **values: float) -> None:
@@ -57,10 +57,10 @@ class Meter:
 USUAL_WEIGHT = 0.15  # root mean square of a trained layer's weights
 
 
-def clip_gradients(parameters: list[Tensor], norm: float, value: float) -> float:
+def clip_gradients(parameters: Sequence[Tensor], norm: float, value: float) -> float:
     """Clips by value, then by norm, each only if its limit is above 0. Returns the norm before clipping."""
     grads = [p.grad for p in parameters if p.grad is not None]
-    before = torch.sqrt(sum(g.float().pow(2).sum() for g in grads))
+    before = torch.stack([g.float().pow(2).sum() for g in grads]).sum().sqrt()
     if value > 0:
         torch.nn.utils.clip_grad_value_(parameters, value)
     if norm > 0:
@@ -85,7 +85,7 @@ def shape_parameters(codec: Codec) -> dict[Tensor, float]:
     `balance` makes them 70 times smaller than training had left them, and Adam moves every weight by the same: at the full rate
     they would be somewhere else after a thousand steps (they were, in run v5).
     """
-    shares = {}
+    shares: dict[Tensor, float] = {}
     for layer in (codec.decoder.shape, codec.decoder.shape_skip):
         size = float(layer.weight.detach().pow(2).mean().sqrt())
         shares |= dict.fromkeys((layer.weight, layer.bias), min(1.0, size / USUAL_WEIGHT))
@@ -116,14 +116,14 @@ class Trainer:
         for name, parameter in self.codec.named_parameters():
             parameter.requires_grad_(not only or name.startswith(only))
         self.parameters = [p for p in self.codec.parameters() if p.requires_grad]
-        options = {"lr": t.learning_rate, "betas": t.betas, "fused": True}
+        options: dict[str, Any] = {"lr": t.learning_rate, "betas": t.betas, "fused": True}
         small = shape_parameters(self.codec) if run.resume or run.model else {}
         groups = [{"params": [p for p in self.parameters if p not in small], "share": 1.0}]
         groups += [{"params": [p], "share": small[p]} for p in self.parameters if p in small]
         self.optimiser = torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=t.weight_decay, **options)
         self.critic_optimiser = torch.optim.AdamW(self.critic.parameters(), **options)
         # A checkpoint of a run that trained fewer parameters says nothing about the others.
-        shape = lambda groups: [len(g["params"]) for g in groups]  # noqa: E731
+        shape = lambda groups: [len(g["params"]) for g in groups]
         if "optimiser" in raw and not only and shape(raw["optimiser"]["param_groups"]) == shape(self.optimiser.param_groups):
             self.optimiser.load_state_dict(raw["optimiser"])
         if "critic" in raw:
@@ -142,13 +142,13 @@ class Trainer:
         fall = min(1.0, (1 - progress) / max(1e-6, t.decay_share))
         return t.learning_rate * warm * max(0.01, fall)
 
-    def autocast(self):
+    def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
     def quantise(self, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         q = self.codec.quantiser
         if not bool(q.ready):
-            self.plain = (self.plain + [z.detach().float().reshape(-1, z.shape[-1])])[-96:]
+            self.plain = [*self.plain, z.detach().float().reshape(-1, z.shape[-1])][-96:]
             if self.step < self.cfg.training.plain_steps:
                 return z.float(), z.new_zeros(())
             print("k-means, variance left after each stage:", " ".join(f"{v:.3f}" for v in q.start(torch.cat(self.plain))))

@@ -15,7 +15,7 @@ from . import config
 from .balance import dead_gains, observe
 from .codec import Codec, decoder_noise
 from .data import Batches
-from .export import load_exported, sha256
+from .export import load_exported, model_id, sha256
 from .graph import count_macs
 from .quantiser import nearest
 
@@ -49,14 +49,14 @@ def parity(codec: Codec, folder: Path, sizes: dict[str, int]) -> dict[str, float
         noise = decoder_noise(0, frames, codec.cfg.network.noise_dim)
         y, _ = codec.decoder(q, torch.from_numpy(noise).reshape(1, 2 * frames, -1))
     worst = {}
-    for part, feed, want in (("encoder", None, z), ("decoder", q.numpy(), y)):
+    for part, want in (("encoder", z), ("decoder", y)):
         run, state, out = session(folder, part), np.zeros((1, sizes[part]), np.float32), []
         for t in range(frames):
             piece = {"state": state}
             if part == "encoder":
                 piece["pcm"] = golden["pcm"][None, None, t * config.FRAME : (t + 1) * config.FRAME]
             else:
-                piece |= {"latent": feed[:, t : t + 1], "noise": noise[None, t : t + 1]}
+                piece |= {"latent": q[:, t : t + 1].numpy(), "noise": noise[None, t : t + 1]}
             made, state = run.run(None, piece)
             out.append(made.reshape(1, -1))
         worst[part] = float(np.abs(np.concatenate(out, 1) - want.reshape(1, -1).numpy()).max())
@@ -84,7 +84,7 @@ def verify(folder: Path, cfg: config.Config, data: Path | None) -> None:
     for part in parts:
         entry = manifest[part]
         check(sha256(folder / entry["path"]) == entry["sha256"], f"{entry['path']}: its hash is not the manifest's")
-    print(f"hashes       ok, {len(parts)} files; model id {sha256(folder / 'manifest.toml')[:16]}")
+    print(f"hashes       ok, {len(parts)} files; model id {model_id(folder)}")
     rate = manifest["sample_rate_hz"] / manifest["frame_samples"] / 1e6
     macs = {part: count_macs(onnx.load(folder / f"{part}.onnx")) * rate for part in ("encoder", "decoder")}
     check(sum(macs.values()) <= MOST_MMACS, f"{sum(macs.values()):.1f} MMAC/s, at most {MOST_MMACS:.0f} are allowed")

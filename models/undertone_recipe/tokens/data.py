@@ -27,8 +27,8 @@ def codes_of(
 ) -> np.ndarray:
     """pcm [B, N] -> codes [B, T, stages] int16; with depths [B, T], -1 for stages that a frame does not have."""
     n = pcm.shape[-1] // FRAME * FRAME
-    pcm = torch.from_numpy(np.ascontiguousarray(pcm[..., :n]))
-    z = search.latents(pcm) if search else codec.encoder(pcm)[0]
+    whole = torch.from_numpy(np.ascontiguousarray(pcm[..., :n]))
+    z = search.latents(whole) if search else codec.encoder(whole)[0]
     return codec.quantiser.encode(z, stages, beam, depths).numpy().astype(np.int16)
 
 

@@ -27,7 +27,7 @@ def tables() -> dict[str, np.ndarray]:
     return {"gelu": np.round(gelu).astype(np.int16), "exp2": np.round(exp2).astype(np.int32)}
 
 
-def quantise(weight: np.ndarray, bias: np.ndarray | None, gain: float, unit: float) -> dict[str, np.ndarray]:
+def quantise(weight: np.ndarray, bias: np.ndarray | None, gain: float, unit: float | np.ndarray) -> dict[str, np.ndarray]:
     """A linear layer as int8 weights, int32 factors and biases; gain multiplies the output, unit is one of its steps."""
     w = weight.astype(np.float64)
     step = np.maximum(np.abs(w).max(1), 1e-6) / 127
@@ -43,7 +43,7 @@ def from_float(state: dict[str, np.ndarray], shape: Shape) -> dict[str, np.ndarr
     """Tensors of the integer model from the floating-point model's state."""
     out = dict(tables())
 
-    def put(name: str, gain=1.0, unit=2.0**10):
+    def put(name: str, gain: float = 1.0, unit: float = 2.0**10) -> None:
         made = quantise(state[f"{name}.weight"], state.get(f"{name}.bias"), gain, unit)
         out.update({f"{name}.{k}": v for k, v in made.items()})
 

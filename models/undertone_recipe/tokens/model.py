@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -110,6 +112,8 @@ class Depth(nn.Module):
 
 
 class TokenModel(nn.Module):
+    books: Tensor
+
     def __init__(self, shape: Shape, codebooks: Tensor):
         """codebooks [stages, entries, latent] of the codec whose codes these are."""
         super().__init__()
@@ -120,7 +124,7 @@ class TokenModel(nn.Module):
         self.count = nn.Parameter(torch.zeros(shape.stages, shape.width))
         self.start = nn.Parameter(torch.zeros(shape.width))
         self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.layers))
-        self.depth = nn.ModuleList(Depth(shape, k) for k in range(shape.stages))
+        self.depth = cast(Sequence[Depth], nn.ModuleList(Depth(shape, k) for k in range(shape.stages)))
         for k, (stage, book) in enumerate(zip(self.depth, books)):
             r = min(shape.depth_size(k)[1], shape.latent)
             with torch.no_grad():
@@ -128,7 +132,7 @@ class TokenModel(nn.Module):
                 u, sv, _ = torch.linalg.svd(book - book.mean(0), full_matrices=False)
                 stage.table.weight[:, :r] = u[:, :r] * sv[:r] / max(float(sv[0]) / math.sqrt(len(book)), 1e-6)
 
-    def bias(self, t: int, device) -> Tensor:
+    def bias(self, t: int, device: torch.device) -> Tensor:
         """Attention bias [heads, t, t]: ALiBi inside the window, minus infinity elsewhere."""
         i = torch.arange(t, device=device)
         dist = i[:, None] - i[None, :]

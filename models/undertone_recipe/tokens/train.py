@@ -24,7 +24,7 @@ def codebooks_of(codec: Codec) -> torch.Tensor:
 @torch.no_grad()
 def bits_by_stage(model: TokenModel, items: list[np.ndarray]) -> np.ndarray:
     """Mean bits of a code of each stage over recordings [T, S], coded from their first frame on."""
-    total, frames = 0.0, 0
+    total, frames = np.zeros(items[0].shape[1]), 0
     for codes in items:
         c = torch.from_numpy(codes.astype(np.int64))[None]
         logits = model(c)
@@ -45,8 +45,20 @@ def report(model: TokenModel, codec: Codec, folder: Path, every: int = 5, kind: 
 
 
 def train(
-    codec: Codec, model_id: str, shape: Shape, data: Path, evaluation: Path, out: Path,
-    *, minutes: float, hours: float, device: str = "cpu", resume: Path | None = None, start: TokenModel | None = None, rate: float = 2e-3, batch: int = 8,
+    codec: Codec,
+    model_id: str,
+    shape: Shape,
+    data: Path,
+    evaluation: Path,
+    out: Path,
+    *,
+    minutes: float,
+    hours: float,
+    device: str = "cpu",
+    resume: Path | None = None,
+    start: TokenModel | None = None,
+    rate: float = 2e-3,
+    batch: int = 8,
 ) -> Path:
     """Trains for so many minutes; leaves and returns the checkpoint `out`."""
     torch.manual_seed(1)
@@ -62,13 +74,13 @@ def train(
     optimiser = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=True)
     print(f"{model.parameters_count()} parameters, {codes[..., 0].size} frames", flush=True)
     bf16 = computes_bf16(torch.device(device))
-    start = saved = time.monotonic()
+    began = saved = time.monotonic()
     step, mean = 0, 0.0
-    while (progress := (time.monotonic() - start) / (60 * minutes)) < 1:
+    while (progress := (time.monotonic() - began) / (60 * minutes)) < 1:
         rows = rng.integers(0, len(codes), batch)
         at = rng.integers(0, codes.shape[1] - FRAMES + 1, batch)
-        x = np.stack([codes[r, a : a + FRAMES] for r, a in zip(rows, at, strict=True)]).astype(np.int64)
-        x = torch.from_numpy(x).to(device)
+        pieces = [codes[r, a : a + FRAMES] for r, a in zip(rows, at, strict=True)]
+        x = torch.from_numpy(np.stack(pieces).astype(np.int64)).to(device)
         for group in optimiser.param_groups:
             group["lr"] = rate * min(1.0, (step + 1) / 200) * max(0.01, min(1.0, (1 - progress) / 0.7))
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
@@ -83,7 +95,7 @@ def train(
         mean = 0.97 * mean + 0.03 * bits if mean else bits
         if step % 100 == 0:
             now = time.monotonic()
-            print(f"{step} {(now - start) / 60:.1f} min {step / (now - start):.2f} steps/s bits a code {mean:.3f} norm {norm:.2f}", flush=True)
+            print(f"{step} {(now - began) / 60:.1f} min {step / (now - began):.2f} steps/s bits a code {mean:.3f} norm {norm:.2f}", flush=True)
         if time.monotonic() - saved > 600:
             saved = time.monotonic()
             write(out, model)

@@ -77,3 +77,9 @@ def start_from(shape: Shape, codec: Codec, tokens: Path, old_books: torch.Tensor
                 state[key] = moved(state[key], old_books[k], books[k])
     model.load_state_dict(state)
     return model
+
+
+def start_from_model(shape: Shape, codec: Codec, folder: Path, file: str) -> TokenModel:
+    """As `start_from`, with the token model and the codebooks of a model folder."""
+    books = load_file(folder / "codebooks.safetensors")["codebooks"].astype(np.float32)
+    return start_from(shape, codec, folder / file, torch.from_numpy(books))
