@@ -183,7 +183,7 @@ def test_a_silent_gain_is_found_and_revived_and_the_rest_sounds_as_before(folder
     seen = observe(codec, batches(), 6)
     assert dead_gains(seen) == [(4, 1)]
     with torch.no_grad():
-        z, noise = torch.randn(1, 8, SMOKE.network.latent), torch.zeros(1, 16, SMOKE.network.noise + config.NOISE_BINS)
+        z, noise = torch.randn(1, 8, SMOKE.network.latent), torch.full((1, 16, SMOKE.network.block_noise), 0.5)
         h, _ = codec.decoder.hidden(z, noise)
         before = [v.clone() for v in codec.decoder.heads(h, z)]
         assert balance(codec, seen) == ["band 4 block 1"]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .codec import Codec
-from .config import BAND_EDGES, BANDS, HOP, NOISE_BAND, NOISE_BINS, SHAPED
+from .config import BAND_EDGES, BANDS, HOP, NOISE_BAND, SHAPED
 from .data import Batches
 from .network import GAIN_RANGE, LOG_GAIN_SCALE, LOG_GAIN_SHIFT
 
@@ -39,7 +39,7 @@ def observe(codec: Codec, batches: Batches, count: int) -> Observed:
         q = z if i % 3 == 0 else codec.quantiser.decode(codec.quantiser.encode(z, min((8, 16)[i % 3 - 1], codec.cfg.network.stages)))
         b, t, _ = q.shape
         d = codec.decoder
-        h = d.hidden(q, torch.rand(b, 2 * t, d.noise_width + NOISE_BINS) * 2 - 1)[0]
+        h = d.hidden(q, torch.rand(b, 2 * t, d.block_noise) * 2 - 1)[0]
         shape, gain = d.heads(h, q)
         truth = f.reshape(b * t, 2, HOP + BANDS)
         part = [h.reshape(b * t, 2, -1), q.flatten(0, 1), shape.reshape(b * t, 2, -1)]

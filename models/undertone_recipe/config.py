@@ -44,12 +44,25 @@ class Network:
     fine_blocks: int = 1  # blocks at 10 ms, after the upsampling
     fine_expand: int = 1
     fine_kernel: int = 5
-    noise: int = 16  # random numbers a 10 ms block that the network is given, besides NOISE_BINS of the highest bands
+    noise: int = 16  # random numbers a 10 ms block that the network is given, besides those of the highest bands and the signs
+    # From this band on (0.8 kHz) what is decoded gets a random sign in each band and block. Nothing there is coded as a waveform either:
+    # decoded signs are a mean over what cannot be known, the same in every frame, and that is a buzz at the frame rate.
+    sign_band: int = 4
+
+    @property
+    def signs(self) -> int:
+        """Random signs of a block."""
+        return NOISE_BAND - self.sign_band
+
+    @property
+    def block_noise(self) -> int:
+        """Random numbers of a block of 10 ms: the network's, those of the highest bands, the signs."""
+        return self.noise + NOISE_BINS + self.signs
 
     @property
     def noise_dim(self) -> int:
         """Random numbers of a frame in all."""
-        return 2 * (self.noise + NOISE_BINS)
+        return 2 * self.block_noise
 
 
 @dataclass(frozen=True)

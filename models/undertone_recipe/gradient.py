@@ -13,10 +13,10 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from .config import BANDS, FRAME, HOP, NOISE_BINS, SHAPED, Network
+from .config import BANDS, FRAME, HOP, SHAPED, Network
 from .graph import Graph, History, decoder_histories
 from .live import refer
-from .network import GAIN_RANGE, NOISE_RMS, band_matrix, dct4_matrix, sine_window
+from .network import band_matrix, dct4_matrix, sine_window
 
 DECODER_SHA256 = "decoder_sha256"  # in the graph's metadata: the file that its tensors lie in
 
@@ -112,8 +112,8 @@ def gradient_graph(decoder: onnx.ModelProto, net: Network) -> onnx.ModelProto:
         kept.append(k)
     h, norm = g.normalise(h, "norm")
     h = g.reshape(g.forward(h, "up"), 0, -1, w)
-    random = g.reshape("noise", 0, -1, net.noise + NOISE_BINS)
-    h = g.op("Add", h, g.forward(g.slice(random, 0, net.noise, -1), "noise", bias=False))
+    own, high_bands, signs = g.noise(net)
+    h = g.op("Add", h, g.forward(own, "noise", bias=False))
     fine = []
     windows = g.windows(h, net.fine_kernel)
     for i in range(net.fine_blocks):
@@ -121,11 +121,9 @@ def gradient_graph(decoder: onnx.ModelProto, net: Network) -> onnx.ModelProto:
         fine.append(k)
     h, fine_norm = g.normalise(h, "fine_norm")
     shape = g.op("Add", g.forward(h, "shape"), g.reshape(g.forward("latent", "shape_skip"), 0, -1, SHAPED))
-    high = g.op("Mul", g.slice(random, net.noise, net.noise + NOISE_BINS, -1), g.scalar("noise_scale", 1 / NOISE_RMS))
-    shape = g.op("Concat", shape, high, axis=-1)
+    shape = g.op("Concat", shape, high_bands, axis=-1)
     gain = g.op("Add", g.forward(h, "gain"), g.reshape(g.forward("latent", "gain_skip"), 0, -1, BANDS))
-    low, top = (g.const(n, np.float32(v)) for n, v in zip(("gain_low", "gain_high"), GAIN_RANGE))
-    gain = g.op("Exp", g.op("Clip", gain, low, top))
+    gain = g.signed_gain(gain, signs, net)
 
     # Backwards: overlap-add, window, transform.
     window = sine_window().numpy()

@@ -13,7 +13,7 @@ import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from .config import BAND_EDGES, BANDS, FEATURES, FRAME, HOP, NOISE_BINS, SHAPED, Network
+from .config import BAND_EDGES, BANDS, FEATURES, FRAME, HOP, NOISE_BAND, NOISE_BINS, SHAPED, Network
 from .network import (
     ENERGY_FLOOR,
     GAIN_RANGE,
@@ -100,6 +100,21 @@ class Graph:
     def spread(self, bands: str) -> str:
         """A value for each band [..., BANDS] -> for each bin [..., HOP]."""
         return self.op("Gather", bands, self.const("band_of_bin", band_of_bin()), axis=-1)
+
+    def noise(self, net: Network) -> list[str]:
+        """Of the random numbers of each block: those that the network reads, the shape of the highest bands, the signs."""
+        sizes = self.const("noise_sizes", np.array([net.noise, NOISE_BINS, net.signs], np.int64))
+        own, high, signs = self.op("Split", self.reshape("noise", 0, -1, net.block_noise), sizes, outputs=3, axis=-1)
+        high = self.op("Mul", high, self.const("noise_scale", np.array([1 / NOISE_RMS], np.float32)))
+        return [own, high, self.op("Sign", signs)]
+
+    def signed_gain(self, log_gain: str, signs: str, net: Network) -> str:
+        """Gains [B, T, BANDS] of decoded log gains, with the random signs of the bands that have one."""
+        low, high = (self.const(n, np.float32(v)) for n, v in zip(("gain_low", "gain_high"), GAIN_RANGE))
+        gain = self.op("Exp", self.op("Clip", log_gain, low, high))
+        sizes = self.const("gain_sizes", np.array([net.sign_band, net.signs, BANDS - NOISE_BAND], np.int64))
+        first, middle, last = self.op("Split", gain, sizes, outputs=3, axis=-1)
+        return self.op("Concat", first, self.op("Mul", middle, signs), last, axis=-1)
 
     def windows(self, x: str, kernel: int) -> str:
         """Rows [T, kernel] that each of the T rows of x [B, T, C] sees once kernel - 1 rows are put before them."""
@@ -234,7 +249,7 @@ def encoder_graph(encoder: Encoder, net: Network, kind: type[Graph] = Graph) -> 
 
 
 def decoder_graph(decoder: Decoder, net: Network, kind: type[Graph] = Graph) -> onnx.ModelProto:
-    """latent [B, T, D], noise [B, T, 2 (N + NOISE_BINS)], state [B, S] -> pcm [B, T, FRAME], next_state [B, S]; a kind may want T
+    """latent [B, T, D], noise [B, T, noise_dim], state [B, S] -> pcm [B, T, FRAME], next_state [B, S]; a kind may want T
     and the state otherwise."""
     g, half, w = kind(weights_of(decoder), decoder_histories(net)), HOP // 2, net.decoder_width
     last = g.begin()
@@ -242,18 +257,15 @@ def decoder_graph(decoder: Decoder, net: Network, kind: type[Graph] = Graph) -> 
     for i in range(net.decoder_blocks):
         h = g.block(h, f"blocks.{i}")
     h = g.reshape(g.linear(g.norm(h, "norm"), "up"), 0, -1, w)
-    random = g.reshape("noise", 0, -1, net.noise + NOISE_BINS)
-    h = g.op("Add", h, g.linear(g.slice(random, 0, net.noise, -1), "noise", bias=False))
+    own, high_bands, signs = g.noise(net)
+    h = g.op("Add", h, g.linear(own, "noise", bias=False))
     for i in range(net.fine_blocks):
         h = g.block(h, f"fine.{i}")
     h = g.norm(h, "fine_norm")
     shape = g.op("Add", g.linear(h, "shape"), g.reshape(g.linear("latent", "shape_skip"), 0, -1, SHAPED))
-    high_bands = g.slice(random, net.noise, net.noise + NOISE_BINS, -1)
-    high_bands = g.op("Mul", high_bands, g.const("noise_scale", np.array([1 / NOISE_RMS], np.float32)))
     shape = g.op("Concat", shape, high_bands, axis=-1)
     gain = g.op("Add", g.linear(h, "gain"), g.reshape(g.linear("latent", "gain_skip"), 0, -1, BANDS))
-    low, high = (g.const(n, np.float32(v)) for n, v in zip(("gain_low", "gain_high"), GAIN_RANGE))
-    gain = g.op("Exp", g.op("Clip", gain, low, high))
+    gain = g.signed_gain(gain, signs, net)
     x = g.op("Mul", shape, g.spread(gain))
     y = g.op("MatMul", x, g.const("dct", dct4_matrix().numpy()))
     late, early = g.slice(y, 0, half, -1), g.slice(y, half, HOP, -1)

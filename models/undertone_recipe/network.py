@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import BAND_EDGES, BANDS, FEATURES, HOP, NOISE_BINS, SHAPED, Network
+from .config import BAND_EDGES, BANDS, FEATURES, HOP, NOISE_BAND, NOISE_BINS, SHAPED, Network
 
 LOG_GAIN_SCALE, LOG_GAIN_SHIFT = 0.7, 2.0
 ENERGY_FLOOR = 1e-8
@@ -139,7 +139,7 @@ class Decoder(nn.Module):
 
     def __init__(self, net: Network):
         super().__init__()
-        self.noise_width = net.noise
+        self.noise_width, self.block_noise, self.signs = net.noise, net.block_noise, net.signs
         self.register_buffer("dct", dct4_matrix(), persistent=False)
         self.register_buffer("window", sine_window(), persistent=False)
         self.register_buffer("bands", band_matrix(), persistent=False)
@@ -159,7 +159,7 @@ class Decoder(nn.Module):
         nn.init.constant_(self.gain.bias, -3.0)
 
     def hidden(self, q: Tensor, noise: Tensor, state: dict | None = None) -> tuple[Tensor, dict]:
-        """q [B, T, latent], noise [B, 2 T, noise + NOISE_BINS] -> what the heads read [B, 2 T, C] and the state after it."""
+        """q [B, T, latent], noise [B, 2 T, block_noise] -> what the heads read [B, 2 T, C] and the state after it."""
         state = state or {}
         out = {}
         b, t, _ = q.shape
@@ -179,18 +179,20 @@ class Decoder(nn.Module):
         return shape, self.gain(h).float() + self.gain_skip(q).float().reshape(b, 2 * t, -1)
 
     def forward(self, q: Tensor, noise: Tensor | None = None, state: dict | None = None) -> tuple[Tensor, dict]:
-        """q [B, T, latent], noise [B, 2 T, noise + NOISE_BINS] in -1..1 -> pcm [B, T * FRAME] and the state after it.
+        """q [B, T, latent], noise [B, 2 T, block_noise] in -1..1 -> pcm [B, T * FRAME] and the state after it.
 
         Output lags the encoder's input by HOP samples on top of the frame itself.
         """
         b, t, _ = q.shape
         if noise is None:
-            noise = torch.rand(b, 2 * t, self.noise_width + NOISE_BINS, device=q.device) * 2 - 1
+            noise = torch.rand(b, 2 * t, self.block_noise, device=q.device) * 2 - 1
         h, out = self.hidden(q, noise, state)
         shape, gain = self.heads(h, q)
         with torch.autocast(q.device.type, enabled=False):
-            shape = torch.cat([shape, noise[..., self.noise_width :].float() / NOISE_RMS], -1)
-            coefficients = shape * (torch.exp(Limit.apply(gain)) @ self.bands.t())
+            _, high_bands, signs = noise.float().split([self.noise_width, NOISE_BINS, self.signs], -1)
+            shape = torch.cat([shape, high_bands / NOISE_RMS], -1)
+            signs = F.pad(signs.sign(), (NOISE_BAND - self.signs, BANDS - NOISE_BAND), value=1.0)
+            coefficients = shape * ((torch.exp(Limit.apply(gain)) * signs) @ self.bands.t())
             y = coefficients @ self.dct
             half = HOP // 2
             late, early = y[..., :half], y[..., half:]
