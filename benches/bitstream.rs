@@ -4,7 +4,7 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use undertone::bitstream::{Bundle, ContainerReader, ContainerWriter, Limits, StreamHeader};
-use undertone::model::fake;
+use undertone::fake;
 use undertone::units::StageCount;
 
 fn bundles(n: u64) -> Vec<Bundle> {

@@ -16,7 +16,7 @@
 //!
 //! ```
 //! use undertone::codec::{self, Processor};
-//! use undertone::model::fake;
+//! use undertone::fake;
 //! use undertone::units::StageCount;
 //!
 //! let mut processor: Processor = fake::processor(16, 7);
@@ -28,12 +28,15 @@
 //! ```
 
 // Layer 1: the pure core.
+pub mod beam;
 pub mod bitstream;
 pub mod codec;
 pub mod dsp;
 pub mod entropy;
+pub mod fake;
 pub mod jitter;
 pub mod model;
+pub mod profile;
 pub mod recording;
 pub mod rvq;
 pub mod sampling;

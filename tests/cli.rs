@@ -183,7 +183,7 @@ fn damaged_and_foreign_files_are_said_clearly() {
 #[test]
 fn a_stream_of_another_model_is_refused_with_both_names() {
     use undertone::bitstream::{ContainerWriter, StreamHeader};
-    use undertone::model::fake;
+    use undertone::fake;
     use undertone::units::StageCount;
     let dir = Folder::new();
     let mut bytes = Vec::new();

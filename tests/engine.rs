@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use undertone::codec::{EncodeJob, Encoder, Processor};
 use undertone::engine::{Completion, Engine, EngineError, EngineOptions, Job};
-use undertone::model::{EncodeRow, EncoderNet, NetworkError, fake};
+use undertone::fake;
+use undertone::model::{EncodeRow, EncoderNet, NetworkError};
 use undertone::rvq::{BeamWidth, Codebooks, Searcher, SimdLevel};
 use undertone::units::StageCount;
 

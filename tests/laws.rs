@@ -6,7 +6,7 @@ use std::cell::Cell;
 use proptest::prelude::*;
 use undertone::bitstream::Bundle;
 use undertone::codec::{self, CodecError, Decoder, Encoder, Processor};
-use undertone::model::fake;
+use undertone::fake;
 use undertone::units::StageCount;
 
 /// Counts allocations of this thread.

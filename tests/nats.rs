@@ -19,7 +19,7 @@ use undertone::bus::layers::{Assembler, Epoch, Kind, LAYERS, LayerMessage, split
 use undertone::bus::{Bus, BusOptions, Prefix};
 use undertone::codec;
 use undertone::dsp::PcmReader;
-use undertone::model::fake;
+use undertone::fake;
 use undertone::service::{Client, ClientError};
 use undertone::session::{PackedBundle, Reason, Role, StreamName};
 use undertone::units::{PcmFormat, StageCount};

@@ -8,7 +8,6 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use undertone::bitstream::{Bundle, ContainerReader, Item, Limits};
-use undertone::codec::Profile;
 use undertone::model::Manifest;
 use undertone::service::Client;
 use undertone::session::{Hello, PackedBundle, Role, StreamName};
@@ -24,7 +23,7 @@ fn model() -> PathBuf {
 
 fn model_id() -> ModelId {
     let manifest = Manifest::parse(&fs::read(model().join("manifest.toml")).unwrap()).unwrap();
-    Profile::from_manifest(&manifest).model_id
+    manifest.profile().model_id
 }
 
 struct Daemon {

@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use undertone::codec;
 use undertone::dsp::{PcmReader, PcmWriter};
-use undertone::model::fake;
+use undertone::fake;
 use undertone::service::{Client, ClientError, ClientOptions};
 use undertone::session::{Continuation, Hello, Message, PackedBundle, Reason, Role};
 use undertone::units::{PcmFormat, StageCount};
@@ -153,7 +153,7 @@ async fn coded_sessions_carry_the_same_codes_and_others_fall_back_to_packed() {
     let mut coded = connect(Role::Subscribe, tokens()).await.unwrap();
     let mut plain = daemon.subscriber("main", Some(2)).await;
     // Another model of the same size, and one session too many.
-    let other = undertone::token::fake::model(&undertone::model::fake::codebooks(16, 7), 2);
+    let other = undertone::token::fake::model(&undertone::fake::codebooks(16, 7), 2);
     let mut differs = connect(Role::Subscribe, other).await.unwrap();
     let mut late = connect(Role::Subscribe, tokens()).await.unwrap();
     let agreed = [&publisher, &coded, &plain, &differs, &late].map(Client::is_coded);

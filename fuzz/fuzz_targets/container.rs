@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock};
 use libfuzzer_sys::fuzz_target;
 use undertone::bitstream::{Item, Limits};
 use undertone::entropy::StreamReader;
-use undertone::model::fake;
+use undertone::fake;
 use undertone::token::{TokenModel, fake as fake_tokens};
 
 static MODEL: LazyLock<Arc<TokenModel>> = LazyLock::new(|| fake_tokens::model(&fake::codebooks(4, 7), 7));

@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock};
 use libfuzzer_sys::fuzz_target;
 use undertone::bitstream::ContextRule;
 use undertone::entropy::{Coded, Decoder, Encoder};
-use undertone::model::fake;
+use undertone::fake;
 use undertone::rvq::SimdLevel;
 use undertone::token::{TokenModel, fake as fake_tokens};
 use undertone::units::StageCount;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
 use undertone::codec::Profile;
-use undertone::model::fake;
+use undertone::fake;
 use undertone::session::{Event, ServerSession, Timeouts};
 use undertone::wire::Framer;
 

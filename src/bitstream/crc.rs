@@ -23,6 +23,12 @@ pub fn crc16(bytes: &[u8]) -> u16 {
     bytes.iter().fold(0xFFFF, |crc, &b| (crc << 8) ^ TABLE[usize::from((crc >> 8) as u8 ^ b)])
 }
 
+/// Appends the check sum of what was written since `start`.
+pub(super) fn seal(start: usize, out: &mut Vec<u8>) {
+    let crc = crc16(&out[start..]);
+    out.extend_from_slice(&crc.to_le_bytes());
+}
+
 #[cfg(test)]
 mod tests {
     #[test]

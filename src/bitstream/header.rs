@@ -2,7 +2,7 @@
 
 use super::crc::crc16;
 use super::{BitstreamError, MAGIC, MAX_FRAMES};
-use crate::codec::Profile;
+use crate::profile::Profile;
 use crate::units::{CODEC_RATE, ModelId, OutOfRange, StageCount};
 
 /// How the indices of a bundle are written.

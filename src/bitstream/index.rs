@@ -1,7 +1,6 @@
 //! The seek index at the end of a long container.
 
-use super::crc::crc16;
-use super::writer::seal;
+use super::crc::{crc16, seal};
 use super::{tag, varint};
 
 /// Largest index that is read: an entry of at most 20 bytes every 10 bundles of a month of one-frame bundles.

@@ -1,5 +1,6 @@
 //! Reading a container that arrives in pieces of any size.
 
+use super::coded::{PACKED, RESTART};
 use super::crc::crc16;
 use super::header::MAX_HEADER;
 use super::index::MAX_INDEX;
@@ -162,30 +163,26 @@ impl ContainerReader {
         self.offset += bytes as u64;
     }
 
-    pub(super) fn record(&self) -> &[u8] {
+    fn record(&self) -> &[u8] {
         &self.buffer[self.at..]
     }
 
-    pub(super) fn graded(&self) -> bool {
+    fn graded(&self) -> bool {
         self.header.as_ref().is_some_and(|h| h.graded)
     }
 
-    pub(super) fn next_frame(&self) -> u64 {
-        self.next_frame
-    }
-
-    pub(super) fn field(&self, at: usize, source: OutOfRange) -> BitstreamError {
+    fn field(&self, at: usize, source: OutOfRange) -> BitstreamError {
         BitstreamError::Field { offset: self.offset + at as u64, source }
     }
 
     /// A bundle's record of `length` bytes is done; the next one starts at frame `end`.
-    pub(super) fn passed(&mut self, length: usize, end: u64) {
+    fn passed(&mut self, length: usize, end: u64) {
         self.next_frame = end;
         self.take(length);
     }
 
     /// A damaged bundle: an error, or passed over if that is what the limits say.
-    pub(super) fn damage(&mut self, e: BitstreamError, length: usize, end: u64) -> Found {
+    fn damage(&mut self, e: BitstreamError, length: usize, end: u64) -> Found {
         if !self.limits.skip_damaged {
             return Err(e);
         }
@@ -194,18 +191,12 @@ impl ContainerReader {
         Ok(Some(Step::Skipped))
     }
 
-    pub(super) fn error(
-        &self,
-        at: usize,
-        what: &'static str,
-        got: impl ToString,
-        allowed: &'static str,
-    ) -> BitstreamError {
+    fn error(&self, at: usize, what: &'static str, got: impl ToString, allowed: &'static str) -> BitstreamError {
         self.field(at, OutOfRange { what, got: got.to_string(), allowed })
     }
 
     /// The body of a record of `length` bytes with its check sum; None if it is not complete.
-    pub(super) fn body(&self, length: usize) -> Option<(&[u8], Result<(), BitstreamError>)> {
+    fn body(&self, length: usize) -> Option<(&[u8], Result<(), BitstreamError>)> {
         let record = self.buffer.get(self.at..self.at + length)?;
         let (body, sum) = record.split_at(length - 2);
         let (got, computed) = (u16::from_le_bytes([sum[0], sum[1]]), crc16(body));
@@ -244,6 +235,73 @@ impl ContainerReader {
             }
             Err(e) => self.damage(e, length, end),
         }
+    }
+
+    /// A record of the regular shape: tag, length, payload.
+    fn coded(&mut self, frames: u8, stages: StageCount) -> Found {
+        let first = self.next_frame;
+        self.coded_payload(
+            1,
+            CodedBundle {
+                first_frame: first,
+                frames,
+                stages,
+                graded: self.graded(),
+                restart: false,
+                packed: false,
+                payload: Vec::new(),
+            },
+        )
+    }
+
+    /// A record that says everything itself: tag, flags, frames, stages, first frame, length, payload.
+    fn coded_at(&mut self) -> Found {
+        let record = self.record();
+        let Some(&[flags, frames, stages]) = record.get(1..4).and_then(|r| r.first_chunk::<3>()) else {
+            return Ok(None);
+        };
+        if flags & !(RESTART | PACKED) != 0 {
+            return Err(self.error(1, "flags of a coded bundle", flags, "0 to 3"));
+        }
+        if !(1..=MAX_FRAMES).contains(&frames) {
+            return Err(self.error(2, "frames of a bundle", frames, "1 to 50"));
+        }
+        let stages = StageCount::new(stages).map_err(|e| self.field(3, e))?;
+        match varint::get(&record[4..]) {
+            varint::Found::Value(first, n) => {
+                if first < self.next_frame || first.checked_add(u64::from(frames)).is_none() {
+                    return Err(self.error(4, "first frame", first, "not before the end of the last bundle"));
+                }
+                let (restart, packed) = (flags & RESTART != 0, flags & PACKED != 0);
+                let (graded, payload) = (self.graded(), Vec::new());
+                let bundle = CodedBundle { first_frame: first, frames, stages, graded, restart, packed, payload };
+                self.coded_payload(4 + n, bundle)
+            }
+            varint::Found::Incomplete => Ok(None),
+            varint::Found::TooLong => Err(self.error(4, "first frame", "more than 64 bits", "64 bits")),
+        }
+    }
+
+    fn coded_payload(&mut self, head: usize, mut bundle: CodedBundle) -> Found {
+        let length = match varint::get(&self.record()[head..]) {
+            varint::Found::Value(length, n) => (usize::try_from(length).unwrap_or(usize::MAX), n),
+            varint::Found::Incomplete => return Ok(None),
+            varint::Found::TooLong => (usize::MAX, 0),
+        };
+        let (length, head) = (length.0, head + length.1);
+        if !bundle.allows(length) {
+            return Err(self.error(head, "length of a coded payload", length, "at most that of the packed one"));
+        }
+        let whole = head + length + 2;
+        let Some((body, sum)) = self.body(whole) else { return Ok(None) };
+        let payload = body[head..].to_vec();
+        let end = bundle.first_frame.saturating_add(u64::from(bundle.frames));
+        if let Err(e) = sum {
+            return self.damage(e, whole, end);
+        }
+        bundle.payload = payload;
+        self.passed(whole, end);
+        Ok(Some(Step::Item(Item::Coded(bundle))))
     }
 
     fn end(&mut self) -> Found {
@@ -286,10 +344,10 @@ impl ContainerReader {
 }
 
 /// A record, None while it is not complete.
-pub(super) type Found = Result<Option<Step>, BitstreamError>;
+type Found = Result<Option<Step>, BitstreamError>;
 
 /// What became of a record.
-pub(super) enum Step {
+enum Step {
     Item(Item),
     Skipped,
 }

@@ -1,8 +1,9 @@
 //! Writing a container, record by record, into the caller's buffer.
 
-use super::crc::crc16;
+use super::coded::{PACKED, RESTART};
+use super::crc::seal;
 use super::index::{IndexEntry, SeekIndex};
-use super::{BitstreamError, Bundle, PayloadMode, StreamHeader, tag, varint};
+use super::{BitstreamError, Bundle, CodedBundle, PayloadMode, StreamHeader, tag, varint};
 use crate::units::StageCount;
 
 /// Bundles from which on a file gets an index.
@@ -38,7 +39,7 @@ impl ContainerWriter {
         let fits = bundle.codes.len() == usize::from(bundle.frames) * bundle.stages.index() && !bundle.is_graded();
         let end = self.check(bundle.first_frame, bundle.frames, fits)?;
         if self.header.payload_mode == PayloadMode::Packed && self.wants_index() {
-            self.index_entry(IndexEntry { first_frame: bundle.first_frame, offset: self.written });
+            self.index_here(bundle.first_frame);
         }
         let start = out.len();
         if self.is_regular(bundle.first_frame, bundle.frames, bundle.stages) {
@@ -53,8 +54,33 @@ impl ContainerWriter {
         Ok(())
     }
 
+    /// Appends a coded bundle to `out`.
+    ///
+    /// Errors: [`BitstreamError::Bundle`] if it starts before the end of the last one or its parts do not fit.
+    pub fn write_coded(&mut self, bundle: &CodedBundle, out: &mut Vec<u8>) -> Result<(), BitstreamError> {
+        let fits = bundle.graded == self.header.graded && bundle.length_fits();
+        let end = self.check(bundle.first_frame, bundle.frames, fits)?;
+        if bundle.restart && self.wants_index() {
+            self.index_here(bundle.first_frame);
+        }
+        let start = out.len();
+        let regular = self.is_regular(bundle.first_frame, bundle.frames, bundle.stages);
+        if regular && !bundle.restart && !bundle.packed {
+            out.push(tag::CODED);
+        } else {
+            let flags = if bundle.restart { RESTART } else { 0 } | if bundle.packed { PACKED } else { 0 };
+            out.extend_from_slice(&[tag::CODED_AT, flags, bundle.frames, bundle.stages.value()]);
+            varint::put(bundle.first_frame, out);
+        }
+        varint::put(bundle.payload.len() as u64, out);
+        out.extend_from_slice(&bundle.payload);
+        seal(start, out);
+        self.wrote((out.len() - start) as u64, end);
+        Ok(())
+    }
+
     /// The frame after a bundle that may come next.
-    pub(super) fn check(&self, first_frame: u64, frames: u8, fits: bool) -> Result<u64, BitstreamError> {
+    fn check(&self, first_frame: u64, frames: u8, fits: bool) -> Result<u64, BitstreamError> {
         let error = |reason| BitstreamError::Bundle { first_frame, reason };
         if first_frame < self.next_frame {
             return Err(error(format!("starts before frame {}, where the last one ended", self.next_frame)));
@@ -63,30 +89,22 @@ impl ContainerWriter {
         end.ok_or_else(|| error("frames, stages and codes do not fit together".to_owned()))
     }
 
-    pub(super) fn is_regular(&self, first_frame: u64, frames: u8, stages: StageCount) -> bool {
+    fn is_regular(&self, first_frame: u64, frames: u8, stages: StageCount) -> bool {
         first_frame == self.next_frame && frames == self.header.frames_per_bundle && stages == self.header.stages
     }
 
     /// True when enough bundles were written since the last entry of the index.
-    pub(super) fn wants_index(&self) -> bool {
+    fn wants_index(&self) -> bool {
         self.indexed_at.is_none_or(|at| self.bundles - at >= INDEX_STEP)
     }
 
-    pub(super) fn index_entry(&mut self, entry: IndexEntry) {
+    /// Notes the place of the bundle that comes next.
+    fn index_here(&mut self, first_frame: u64) {
         self.indexed_at = Some(self.bundles);
-        self.index.entries.push(entry);
+        self.index.entries.push(IndexEntry { first_frame, offset: self.written });
     }
 
-    pub(super) fn graded(&self) -> bool {
-        self.header.graded
-    }
-
-    /// Bytes written so far.
-    pub(super) fn written(&self) -> u64 {
-        self.written
-    }
-
-    pub(super) fn wrote(&mut self, bytes: u64, end: u64) {
+    fn wrote(&mut self, bytes: u64, end: u64) {
         self.written += bytes;
         self.next_frame = end;
         self.bundles += 1;
@@ -109,10 +127,4 @@ impl ContainerWriter {
         out.extend_from_slice(&length.to_le_bytes());
         seal(start, out);
     }
-}
-
-/// Appends the check sum of what was written since `start`.
-pub(super) fn seal(start: usize, out: &mut Vec<u8>) {
-    let crc = crc16(&out[start..]);
-    out.extend_from_slice(&crc.to_le_bytes());
 }

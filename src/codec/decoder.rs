@@ -3,9 +3,10 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::{CodecError, Concealer, DecodeJob, MAX_FRAMES_PER_BUNDLE, Profile};
+use super::{CodecError, Concealer, DecodeJob};
 use crate::bitstream::Bundle;
 use crate::model::decoder_noise;
+use crate::profile::{MAX_FRAMES_PER_BUNDLE, Profile};
 
 /// Longest gap between bundles that is filled; after a longer one the stream simply goes on.
 pub const MAX_GAP_FRAMES: u64 = 250;

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{BundleGrading, CodecError, EncodeJob, Grading, MAX_FRAMES_PER_BUNDLE, Profile, level_db, usable};
+use super::{BundleGrading, CodecError, EncodeJob, Grading, level_db};
 use crate::bitstream::Bundle;
+use crate::dsp::usable;
+use crate::profile::{MAX_FRAMES_PER_BUNDLE, Profile};
 use crate::units::StageCount;
 
 /// One stream's encoder.

@@ -7,54 +7,24 @@
 mod conceal;
 mod decoder;
 mod encoder;
+mod error;
 mod grading;
 mod job;
 pub mod loss;
 mod processor;
-mod profile;
 
+pub use crate::profile::{MAX_FRAMES_PER_BUNDLE, Profile};
 pub use conceal::{Concealer, SAMPLED_FRAMES};
 pub use decoder::{Decoder, MAX_GAP_FRAMES};
 pub use encoder::Encoder;
+pub use error::CodecError;
 pub use grading::{BundleGrading, Grading, Loudness, RateControl, level_db};
 pub use job::{DecodeJob, EncodeJob};
 pub use loss::{LossModel, LossTrace};
 pub use processor::{ProcessError, Processor};
-pub use profile::{MAX_FRAMES_PER_BUNDLE, Profile};
 
 use crate::bitstream::Bundle;
-use crate::units::{ModelId, StageCount};
-
-/// Why a stream cannot be encoded or decoded with this profile.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum CodecError {
-    /// Frames of a bundle out of range.
-    #[error("frames per bundle {0} out of range, allowed 1 to 50")]
-    FramesPerBundle(u8),
-    /// More stages than the model has.
-    #[error("{got} stages, but model {model} has {max}")]
-    Stages {
-        /// Stages asked for.
-        got: u8,
-        /// Stages of the model.
-        max: u8,
-        /// The model.
-        model: ModelId,
-    },
-    /// A code that the model has no entry for, or a bundle whose parts do not fit together.
-    #[error("bundle at frame {first_frame}: {reason}")]
-    Bundle {
-        /// First frame of the bundle.
-        first_frame: u64,
-        /// What is wrong.
-        reason: &'static str,
-    },
-}
-
-/// A sample as the codec takes and gives it: 0 for what is not finite, else limited to -1..1.
-pub(crate) fn usable(x: f32) -> f32 {
-    if x.is_finite() { x.clamp(-1.0, 1.0) } else { 0.0 }
-}
+use crate::units::StageCount;
 
 /// Encodes a whole recording on the spot.
 ///

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{CodecError, DecodeJob, EncodeJob, Profile, usable};
+use super::{CodecError, DecodeJob, EncodeJob};
 use crate::bitstream::ABSENT;
+use crate::dsp::usable;
 use crate::model::{DecodeRow, DecoderNet, EncodeRow, EncoderNet, NetworkError};
+use crate::profile::Profile;
 use crate::rvq::{Codebooks, Ladder, RvqError, Searcher, Wanted};
 
 /// Why a job could not be run.

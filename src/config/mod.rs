@@ -1,6 +1,7 @@
 //! The daemon's configuration: raw TOML -> checked values. packaging/undertone.toml shows every key.
 
 mod device;
+mod error;
 mod record;
 mod security;
 
@@ -16,6 +17,8 @@ use crate::session::{StreamName, Timeouts};
 use crate::units::{OutOfRange, PcmFormat, StageCount};
 pub use device::DevicePort;
 use device::RawDevice;
+pub use error::ConfigError;
+use error::{value_error, within};
 pub use nats::Nats;
 use nats::RawNats;
 use record::RawRecord;
@@ -159,32 +162,6 @@ pub enum LogTarget {
     Journald,
 }
 
-/// Why a configuration cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The file could not be read.
-    #[error("{path}: {source}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// The system's reason.
-        source: std::io::Error,
-    },
-    /// Not TOML, or a key that is not known.
-    #[error("configuration: {0}")]
-    Syntax(String),
-    /// A value outside its range.
-    #[error("configuration: {key} = {got}: {allowed}")]
-    Value {
-        /// Key in the file.
-        key: &'static str,
-        /// Value as given.
-        got: String,
-        /// What is allowed.
-        allowed: String,
-    },
-}
-
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Raw {
@@ -261,18 +238,6 @@ section!(RawEngine {
     networks: String = "int8".to_owned(),
 });
 section!(RawLog { level: String = "info".to_owned(), target: LogTarget = LogTarget::Auto });
-
-fn value_error(key: &'static str, got: impl ToString, allowed: impl ToString) -> ConfigError {
-    ConfigError::Value { key, got: got.to_string(), allowed: allowed.to_string() }
-}
-
-fn within<T: PartialOrd + ToString + Copy>(key: &'static str, got: T, low: T, high: T) -> Result<T, ConfigError> {
-    if got >= low && got <= high {
-        Ok(got)
-    } else {
-        Err(value_error(key, got, format!("allowed {} to {}", low.to_string(), high.to_string())))
-    }
-}
 
 impl Default for Config {
     fn default() -> Self {

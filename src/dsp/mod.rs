@@ -7,3 +7,8 @@ mod resample;
 pub use drift::{DriftController, MAX_CORRECTION};
 pub use pcm::{PcmReader, PcmWriter};
 pub use resample::{Resampler, VariableResampler};
+
+/// A sample as the codec takes and gives it: 0 for what is not finite, else limited to -1..1.
+pub(crate) fn usable(x: f32) -> f32 {
+    if x.is_finite() { x.clamp(-1.0, 1.0) } else { 0.0 }
+}

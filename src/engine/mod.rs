@@ -1,150 +1,33 @@
 //! Threads that own the networks and batch the jobs of many streams; no tokio here.
 
 mod cores;
+mod counters;
 mod histogram;
+mod job;
 mod queue;
+mod shared;
 mod strain;
 mod worker;
 
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+pub use counters::EngineCounters;
+pub use histogram::{BUCKETS_US, Histogram, Phases};
+pub use job::{Completion, EngineError, JOBS_PER_SLOT, Job};
+pub use shared::EngineOptions;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crate::codec::{DecodeJob, EncodeJob, Processor, Profile};
+use crate::codec::Processor;
+use crate::profile::Profile;
 use crate::units::StageCount;
 use cores::Cores;
-pub use histogram::{BUCKETS_US, Histogram, Phases};
+use counters::Counters;
+use job::Gate;
 use queue::{Entry, Queue};
+use shared::Shared;
 use strain::{Strain, Verdict};
-
-/// Jobs that one slot may have in the engine: one to encode and one to decode.
-pub const JOBS_PER_SLOT: u32 = 2;
-
-/// A piece of work for the networks.
-#[derive(Debug)]
-pub enum Job {
-    /// Frames to encode.
-    Encode(EncodeJob),
-    /// Frames to decode.
-    Decode(DecodeJob),
-}
-
-/// What is called with the finished job, on an engine thread: it must return at once.
-pub type Completion = Box<dyn FnOnce(Result<Job, EngineError>) + Send>;
-
-/// How the engine is built.
-#[derive(Debug, Clone)]
-pub struct EngineOptions {
-    /// Engine threads, each with networks of its own.
-    pub threads: usize,
-    /// Streams that may be admitted at once, over all threads.
-    pub slots: usize,
-    /// Most jobs in one network call.
-    pub max_batch: usize,
-    /// How long a batch waits for company, never past its earliest deadline.
-    pub gather: Duration,
-    /// Whether each thread is kept to a core, where there is one for each core and more than one (Linux).
-    pub pin: bool,
-}
-
-impl Default for EngineOptions {
-    fn default() -> Self {
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { threads, slots: 64 * threads, max_batch: 32, gather: Duration::from_micros(500), pin: true }
-    }
-}
-
-/// Why the engine did not run a job.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum EngineError {
-    /// No slot is free.
-    #[error("all {slots} slots of the engine are in use")]
-    Full {
-        /// Slots in all.
-        slots: usize,
-    },
-    /// The engine has no time left for another stream.
-    #[error("the engine is too busy for another stream: {percent} % of its time is taken")]
-    Overloaded {
-        /// Share of the time that its threads were busy lately.
-        percent: u32,
-    },
-    /// The slot has its two jobs in the engine already.
-    #[error("the slot already has {0} jobs in the engine, allowed 2")]
-    Busy(u32),
-    /// The slot was dropped before its job ran.
-    #[error("the job was cancelled")]
-    Cancelled,
-    /// The engine was stopped.
-    #[error("the engine was stopped")]
-    Stopped,
-    /// An engine thread could not start or died.
-    #[error("engine thread {thread}: {reason}")]
-    Died {
-        /// Which thread.
-        thread: usize,
-        /// Why.
-        reason: String,
-    },
-}
-
-/// What the engine has done so far.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct EngineCounters {
-    /// Jobs finished.
-    pub jobs: u64,
-    /// Network calls.
-    pub batches: u64,
-    /// Jobs dropped because their slot was gone.
-    pub cancelled: u64,
-    /// Jobs that finished after their deadline.
-    pub late: u64,
-    /// Jobs that took more than half of the time they had.
-    pub tight: u64,
-    /// Time spent inside the networks and the codebook search, nanoseconds.
-    pub busy_ns: u64,
-}
-
-#[derive(Default)]
-struct Counters {
-    jobs: AtomicU64,
-    batches: AtomicU64,
-    cancelled: AtomicU64,
-    late: AtomicU64,
-    tight: AtomicU64,
-    busy_ns: AtomicU64,
-}
-
-struct Shared {
-    queues: Vec<Queue>,
-    /// Slots admitted to each thread.
-    admitted: Vec<AtomicUsize>,
-    slots: usize,
-    used: AtomicUsize,
-    counters: Counters,
-    strain: Strain,
-    phases: Phases,
-    end: Mutex<Option<EngineError>>,
-    ended: Condvar,
-}
-
-impl Shared {
-    /// Notes the first reason for the end, closes the queues and wakes everybody.
-    fn end(&self, reason: EngineError) {
-        // Held to the end: who learns the reason must find the queues closed.
-        let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
-        end.get_or_insert(reason);
-        for queue in &self.queues {
-            queue.close();
-        }
-        self.ended.notify_all();
-    }
-
-    fn end_reason(&self) -> Option<EngineError> {
-        self.end.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
 
 /// The running engine; dropping it stops the threads after the jobs they have.
 pub struct Engine {
@@ -343,23 +226,8 @@ impl EngineHandle {
 
     /// What the engine has done so far.
     pub fn counters(&self) -> EngineCounters {
-        let c = &self.shared.counters;
-        EngineCounters {
-            jobs: c.jobs.load(Ordering::Relaxed),
-            batches: c.batches.load(Ordering::Relaxed),
-            cancelled: c.cancelled.load(Ordering::Relaxed),
-            late: c.late.load(Ordering::Relaxed),
-            tight: c.tight.load(Ordering::Relaxed),
-            busy_ns: c.busy_ns.load(Ordering::Relaxed),
-        }
+        self.shared.counters.read()
     }
-}
-
-/// What a slot and its jobs share.
-#[derive(Default)]
-struct Gate {
-    in_flight: AtomicU32,
-    gone: std::sync::atomic::AtomicBool,
 }
 
 /// A place in the engine for one stream; dropping it frees the place and cancels its waiting jobs.

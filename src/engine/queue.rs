@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{Completion, Gate, Job};
+use super::job::{Completion, Gate, Job};
 
 pub(super) struct Entry {
     pub(super) job: Job,

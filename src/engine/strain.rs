@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::EngineCounters;
+use super::counters::EngineCounters;
 
 /// Parts into which the stages of a stream are divided.
 pub(super) const PARTS: u8 = 8;

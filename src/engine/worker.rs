@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use super::job::{Completion, EngineError, Gate, Job};
 use super::queue::Entry;
-use super::{Completion, EngineError, EngineOptions, Gate, Job, Shared};
+use super::shared::{EngineOptions, Shared};
 use crate::codec::Processor;
 
 /// Says why a thread ended, also when it panicked.

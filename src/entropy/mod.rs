@@ -5,11 +5,9 @@
 //! build on all before it, back to the last one marked as a restart.
 
 mod depth;
-mod fit;
 mod range;
 mod stream;
 
-pub use fit::{Fit, FitError, Fitted, guess_stages};
 pub use stream::{StreamError, StreamReader, StreamWriter};
 
 use std::sync::Arc;

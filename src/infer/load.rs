@@ -112,7 +112,7 @@ pub fn load_model(named: Option<&Path>) -> Result<LoadedModel, InferError> {
         manifest.latent_dim,
     )
     .map_err(|e| InferError::rvq(&path, &e))?;
-    let profile = Arc::new(Profile::from_manifest(&manifest));
+    let profile = Arc::new(manifest.profile());
     let (decoder, codebooks) = (decoder.into(), Arc::new(codebooks));
     Ok(LoadedModel { path, manifest, profile, codebooks, encoder, decoder })
 }

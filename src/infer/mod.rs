@@ -4,6 +4,7 @@ mod graph;
 mod library;
 mod load;
 mod net;
+mod row;
 mod step;
 
 pub use library::library_path;

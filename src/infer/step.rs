@@ -10,7 +10,7 @@ use ort::session::Session;
 use ort::value::ValueType;
 
 use super::graph::{Axis, Graph, Port, empty, fill};
-use super::net::Row;
+use super::row::Row;
 use crate::model::{NetworkError, sha256_hex};
 
 /// Key in the graph's metadata: the graph whose file its weights lie in.

@@ -3,8 +3,6 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::PlayoutOptions;
-
 /// Packets that are remembered: 50 s of bundles of 100 ms.
 const WINDOW: usize = 500;
 
@@ -22,6 +20,33 @@ const MARGIN_US: i64 = 10_000;
 
 /// The delay shrinks by this share of the time that passes: 20 ms a second cannot be heard.
 const SHRINK: f64 = 0.02;
+
+/// How a buffer waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlayoutOptions {
+    /// Length of a frame.
+    pub frame: Duration,
+    /// Shortest delay beyond the fastest packet.
+    pub least: Duration,
+    /// Delay before anything is measured.
+    pub start: Duration,
+    /// Longest delay.
+    pub most: Duration,
+    /// Give what is in order at once, and wait only for what is missing: for a relay, whose listeners wait themselves.
+    pub eager: bool,
+}
+
+impl Default for PlayoutOptions {
+    fn default() -> Self {
+        Self {
+            frame: Duration::from_millis(20),
+            least: Duration::from_millis(20),
+            start: Duration::from_millis(80),
+            most: Duration::from_secs(1),
+            eager: false,
+        }
+    }
+}
 
 /// Delay over the fastest packet of the window. Transit times are microseconds on a clock with any zero.
 #[derive(Debug)]

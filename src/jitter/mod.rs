@@ -8,5 +8,6 @@ mod playout;
 mod rate;
 mod sequences;
 
-pub use playout::{Played, Playout, PlayoutOptions};
+pub use delay::PlayoutOptions;
+pub use playout::{Played, Playout};
 pub use rate::{RateControl, Report};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::Report;
-use super::delay::Delay;
+use super::delay::{Delay, PlayoutOptions};
 use super::sequences::{Seen, Sequences};
 
 /// Packets and copies that may wait.
@@ -24,33 +24,6 @@ const COPIES_OVER: u32 = 50;
 
 /// Packets in a row that came too late: the way has become longer than the longest delay, or the stream began anew.
 const LATE_RUN: u32 = 10;
-
-/// How a buffer waits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PlayoutOptions {
-    /// Length of a frame.
-    pub frame: Duration,
-    /// Shortest delay beyond the fastest packet.
-    pub least: Duration,
-    /// Delay before anything is measured.
-    pub start: Duration,
-    /// Longest delay.
-    pub most: Duration,
-    /// Give what is in order at once, and wait only for what is missing: for a relay, whose listeners wait themselves.
-    pub eager: bool,
-}
-
-impl Default for PlayoutOptions {
-    fn default() -> Self {
-        Self {
-            frame: Duration::from_millis(20),
-            least: Duration::from_millis(20),
-            start: Duration::from_millis(80),
-            most: Duration::from_secs(1),
-            eager: false,
-        }
-    }
-}
 
 /// What comes next in the stream.
 #[derive(Debug, Clone, PartialEq, Eq)]

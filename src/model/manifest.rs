@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use crate::units::{CODEC_RATE, MAX_STAGES, ModelId};
+use crate::profile::Profile;
+use crate::units::{CODEC_RATE, MAX_STAGES, ModelId, StageCount};
 
 /// A manifest that was read and checked.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -164,6 +165,22 @@ impl Manifest {
             }
         }
         Ok(())
+    }
+
+    /// The numbers that follow from it.
+    pub fn profile(&self) -> Profile {
+        Profile {
+            model_id: self.id,
+            name: self.name.clone(),
+            frame_samples: self.frame_samples,
+            delay_samples: self.delay_samples,
+            latent_dim: self.latent_dim,
+            entries: self.entries,
+            noise_dim: self.noise_dim,
+            stages: u8::try_from(self.stages).ok().and_then(|s| StageCount::new(s).ok()).unwrap_or(StageCount::MAX),
+            encoder_state: self.encoder.state_size,
+            decoder_state: self.decoder.state_size,
+        }
     }
 
     /// Every file of the model by name, with its hash.

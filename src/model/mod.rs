@@ -2,7 +2,6 @@
 //!
 //! A row carries its own state, so rows of different streams may share a call and a row may be dropped at any time.
 
-pub mod fake;
 mod manifest;
 
 pub use manifest::{FileEntry, GraphEntry, Manifest, ManifestError, sha256_hex};

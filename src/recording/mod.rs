@@ -1,12 +1,15 @@
 //! Recordings to files of codes: rate, search and grading in one place, for the command line and for workers.
 
+mod fit;
 mod steering;
+
+pub use fit::{Fit, FitError, Fitted, guess_stages};
 
 use std::sync::Arc;
 
 use crate::bitstream::StreamHeader;
 use crate::codec::{CodecError, Encoder, ProcessError, Processor};
-use crate::entropy::{Fit, FitError, StreamError, StreamWriter};
+use crate::entropy::{StreamError, StreamWriter};
 use crate::synthesis::{Analyser, Refiner};
 use crate::token::TokenModel;
 use crate::units::{OutOfRange, StageCount};

@@ -1,7 +1,7 @@
 //! Keeping coded streams of unknown length at their rate.
 
+use super::guess_stages;
 use crate::codec::{Grading, Loudness, RateControl, level_db};
-use crate::entropy::guess_stages;
 
 /// Samples from the start of a recording that are encoded on trial: a minute. Longer ones are then steered.
 pub(super) const TRIAL_SAMPLES: usize = 60 * 24_000;

@@ -2,8 +2,10 @@
 
 use safetensors::{Dtype, SafeTensors};
 
-use super::simd::BLOCK;
 use crate::units::MAX_STAGES;
+
+/// Entries side by side in memory: eight AVX2 registers of sums.
+pub(super) const BLOCK: usize = 64;
 
 /// Why codebooks cannot be used, or a code cannot be decoded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

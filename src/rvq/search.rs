@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::simd::{self, Row};
 use super::{Codebooks, RvqError, SimdLevel};
-use crate::sampling::beam::{Candidate, Candidates};
+use crate::beam::{Candidate, Candidates};
 use crate::units::{MAX_STAGES, OutOfRange, StageCount};
 
 /// Partial sums kept from stage to stage, 1 to 16; 1 is the greedy search.

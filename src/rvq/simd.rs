@@ -4,14 +4,13 @@
 //! twice as many products fit an instruction as with floats, and half as much memory is read. What rounding can hide is a difference
 //! of some 1e-4 of a distance; residuals themselves are exact, so nothing adds up from stage to stage.
 
-use super::codebook::StageView;
-use crate::sampling::beam::{Candidate, Candidates};
+use std::sync::OnceLock;
 
-/// Entries side by side in memory: eight AVX2 registers of sums.
-pub(super) const BLOCK: usize = 64;
+use super::codebook::{BLOCK, StageView};
+use crate::beam::{Candidate, Candidates};
 
 /// Instruction set of the search.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SimdLevel {
     /// What every machine of the target has.
     Scalar,
@@ -38,16 +37,22 @@ impl SimdLevel {
         levels
     }
 
-    /// The best level this machine has, or the lower one that the environment variable `UNDERTONE_SIMD` names
-    /// (`scalar`, `avx2`, `avx512`); results are the same with all of them.
+    /// The best level this machine has, but none above the one given to [`SimdLevel::limit`]; results are the same with all of them.
     pub fn detect() -> Self {
-        let levels = Self::available();
-        let wanted = std::env::var("UNDERTONE_SIMD")
-            .ok()
-            .and_then(|name| levels.iter().copied().find(|l| format!("{l:?}").eq_ignore_ascii_case(name.trim())));
-        wanted.or(levels.last().copied()).unwrap_or(Self::Scalar)
+        let best = Self::available().last().copied().unwrap_or(Self::Scalar);
+        best.min(LIMIT.get().copied().unwrap_or(Self::Avx512))
+    }
+
+    /// Keeps to `scalar`, `avx2` or `avx512` from now on; the first call counts. False if there is no such level.
+    pub fn limit(name: &str) -> bool {
+        let levels = [Self::Scalar, Self::Avx2, Self::Avx512];
+        let level = levels.into_iter().find(|l| format!("{l:?}").eq_ignore_ascii_case(name.trim()));
+        level.is_some_and(|level| *LIMIT.get_or_init(|| level) == level)
     }
 }
+
+/// The highest level that may be used.
+static LIMIT: OnceLock<SimdLevel> = OnceLock::new();
 
 /// A survivor of one of the frames that are searched together.
 #[derive(Debug, Clone, Copy)]

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
@@ -10,13 +10,13 @@ use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
-use super::Shared;
 use super::hub::{Hub, Publisher};
-use super::pcm::media_time;
+use super::tap::{Gauges, Tap};
 use crate::bus::layers::{Assembler, Epoch, Kind, LayerMessage, layers_of};
 use crate::bus::{Bus, BusCounters, BusError, Claim, Kept, LiveStream};
 use crate::codec::Profile;
 use crate::session::{PackedBundle, StreamName};
+use crate::units::ModelId;
 
 /// Bundles of a stream on their way to NATS; more are dropped, and counted.
 const TAP_QUEUE: usize = 64;
@@ -39,71 +39,6 @@ pub(crate) struct Cluster {
     /// Tasks that carry local streams out; a shutdown waits for them.
     carriers: TaskTracker,
     gauges: Arc<Gauges>,
-}
-
-/// What is so now.
-#[derive(Default)]
-struct Gauges {
-    /// Bundles in the queues of all taps.
-    queued: AtomicUsize,
-    /// Streams that are fetched, and their layers.
-    relayed: AtomicUsize,
-    layers: AtomicUsize,
-}
-
-/// The way of a local stream to the other daemons.
-pub(super) struct Tap {
-    queue: mpsc::Sender<Arc<PackedBundle>>,
-    overruled: Arc<AtomicBool>,
-    bus: Bus,
-    gauges: Arc<Gauges>,
-}
-
-impl Tap {
-    pub(super) fn send(&self, bundle: &Arc<PackedBundle>) {
-        // Counted before it can be taken out.
-        self.gauges.queued.fetch_add(1, Ordering::Relaxed);
-        if self.queue.try_send(Arc::clone(bundle)).is_err() {
-            self.gauges.queued.fetch_sub(1, Ordering::Relaxed);
-            BusCounters::add(&self.bus.counters().dropped, 1);
-        }
-    }
-
-    pub(super) fn is_overruled(&self) -> bool {
-        self.overruled.load(Ordering::Acquire)
-    }
-}
-
-/// The right to publish a stream here and, with NATS, on all daemons; None if somebody has it already.
-pub(super) async fn publish(shared: &Shared, name: &StreamName) -> Option<Publisher> {
-    let Some(cluster) = &shared.cluster else { return shared.hub.publish(name) };
-    let model = shared.engine.profile().model_id;
-    let claim = match cluster.bus.claim(name, model).await {
-        Ok(Some(claim)) => claim,
-        Ok(None) => {
-            info!(stream = %name, "another daemon publishes this stream");
-            return None;
-        }
-        // Those who listen here are served whatever happens to NATS.
-        Err(e) => {
-            warn!(stream = %name, error = %e, "the stream stays on this daemon");
-            return shared.hub.publish(name);
-        }
-    };
-    let mut publisher = shared.hub.publish(name)?;
-    let (queue, mut bundles) = mpsc::channel(TAP_QUEUE);
-    let overruled = Arc::new(AtomicBool::new(false));
-    let (bus, gauges) = (cluster.bus.clone(), Arc::clone(&cluster.gauges));
-    publisher.set_tap(Tap { queue, overruled: Arc::clone(&overruled), bus, gauges: Arc::clone(&gauges) });
-    cluster.carriers.spawn(async move {
-        carry(claim, &mut bundles, &overruled, &gauges).await;
-        // What came too late is not queued any more.
-        bundles.close();
-        while bundles.recv().await.is_some() {
-            gauges.queued.fetch_sub(1, Ordering::Relaxed);
-        }
-    });
-    Some(publisher)
 }
 
 /// Takes a local stream to NATS until its publisher is done or has to give way.
@@ -147,6 +82,36 @@ impl Drop for Relay {
 impl Cluster {
     pub(super) fn new(bus: Bus) -> Self {
         Self { bus, carriers: TaskTracker::new(), gauges: Arc::default() }
+    }
+
+    /// The right to publish a stream here and on all daemons; None if somebody has it already.
+    pub(super) async fn publish(&self, hub: &Arc<Hub>, name: &StreamName, model: ModelId) -> Option<Publisher> {
+        let claim = match self.bus.claim(name, model).await {
+            Ok(Some(claim)) => claim,
+            Ok(None) => {
+                info!(stream = %name, "another daemon publishes this stream");
+                return None;
+            }
+            // Those who listen here are served whatever happens to NATS.
+            Err(e) => {
+                warn!(stream = %name, error = %e, "the stream stays on this daemon");
+                return hub.publish(name);
+            }
+        };
+        let mut publisher = hub.publish(name)?;
+        let (queue, mut bundles) = mpsc::channel(TAP_QUEUE);
+        let overruled = Arc::new(AtomicBool::new(false));
+        let (bus, gauges) = (self.bus.clone(), Arc::clone(&self.gauges));
+        publisher.set_tap(Tap { queue, overruled: Arc::clone(&overruled), bus, gauges: Arc::clone(&gauges) });
+        self.carriers.spawn(async move {
+            carry(claim, &mut bundles, &overruled, &gauges).await;
+            // What came too late is not queued any more.
+            bundles.close();
+            while bundles.recv().await.is_some() {
+                gauges.queued.fetch_sub(1, Ordering::Relaxed);
+            }
+        });
+        Some(publisher)
     }
 
     pub(super) fn bus(&self) -> &Bus {
@@ -325,7 +290,7 @@ impl Follower {
             self.pass_on(true);
             let assembler = Assembler::new(wanted, self.profile.entries);
             let (epoch, heard) = (message.epoch, now);
-            let silence = (media_time(&self.profile, message.frames) * 2).max(SHORTEST_SILENCE);
+            let silence = (self.profile.media_time(message.frames) * 2).max(SHORTEST_SILENCE);
             self.following = Some(Following { epoch, assembler, heard, silence });
         } else if !ours {
             // Two at once: one of them finds out soon and gives way.

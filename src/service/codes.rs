@@ -15,9 +15,8 @@ use super::ending::Ending;
 use super::hub::{Ended, Listener, Publisher};
 use super::outbox::Outbox;
 use super::pacer::Pacer;
-use super::pcm::media_time;
 use super::tls::Socket;
-use super::{Counters, Shared, cluster};
+use super::{Counters, Shared};
 use crate::session::{
     Close, Control, Event, Hello, Message, PackedBundle, Reason, Role, ServerSession, SessionDecoder, SessionEncoder,
 };
@@ -260,7 +259,7 @@ impl Connection<'_> {
         authorize(&self.shared.config.borrow().tokens, hello)?;
         self.task = match hello.role {
             Role::Publish => {
-                let publisher = cluster::publish(self.shared, name).await;
+                let publisher = self.shared.publish(name).await;
                 let busy = || Close::new(Reason::Busy, format!("somebody else publishes stream {name}"));
                 Task::Publish { publisher: publisher.ok_or_else(busy)?, pacer: Pacer::default(), taken: 0 }
             }
@@ -281,7 +280,7 @@ impl Connection<'_> {
     /// Passes a bundle on when its time has come. A shutdown does not wait for a publisher that is far ahead.
     async fn publish(&mut self, bundle: PackedBundle) -> Result<(), Close> {
         let Task::Publish { publisher, pacer, taken } = &mut self.task else { return Ok(()) };
-        let media = media_time(&self.shared.engine.profile(), bundle.frames);
+        let media = self.shared.engine.profile().media_time(bundle.frames);
         let stopped = tokio::select! {
             () = self.shared.stop_input.cancelled() => true,
             () = pacer.wait(media) => false,
@@ -335,7 +334,7 @@ impl Connection<'_> {
             let Some(bundle) = bundle else { return Ok(()) };
             tokio::select! {
                 () = self.shared.stop_output.cancelled() => return Ok(()),
-                () = pacer.wait(media_time(&profile, bundle.frames)) => {}
+                () = pacer.wait(profile.media_time(bundle.frames)) => {}
             }
             self.forward(&Arc::new(bundle), socket).await?;
         }

@@ -13,6 +13,7 @@ use tracing::{info, warn};
 use super::Shared;
 use super::hub::Listener;
 use super::pcm::{PcmError, Sound, Source};
+use super::shared::DeviceState;
 use crate::capture::device::{CpalBackend, DeviceEvent, DeviceInput, DeviceOutput, DeviceStats, Report};
 use crate::config::{Config, DevicePort};
 
@@ -24,15 +25,6 @@ const DECODED: usize = 64;
 
 /// Pause before a stream that could not be opened (its name is taken, the engine is full) is tried again.
 const RETRY: Duration = Duration::from_secs(2);
-
-/// A device as operators see it.
-#[derive(Debug, Clone)]
-pub(crate) struct DeviceState {
-    /// `input` or `output`.
-    pub(crate) direction: &'static str,
-    pub(crate) port: DevicePort,
-    pub(crate) stats: Arc<DeviceStats>,
-}
 
 /// The configured devices, not yet running.
 pub(super) struct Devices {

@@ -8,10 +8,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc};
 use tracing::warn;
 
-use super::cluster::Tap;
-use super::{BITS_PER_CODE, MAX_STAGES};
+use super::tap::Tap;
 use crate::session::{PackedBundle, StreamName};
-use crate::units::StageCount;
+use crate::units::{BITS_PER_CODE, MAX_STAGES, StageCount};
 
 /// All streams of the daemon. Entries exist while somebody publishes or listens.
 #[derive(Default)]
@@ -47,7 +46,7 @@ struct Stream {
     bytes: u64,
     /// Frames that the publisher left out.
     lost: u64,
-    stage_bits: [u64; MAX_STAGES],
+    stage_bits: [u64; MAX_STAGES as usize],
     level: Option<(f32, Instant)>,
     listeners: Vec<Outlet>,
     /// Which of several relayed publishers the bundles come from; None is the local one.
@@ -74,7 +73,7 @@ impl Stream {
             self.lost += first_frame.saturating_sub(self.next_frame);
         }
         for bits in self.stage_bits.iter_mut().take(bundle.stages.index()) {
-            *bits += u64::from(bundle.frames) * BITS_PER_CODE;
+            *bits += u64::from(bundle.frames) * u64::from(BITS_PER_CODE);
         }
         self.next_frame = first_frame.saturating_add(u64::from(bundle.frames));
         self.bundles += 1;
@@ -102,7 +101,7 @@ pub(crate) struct StreamState {
     /// Frames that the publisher left out.
     pub(crate) lost: u64,
     /// Bits of code by stage.
-    pub(crate) stage_bits: [u64; MAX_STAGES],
+    pub(crate) stage_bits: [u64; MAX_STAGES as usize],
     /// Level in dB below full scale, if the stream was encoded or decoded here a moment ago.
     pub(crate) level: Option<f32>,
 }

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
@@ -15,6 +15,7 @@ use tracing::{debug, info, warn};
 use super::access::Gate;
 use super::cluster::Cluster;
 use super::devices::Devices;
+use super::door::{Door, Room};
 use super::hub::Hub;
 use super::outbox::Outbox;
 use super::record::{self, Recorder};
@@ -184,28 +185,6 @@ fn adopt(listener: std::net::TcpListener) -> std::io::Result<TcpListener> {
     TcpListener::from_std(listener)
 }
 
-/// Connections in use.
-#[derive(Default)]
-pub(super) struct Room {
-    used: AtomicUsize,
-}
-
-/// A place for one connection; dropping it frees the place.
-pub(super) struct Permit(Arc<Room>);
-
-impl Room {
-    pub(super) fn enter(self: &Arc<Self>, max: usize) -> Option<Permit> {
-        let more = |used| (used < max).then_some(used + 1);
-        self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok().map(|_| Permit(Arc::clone(self)))
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.0.used.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
 /// Serves until `shutdown`; with `tokens`, sessions that have the same token model are coded. Then it stops input, flushes
 /// encoders, drains listeners, and gives up after 5 s.
 pub async fn run(
@@ -325,13 +304,6 @@ async fn renew(shared: Shared) {
             None => {}
         }
     }
-}
-
-/// What a connection must pass.
-pub(super) struct Door {
-    pub(super) room: Arc<Room>,
-    pub(super) gate: Arc<Gate>,
-    refusals: Arc<Semaphore>,
 }
 
 async fn accept(listener: TcpListener, kind: Kind, shared: Shared, door: Door, tracker: TaskTracker) {

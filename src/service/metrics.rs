@@ -191,7 +191,7 @@ pub(super) fn json(shared: &Shared) -> String {
         )
     };
     let streams = shared.hub.list().into_iter().map(stream).collect::<Vec<_>>().join(",");
-    let device = |d: &super::devices::DeviceState| {
+    let device = |d: &super::shared::DeviceState| {
         let s = &d.stats;
         format!(
             "{{\"device\":\"{}\",\"direction\":\"{}\",\"stream\":\"{}\",\"open\":{},\"ring_s\":{},\"overruns\":{},\

@@ -10,8 +10,8 @@ use tracing::{info, warn};
 use super::hub::{Ended, Publisher};
 use super::pacer::Pacer;
 use super::tls::Socket;
-use super::{Counters, Shared, cluster, process};
-use crate::codec::{Concealer, Decoder, Encoder, Profile};
+use super::{Counters, Shared, process};
+use crate::codec::{Concealer, Decoder, Encoder};
 use crate::config::PcmPort;
 use crate::dsp::{PcmReader, PcmWriter};
 use crate::engine::{EngineError, Job, Slot};
@@ -40,11 +40,6 @@ pub(super) enum PcmError {
     Overruled,
     #[error("the listener does not read fast enough")]
     Slow,
-}
-
-/// Length of frames on the clock.
-pub(super) fn media_time(profile: &Profile, frames: u8) -> Duration {
-    Duration::from_secs_f64(f64::from(frames) * profile.frame_samples as f64 / f64::from(CODEC_RATE.hz()))
 }
 
 /// Serves one connection that brings samples.
@@ -103,7 +98,7 @@ pub(super) struct Source<'a> {
 impl<'a> Source<'a> {
     /// Takes the stream's name and a slot of the engine.
     pub(super) async fn open(shared: &'a Shared, stream: &StreamName) -> Result<Self, PcmError> {
-        let publisher = cluster::publish(shared, stream).await.ok_or_else(|| PcmError::Taken(stream.clone()))?;
+        let publisher = shared.publish(stream).await.ok_or_else(|| PcmError::Taken(stream.clone()))?;
         let config = Arc::clone(&shared.config.borrow());
         let (profile, slot) = (shared.engine.profile(), shared.engine.admit()?);
         let stages = config.codec.stages.min(profile.stages);
@@ -137,13 +132,13 @@ impl<'a> Source<'a> {
         }
         while let Some(job) = self.encoder.next_job() {
             let profile = self.shared.engine.profile();
-            let budget = media_time(&profile, u8::try_from(job.frames).unwrap_or(u8::MAX));
+            let budget = profile.media_time(u8::try_from(job.frames).unwrap_or(u8::MAX));
             if let Job::Encode(job) = process(&self.slot, Job::Encode(job), budget).await? {
                 self.encoder.accept(job);
             }
             while let Some(bundle) = self.encoder.next_bundle() {
                 if !self.shared.stop_input.is_cancelled() {
-                    self.pacer.wait(media_time(&profile, bundle.frames)).await;
+                    self.pacer.wait(profile.media_time(bundle.frames)).await;
                 }
                 let bundle = PackedBundle::pack(&bundle);
                 self.shared.counters.bundle(&bundle);
@@ -227,7 +222,7 @@ pub(super) async fn decode(
 ) -> Result<(), PcmError> {
     decoder.push(bundle.unpack()?)?;
     while let Some(job) = decoder.next_job() {
-        let budget = media_time(&shared.engine.profile(), bundle.frames);
+        let budget = shared.engine.profile().media_time(bundle.frames);
         if let Job::Decode(job) = process(slot, Job::Decode(job), budget).await? {
             decoder.accept(job);
         }

@@ -4,11 +4,14 @@
 //! the disk on threads that may block. When the disk fails or falls behind, that recording pauses for
 //! [`PAUSE`], or until its next rotation is due if that is sooner.
 
+mod counters;
 mod file;
+
+pub(super) use counters::Recorded;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, mpsc};
@@ -34,16 +37,6 @@ const WRITES: usize = 8;
 
 /// How long a recording pauses after a failure.
 const PAUSE: Duration = Duration::from_secs(10);
-
-/// What happened.
-#[derive(Debug, Default)]
-pub(crate) struct Recorded {
-    pub(super) running: AtomicU64,
-    pub(super) bytes: AtomicU64,
-    pub(super) files: AtomicU64,
-    pub(super) deleted: AtomicU64,
-    pub(super) errors: AtomicU64,
-}
 
 /// Streams to be recorded, as they are published.
 pub(super) struct Recorder {

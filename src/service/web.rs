@@ -20,7 +20,7 @@ use super::access::{Flood, may_listen};
 use super::hub::{Ended, Listener};
 use super::pcm::{PcmError, decode};
 use super::tls::Socket;
-use super::{Counters, MAX_STAGES, Shared};
+use super::{Counters, Shared};
 use crate::codec::{Concealer, Decoder};
 use crate::dsp::PcmWriter;
 use crate::engine::Slot;
@@ -251,7 +251,7 @@ impl Page<'_> {
             self.stop("The token may no longer listen to this stream").await?;
         }
         let (used, slots) = self.shared.engine.slots();
-        let stages = self.shared.engine.profile().stages.index().min(MAX_STAGES);
+        let stages = self.shared.engine.profile().stages.index();
         let seen = self.shared.hub.list().into_iter().filter(|s| s.published && self.may(&s.name));
         let streams: Vec<_> = seen
             .map(|s| {

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use super::PackedBundle;
-use crate::bitstream::{Bundle, CodedBundle, ContextRule, crc16};
+use crate::bitstream::{Bundle, CodedBundle, ContextRule, PackedBundle, crc16};
 use crate::entropy::{Coded, Decoder, Encoder, EntropyError};
 use crate::rvq::SimdLevel;
 use crate::token::TokenModel;
@@ -121,7 +120,7 @@ impl SessionDecoder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::fake;
+    use crate::fake;
     use crate::units::StageCount;
 
     #[test]

@@ -4,8 +4,9 @@ mod coding;
 mod message;
 mod server;
 
+pub use crate::bitstream::PackedBundle;
 pub use coding::{CodingError, SessionDecoder, SessionEncoder, TokenTag};
-pub use message::{Close, Continuation, Control, Hello, Message, PackedBundle, Reason, Role, StreamName};
+pub use message::{Close, Continuation, Control, Hello, Message, Reason, Role, StreamName};
 pub use server::{Event, ServerSession, Timeouts};
 
 /// Version of the protocol that is spoken.

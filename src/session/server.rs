@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{Close, Hello, Message, PROTOCOL_VERSION, PackedBundle, Reason, Role, TokenTag};
-use crate::codec::Profile;
+use crate::profile::Profile;
 use crate::units::StageCount;
 
 /// How long a peer may be silent.
@@ -163,7 +163,7 @@ mod tests {
     use super::super::{Control, StreamName};
     use super::*;
     use crate::bitstream::Bundle;
-    use crate::model::fake;
+    use crate::fake;
     use crate::units::ModelId;
 
     const TIMEOUTS: Timeouts = Timeouts { handshake: Duration::from_secs(5), idle: Duration::from_secs(30) };

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use super::Refiner;
-use crate::codec::{ProcessError, Processor, Profile, usable};
+use crate::codec::{ProcessError, Processor};
+use crate::dsp::usable;
+use crate::profile::Profile;
 
 /// Frames of a file that are searched together (5 s), and those after them that are looked at.
 const PART_FRAMES: usize = 250;
@@ -116,7 +118,7 @@ pub fn analyse_all(
 mod tests {
     use super::*;
     use crate::codec::{self, Encoder};
-    use crate::model::fake;
+    use crate::fake;
     use crate::units::StageCount;
 
     fn sound(samples: usize) -> Vec<f32> {

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use safetensors::{Dtype, SafeTensors};
 use sha2::{Digest, Sha256};
 
-use super::math::{Frequencies, Tables};
-use super::{Context, TokenError};
-use crate::rvq::{Codebooks, SimdLevel};
-use crate::units::{MAX_STAGES, ModelId, StageCount};
+use super::TokenError;
+use super::math::Tables;
+use crate::rvq::Codebooks;
+use crate::units::{MAX_STAGES, ModelId};
 
 /// Sizes of a token model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,8 +89,9 @@ pub struct TokenModel {
     pub(super) depth: Vec<Depth>,
     /// Codebooks with 10 fractional bits after division by 16, `[stages][entries][latent]`.
     pub(super) books: Vec<i32>,
-    golden: (Vec<u16>, Vec<(u32, u32)>),
-    golden_stages: usize,
+    /// Codes of the golden example, and their ranges as the recipe has computed them.
+    pub(super) golden: (Vec<u16>, Vec<(u32, u32)>),
+    pub(super) golden_stages: usize,
 }
 
 /// Most inputs of a product: more could overflow a 32-bit sum.
@@ -176,10 +177,8 @@ fn shape_of(meta: &HashMap<String, String>) -> Result<TokenShape, TokenError> {
 }
 
 impl TokenModel {
-    /// Reads a token model for the codec model `codec` with these codebooks and runs its golden example.
-    ///
-    /// Errors: [`TokenError`] for anything that is not a token model for these codes.
-    pub fn parse(bytes: &[u8], codec: ModelId, codebooks: &Codebooks) -> Result<Arc<Self>, TokenError> {
+    /// Reads a token model without running its golden example.
+    pub(super) fn read(bytes: &[u8], codec: ModelId, codebooks: &Codebooks) -> Result<Self, TokenError> {
         let file = |e: &dyn std::fmt::Display| TokenError::File(e.to_string());
         let (_, head) = SafeTensors::read_metadata(bytes).map_err(|e| file(&e))?;
         let none = HashMap::new();
@@ -217,7 +216,7 @@ impl TokenModel {
             return Err(TokenError::Tensor { name: "exp2".to_owned(), reason: "not 2^20 to 2^21".to_owned() });
         }
         let golden = golden(&r, &shape)?;
-        let model = Arc::new(Self {
+        Ok(Self {
             id,
             tables: Tables { gelu: gelu.chunks_exact(2).map(|b| i16::from_le_bytes([b[0], b[1]])).collect(), exp2 },
             inp: r.linear("inp", 3 * s.latent, s.width)?,
@@ -231,9 +230,7 @@ impl TokenModel {
             golden_stages: golden.2,
             golden: (golden.0, golden.1),
             shape,
-        });
-        model.verify(SimdLevel::detect())?;
-        Ok(model)
+        })
     }
 
     /// A model from its parts, without a golden example; `linear` makes the input layer.
@@ -262,21 +259,6 @@ impl TokenModel {
             golden_stages: shape.stages,
             shape,
         })
-    }
-
-    /// First 8 bytes of the SHA-256 of all cumulative frequencies of the golden codes, computed on this machine.
-    pub fn fingerprint(self: &Arc<Self>, level: SimdLevel) -> [u8; 8] {
-        let mut hash = Sha256::new();
-        let stages = StageCount::new(self.golden_stages as u8).unwrap_or(StageCount::MAX);
-        let mut context = Context::new(Arc::clone(self), stages, level);
-        let mut frequencies = Frequencies::uniform(self.shape.entries);
-        for &code in &self.golden.0 {
-            context.frequencies(&mut frequencies);
-            frequencies.bounds().iter().for_each(|b| hash.update(b.to_le_bytes()));
-            context.push(code);
-        }
-        let digest = hash.finalize();
-        std::array::from_fn(|i| digest[i])
     }
 
     /// First 8 bytes of the SHA-256 of the file.
@@ -316,24 +298,6 @@ impl TokenModel {
         all.sort_by(|a, b| b.1.total_cmp(&a.1));
         all.truncate(most);
         all
-    }
-
-    /// Runs the golden example.
-    ///
-    /// Errors: [`TokenError::Golden`] if this machine computes anything else than the recipe did.
-    pub fn verify(self: &Arc<Self>, level: SimdLevel) -> Result<(), TokenError> {
-        let stages = StageCount::new(self.golden_stages as u8).map_err(|e| TokenError::File(e.to_string()))?;
-        let mut context = Context::new(Arc::clone(self), stages, level);
-        let mut frequencies = Frequencies::uniform(self.shape.entries);
-        for (index, (&code, &expected)) in self.golden.0.iter().zip(&self.golden.1).enumerate() {
-            context.frequencies(&mut frequencies);
-            let got = frequencies.range(code).unwrap_or_default();
-            if got != expected {
-                return Err(TokenError::Golden { index, got, expected });
-            }
-            context.push(code);
-        }
-        Ok(())
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use undertone::bitstream::Bundle;
 use undertone::config::Config;
 use undertone::engine::{Engine, EngineOptions};
-use undertone::model::fake;
+use undertone::fake;
 use undertone::service::{self, Bound, Client, Summary};
 use undertone::session::{Hello, Message, PackedBundle, Role, StreamName};
 use undertone::token::TokenModel;

@@ -8,7 +8,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use undertone::config::Config;
 use undertone::engine::{Engine, EngineOptions};
-use undertone::model::fake;
+use undertone::fake;
 use undertone::service::{self, Bound, Summary};
 
 pub(crate) struct Reloadable {

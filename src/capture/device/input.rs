@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use rtrb::Consumer;
 
-use super::{BackOff, Backend, Care, DeviceError, DeviceStats, Health, Link, Opened, Report, State, capture_ring};
+use super::care::{BackOff, Care, Health, State};
+use super::{Backend, DeviceError, DeviceStats, Link, Opened, Report, capture_ring};
 use crate::dsp::{DriftController, VariableResampler};
 use crate::units::{CODEC_RATE, SampleRate};
 

@@ -7,8 +7,11 @@ use std::sync::atomic::Ordering;
 use cpal::{FromSample, Sample};
 use rtrb::{Consumer, Producer, RingBuffer};
 
-use super::{DeviceStats, Link, RING_MS};
+use super::stats::{DeviceStats, Link};
 use crate::units::SampleRate;
+
+/// Length of a ring in milliseconds of the device's clock: more than any callback, less than anybody would wait for.
+const RING_MS: usize = 1_500;
 
 /// What a capture device calls: mixes its channels down and puts the mean into the ring.
 pub struct CaptureCallback {

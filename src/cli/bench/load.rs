@@ -10,8 +10,9 @@ use anyhow::{Context, Result};
 use tokio::time::sleep;
 
 use super::chart::{Chart, svg};
+use super::machine::{command, machine};
 use super::rig::{Meter, Rig, Setup, State, file, percentile, stream};
-use super::{command, machine};
+
 use crate::cli::encode::parse_kbps;
 use crate::engine::EngineOptions;
 use crate::infer;

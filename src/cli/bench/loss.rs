@@ -4,9 +4,11 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 
+use super::machine::{command, machine};
 use super::plan::{Entry, Plan};
 use super::rate::parse_every;
-use super::{command, machine, recordings};
+use super::recordings::recordings;
+
 use crate::cli::encode::{parse_beam, parse_kbps};
 use crate::codec::loss::{LossModel, parse_trace};
 use crate::infer;

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result};
 
+use super::recordings::{kind, read, stem};
 use super::scorer::Scorer;
-use super::{kind, read, stem};
 use crate::cli::encode::FILE_BEAM;
 use crate::cli::progress;
 use crate::codec::Processor;

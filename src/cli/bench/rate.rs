@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use super::machine::{command, machine};
 use super::plan::{Entry, Plan};
+use super::recordings::{kind, read, recordings, stem};
 use super::scorer::Scorer;
-use super::{command, kind, machine, read, recordings, stem};
 use crate::cli::encode::{parse_beam, parse_kbps};
 use crate::infer;
 use crate::recording::REFINE_STEPS;

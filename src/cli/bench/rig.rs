@@ -73,7 +73,7 @@ impl Rig {
 
     /// Memory of the daemon that is not swapped out, MiB.
     pub(super) fn rss_mib(&self) -> f64 {
-        super::memory_mib(&self.daemon.id().to_string(), "VmRSS:")
+        super::machine::memory_mib(&self.daemon.id().to_string(), "VmRSS:")
     }
 
     /// Processor time of the daemon so far.

@@ -9,8 +9,9 @@ use anyhow::{Context, Result, ensure};
 use tokio::time::sleep_until;
 
 use super::chart::{Chart, svg};
+use super::machine::{command, machine};
 use super::rig::{Meter, Rig, Setup, State, file, misbehave, percentile, stream};
-use super::{command, machine};
+
 use crate::cli::encode::parse_kbps;
 use crate::engine::EngineOptions;
 use crate::infer;

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use super::chart::{Chart, svg};
-use super::{command, machine};
+use super::machine::{command, machine, memory_mib};
+
 use crate::cli::encode::parse_beam;
 use crate::codec::{self, Decoder, Encoder, Processor};
 use crate::infer::{self, LoadedModel, Networks};
@@ -236,7 +237,7 @@ fn length(processor: &mut Processor, stages: StageCount, longest: usize) -> Resu
         let (encode, decode) = stream.second(processor)?;
         busy += (encode + decode).as_secs_f64();
         if done == 60 || done % (longest / 20) == 0 {
-            points.push((done as f64, busy, super::memory_mib("self", "VmRSS:")));
+            points.push((done as f64, busy, memory_mib("self", "VmRSS:")));
         }
     }
     Ok(points)
@@ -355,7 +356,7 @@ fn opus() -> Result<Vec<Line>> {
 
 /// What the process and a stream hold.
 fn memory(processor: &Processor) -> Vec<Line> {
-    let field = |name: &str| super::memory_mib("self", name);
+    let field = |name: &str| memory_mib("self", name);
     let profile: std::sync::Arc<codec::Profile> = processor.profile();
     vec![
         ("memory: process now".to_owned(), "MiB", field("VmRSS:")),

@@ -10,11 +10,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tracing::{info, warn};
 
-use super::Recorded;
+use super::counters::Recorded;
 use crate::bitstream::{BitstreamError, ContainerWriter, StreamHeader};
 use crate::codec::Profile;
 use crate::config::{Fsync, Record};
-use crate::service::pcm::media_time;
 use crate::session::{PackedBundle, StreamName};
 
 /// Ways in which a recording fails.
@@ -203,7 +202,7 @@ impl Recording {
                 self.disk.counts.files.fetch_add(1, Ordering::Relaxed);
                 let mut header = StreamHeader::packed(&self.profile, bundle.stages, bundle.frames);
                 // The bundle ends about now; it began earlier by its length.
-                let length = media_time(&self.profile, bundle.frames);
+                let length = self.profile.media_time(bundle.frames);
                 let began = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(length);
                 header.start_time_us = u64::try_from(began.as_micros()).ok();
                 let writer = ContainerWriter::new(header, &mut self.bytes);
@@ -345,7 +344,7 @@ mod tests {
         let left = dir.path().join("old-20200101T000000000Z.utn");
         std::fs::write(&left, vec![0; 30_000]).unwrap();
         let disk = Arc::new(Disk::new(record, Arc::default()));
-        let profile = Arc::new(crate::model::fake::processor(16, 7).profile().as_ref().clone());
+        let profile = Arc::new(crate::fake::processor(16, 7).profile().as_ref().clone());
         let mut recording = Recording::new(Arc::clone(&disk), StreamName::new("a").unwrap(), profile);
         (0..1_000).for_each(|n| recording.write(&[bundle(n)]).unwrap());
         recording.finish().unwrap();
@@ -391,7 +390,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let text = format!("[record]\nfolder = \"{}\"\nfsync = \"never\"", dir.path().display());
         let disk = Arc::new(Disk::new(Config::parse(&text).unwrap().record.unwrap(), Arc::default()));
-        let profile = Arc::new(crate::model::fake::processor(16, 7).profile().as_ref().clone());
+        let profile = Arc::new(crate::fake::processor(16, 7).profile().as_ref().clone());
         let mut recording = Recording::new(disk, StreamName::new("a").unwrap(), profile);
         recording.write(&[bundle(0)]).unwrap();
         assert!(recording.dirty().is_some());
@@ -415,7 +414,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let text = format!("[record]\nfolder = \"{}\"\nrotate_mb = 0.01\ndisk_mb = 0.01", dir.path().display());
         let disk = Arc::new(Disk::new(Config::parse(&text).unwrap().record.unwrap(), Arc::default()));
-        let profile = Arc::new(crate::model::fake::processor(16, 7).profile().as_ref().clone());
+        let profile = Arc::new(crate::fake::processor(16, 7).profile().as_ref().clone());
         let mut both = ["a", "b"]
             .map(|name| Recording::new(Arc::clone(&disk), StreamName::new(name).unwrap(), Arc::clone(&profile)));
         let failed = (0..200).find_map(|n| both.iter_mut().position(|r| r.write(&[bundle(n)]).is_err()));

@@ -7,6 +7,7 @@ mod client;
 mod cookie;
 mod counters;
 mod flow;
+mod peer;
 mod session;
 
 pub use client::{UdpClient, UdpEvent};
@@ -22,11 +23,12 @@ use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use super::listeners::Door;
+use super::door::Door;
 use super::{Counters, Shared, tls};
 use crate::session::{Close, Hello, Message, Reason};
 use crate::wire::{Datagram, MAX_DATAGRAM};
 use cookie::Cookies;
+use peer::Peer;
 
 /// Datagrams that may wait for a session; more are dropped, as a network would.
 const INBOX: usize = 64;
@@ -35,20 +37,6 @@ const INBOX: usize = 64;
 struct Known {
     session: u64,
     inbox: mpsc::Sender<Datagram>,
-}
-
-/// Where a session sends to.
-struct Peer {
-    socket: Arc<UdpSocket>,
-    address: SocketAddr,
-    session: u64,
-}
-
-impl Peer {
-    /// False: the system had no room for it.
-    fn send(&self, bytes: &[u8]) -> bool {
-        self.socket.try_send_to(bytes, self.address).is_ok()
-    }
 }
 
 /// Reads the port until input stops.

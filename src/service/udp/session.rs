@@ -5,16 +5,15 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
+use super::UdpCounters;
 use super::counters::ListenerState;
 use super::flow::{Incoming, Outgoing, REPORT, trimmed};
-use super::{Peer, UdpCounters};
+use super::peer::Peer;
 use crate::bitstream::Bundle;
 use crate::jitter::{Played, PlayoutOptions, Report};
 use crate::service::access::{Flood, authorize};
-use crate::service::cluster;
 use crate::service::hub::{Ended, Listener, Publisher};
 use crate::service::pacer::Pacer;
-use crate::service::pcm::media_time;
 use crate::service::{Counters, Shared};
 use crate::session::{Close, Event, Hello, Message, PackedBundle, Reason, Role, ServerSession};
 use crate::units::StageCount;
@@ -126,7 +125,7 @@ impl Connection {
         info!(peer = %self.peer.address, stream = %name, role = ?self.hello.role, "UDP session open");
         match self.hello.role {
             Role::Publish => {
-                let publisher = cluster::publish(&self.shared, &name).await;
+                let publisher = self.shared.publish(&name).await;
                 let publisher = publisher
                     .ok_or_else(|| Self::close(Reason::Busy, format!("somebody else publishes stream {name}")))?;
                 self.send(&Datagram::message(self.peer.session, self.ack.clone()));
@@ -354,7 +353,7 @@ impl Input {
             self.next = bundle.first_frame.saturating_add(u64::from(bundle.frames));
             tokio::select! {
                 () = connection.shared.stop_input.cancelled() => {}
-                () = self.pacer.wait(media_time(&profile, bundle.frames)) => {}
+                () = self.pacer.wait(profile.media_time(bundle.frames)) => {}
             }
             connection.shared.counters.bundle(&bundle);
             self.publisher.send(bundle);
@@ -383,5 +382,5 @@ impl Input {
 }
 
 fn frame_ms(profile: &crate::codec::Profile) -> u64 {
-    media_time(profile, 1).as_millis() as u64
+    profile.media_time(1).as_millis() as u64
 }

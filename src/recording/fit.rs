@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{StreamError, StreamWriter};
 use crate::bitstream::{ABSENT, StreamHeader};
-use crate::codec::{CodecError, EncodeJob, Encoder, Grading, Loudness, Profile, level_db};
+use crate::codec::{CodecError, EncodeJob, Encoder, Grading, Loudness, level_db};
+use crate::entropy::{StreamError, StreamWriter};
+use crate::profile::Profile;
 use crate::rvq::Ladder;
 use crate::token::TokenModel;
 use crate::units::{CODEC_RATE, StageCount};

@@ -1,7 +1,8 @@
 //! Every number of a codec model, in one place.
 
-use crate::model::Manifest;
-use crate::units::{ModelId, StageCount};
+use std::time::Duration;
+
+use crate::units::{CODEC_RATE, ModelId, StageCount};
 
 /// Most frames in a bundle: one second.
 pub const MAX_FRAMES_PER_BUNDLE: u8 = 50;
@@ -32,27 +33,16 @@ pub struct Profile {
 }
 
 impl Profile {
-    /// Numbers of a checked manifest.
-    pub fn from_manifest(m: &Manifest) -> Self {
-        Self {
-            model_id: m.id,
-            name: m.name.clone(),
-            frame_samples: m.frame_samples,
-            delay_samples: m.delay_samples,
-            latent_dim: m.latent_dim,
-            entries: m.entries,
-            noise_dim: m.noise_dim,
-            stages: u8::try_from(m.stages).ok().and_then(|s| StageCount::new(s).ok()).unwrap_or(StageCount::MAX),
-            encoder_state: m.encoder.state_size,
-            decoder_state: m.decoder.state_size,
-        }
-    }
-
     /// Samples of silence after a recording of `samples` so that everything of it can be decoded.
     pub fn padding(&self, samples: u64) -> usize {
         let frame = self.frame_samples as u64;
         let frames = (samples + self.overlap_samples() as u64).div_ceil(frame);
         (frames * frame - samples) as usize
+    }
+
+    /// Length of frames on the clock.
+    pub fn media_time(&self, frames: u8) -> Duration {
+        Duration::from_secs_f64(f64::from(frames) * self.frame_samples as f64 / f64::from(CODEC_RATE.hz()))
     }
 
     /// Samples by which decoded audio lags the original when both run frame by frame: the synthesis overlap.

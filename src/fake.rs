@@ -1,11 +1,12 @@
-//! Deterministic networks without weights, as honest as real ones: causal, stateful, with the declared delay.
+//! A model without weights: deterministic networks, as honest as real ones: causal, stateful, with the declared delay.
 //!
 //! Everything above the networks is tested with them, and no ONNX file need be present.
 
 use std::sync::Arc;
 
-use super::{DecodeRow, DecoderGradient, DecoderNet, EncodeRow, EncoderNet, GradientRow, NetworkError};
-use crate::codec::{Processor, Profile};
+use crate::codec::Processor;
+use crate::model::{DecodeRow, DecoderGradient, DecoderNet, EncodeRow, EncoderNet, GradientRow, NetworkError};
+use crate::profile::Profile;
 use crate::rvq::{BeamWidth, Codebooks, Searcher, SimdLevel};
 use crate::synthesis::{Refiner, Shape};
 use crate::units::{ModelId, StageCount};

@@ -1,0 +1,114 @@
+//! What the tasks of the daemon share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::{Semaphore, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::cluster::Cluster;
+use super::hub::{Hub, Publisher};
+use super::record::Recorded;
+use super::tls;
+use super::udp::UdpCounters;
+use crate::capture::device::DeviceStats;
+use crate::config::{Config, DevicePort};
+use crate::engine::{EngineError, EngineHandle, Histogram, Job, Slot};
+use crate::session::{PackedBundle, StreamName, TokenTag};
+use crate::token::TokenModel;
+use crate::units::{BITS_PER_CODE, MAX_STAGES};
+
+/// What connections share.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub(super) engine: EngineHandle,
+    pub(super) hub: Arc<Hub>,
+    /// None is plain TCP.
+    pub(super) tls: Option<Arc<tls::Server>>,
+    pub(super) config: watch::Receiver<Arc<Config>>,
+    /// Cancelled first: nobody may bring anything new.
+    pub(super) stop_input: CancellationToken,
+    /// Cancelled when the input has been flushed: listeners get what is queued and are closed.
+    pub(super) stop_output: CancellationToken,
+    pub(super) counters: Arc<Counters>,
+    pub(super) coding: Option<Coding>,
+    pub(super) devices: Arc<[DeviceState]>,
+    /// None unless other daemons are reached through NATS.
+    pub(super) cluster: Option<Arc<Cluster>>,
+}
+
+impl Shared {
+    /// The right to publish a stream here and, with NATS, on all daemons; None if somebody has it already.
+    pub(super) async fn publish(&self, name: &StreamName) -> Option<Publisher> {
+        match &self.cluster {
+            Some(cluster) => cluster.publish(&self.hub, name, self.engine.profile().model_id).await,
+            None => self.hub.publish(name),
+        }
+    }
+}
+
+/// A device as operators see it.
+#[derive(Debug, Clone)]
+pub(super) struct DeviceState {
+    /// `input` or `output`.
+    pub(super) direction: &'static str,
+    pub(super) port: DevicePort,
+    pub(super) stats: Arc<DeviceStats>,
+}
+
+/// What coded sessions need: the token model, its tag, and room.
+#[derive(Clone)]
+pub(super) struct Coding {
+    pub(super) model: Arc<TokenModel>,
+    pub(super) tag: TokenTag,
+    pub(super) room: Arc<Semaphore>,
+}
+
+impl Coding {
+    pub(super) fn new(model: Arc<TokenModel>, sessions: usize) -> Self {
+        Self { tag: TokenTag::of(&model), model, room: Arc::new(Semaphore::new(sessions)) }
+    }
+}
+
+/// What happened since the start.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) connections: AtomicU64,
+    pub(super) refused: AtomicU64,
+    pub(super) hostile: AtomicU64,
+    pub(super) slow: AtomicU64,
+    pub(super) bundles: AtomicU64,
+    pub(super) fallbacks: AtomicU64,
+    pub(super) recorded: Arc<Recorded>,
+    /// Bits of code by stage.
+    pub(super) stage_bits: [AtomicU64; MAX_STAGES as usize],
+    /// How long messages to peers took to leave.
+    pub(super) send: Histogram,
+    pub(super) udp: UdpCounters,
+}
+
+impl Counters {
+    pub(super) fn add(counter: &AtomicU64) {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a bundle that is published.
+    pub(super) fn bundle(&self, bundle: &PackedBundle) {
+        Self::add(&self.bundles);
+        for stage in self.stage_bits.iter().take(bundle.stages.index()) {
+            stage.fetch_add(u64::from(bundle.frames) * u64::from(BITS_PER_CODE), Ordering::Relaxed);
+        }
+    }
+}
+
+/// Runs one job in the engine and waits for it.
+///
+/// Errors: why the engine did not run it.
+pub(super) async fn process(slot: &Slot, job: Job, within: std::time::Duration) -> Result<Job, EngineError> {
+    let (tell, told) = oneshot::channel();
+    let done = Box::new(move |result| {
+        let _ = tell.send(result);
+    });
+    slot.submit(job, std::time::Instant::now() + within, done)?;
+    told.await.unwrap_or(Err(EngineError::Stopped))
+}
