@@ -63,6 +63,24 @@ async fn raw_samples_come_back_as_the_codec_alone_would_give_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn frame_numbers_that_jump_do_not_become_seconds_of_sound() {
+    let daemon = Daemon::start("").await;
+    let mut player = TcpStream::connect(daemon.pcm_out).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let mut publisher = daemon.publisher("main").await;
+    // Ten bundles of 100 ms, each behind a gap of 4.9 s.
+    for n in 0..10 {
+        publisher.publish(PackedBundle::pack(&bundle(50 * n))).await.unwrap();
+    }
+    within(publisher.finish()).await.unwrap();
+    let mut played = Vec::new();
+    within(player.read_to_end(&mut played)).await.unwrap();
+    let seconds = played.len() as f64 / 48_000.0;
+    assert!((0.9..2.5).contains(&seconds), "{seconds} s of sound");
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn late_joiners_start_at_the_next_bundle() {
     let daemon = Daemon::start("").await;
     let early = daemon.subscriber("a", None).await;

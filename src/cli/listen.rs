@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use tokio::signal::unix::{SignalKind, signal};
@@ -15,6 +16,7 @@ use crate::capture::AudioOutput;
 use crate::capture::device::{CpalBackend, DeviceOutput};
 use crate::codec::{Concealer, Decoder, Processor, Profile};
 use crate::infer::{self, LoadedModel};
+use crate::jitter::Gaps;
 use crate::rvq::BeamWidth;
 use crate::service::{Client, ClientError, UdpClient, UdpEvent};
 use crate::session::{Continuation, Hello, PROTOCOL_VERSION, Role, StreamName};
@@ -107,7 +109,7 @@ impl Output {
 
 /// Where a stream goes.
 pub(super) enum Sink {
-    Audio { processor: Box<Processor>, decoder: Box<Decoder>, output: Output, skip: usize },
+    Audio { processor: Box<Processor>, decoder: Box<Decoder>, output: Output, skip: usize, gaps: Option<Gaps> },
     Codes { file: File, path: PathBuf, writer: Option<ContainerWriter>, bytes: Vec<u8> },
 }
 
@@ -129,12 +131,24 @@ impl Sink {
             decoder: Box::new(Decoder::concealing(Arc::clone(profile), Concealer::new(model.tokens()?))),
             output,
             skip: profile.overlap_samples(),
+            gaps: None,
         })
+    }
+
+    /// The stream is live: gaps are filled only as far as the clock allows.
+    fn bound_gaps(&mut self, bound: Gaps) {
+        if let Self::Audio { gaps, .. } = self {
+            *gaps = Some(bound);
+        }
     }
 
     pub(super) fn write(&mut self, bundle: Bundle, profile: &Profile) -> Result<()> {
         match self {
-            Self::Audio { decoder, .. } => {
+            Self::Audio { decoder, gaps, .. } => {
+                if let Some(gaps) = gaps {
+                    let missing = decoder.expected().map_or(0, |e| bundle.first_frame.saturating_sub(e));
+                    decoder.fill_at_most(gaps.fill(missing, bundle.frames, Instant::now()));
+                }
                 decoder.push(bundle)?;
                 self.play()?;
             }
@@ -153,7 +167,7 @@ impl Sink {
 
     /// Decodes what waits.
     fn play(&mut self) -> Result<()> {
-        let Self::Audio { processor, decoder, output, skip } = self else { return Ok(()) };
+        let Self::Audio { processor, decoder, output, skip, .. } = self else { return Ok(()) };
         let mut pcm = Vec::new();
         while let Some(mut job) = decoder.next_job() {
             processor.run_decode(std::slice::from_mut(&mut job))?;
@@ -244,6 +258,9 @@ pub(super) fn run(args: Args) -> Result<()> {
         // Without a device there is an output: clap sees to that.
         None => Sink::create(&args.output.clone().unwrap_or_default(), args.raw, &model)?,
     };
+    let frame = Duration::from_millis(FRAME_MS);
+    let ears = args.device.is_some() || args.output.as_deref() == Some(Path::new("-"));
+    sink.bound_gaps(if ears { Gaps::live(frame) } else { Gaps::keeping_time(frame) });
     let hello = Hello {
         version: PROTOCOL_VERSION,
         role: Role::Subscribe,

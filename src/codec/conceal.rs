@@ -37,13 +37,88 @@ struct Floor {
     correlation: f32,
 }
 
+/// Codes for frames that are missing, to be made by whoever has time: milliseconds of the token model.
+///
+/// It owns all that it needs, so it may run on any thread while its decoder stays where it is.
+#[derive(Debug)]
+pub struct Guess {
+    source: Source,
+    stages: StageCount,
+    /// Frames since the last real one, before these.
+    age: usize,
+    first_frame: u64,
+    frames: usize,
+    /// Result: `[frames * stages]`.
+    codes: Vec<u16>,
+}
+
+/// Where guessed codes come from.
+#[derive(Debug)]
+enum Source {
+    /// A token model that has to hear the last frames first.
+    Fresh { tokens: Arc<TokenModel>, history: Vec<Vec<u16>>, seed: u64 },
+    /// One that already continues them.
+    Running(Box<Generator>),
+    /// The last frame again and again.
+    Repeat(Vec<u16>),
+}
+
+impl Guess {
+    /// Makes the codes.
+    pub fn run(&mut self) {
+        self.codes.clear();
+        if let Source::Fresh { tokens, history, seed } = &self.source {
+            let frames = history.iter().map(Vec::as_slice);
+            let generator = Generator::new(Arc::clone(tokens), frames, self.stages, Params::greedy(), *seed);
+            self.source = Source::Running(Box::new(generator));
+        }
+        match &mut self.source {
+            Source::Running(generator) => {
+                for frame in 0..self.frames {
+                    let temperature = TEMPERATURE * COOLING.powi((self.age + frame) as i32);
+                    generator.set_params(Params::default().temperature(temperature).unwrap_or(Params::greedy()));
+                    generator.frame(&mut self.codes);
+                }
+            }
+            Source::Repeat(frame) => (0..self.frames).for_each(|_| self.codes.extend_from_slice(frame)),
+            Source::Fresh { .. } => {}
+        }
+    }
+
+    /// Leaves the token model out: the last frame is repeated, which costs nothing.
+    pub fn run_cheaply(&mut self) {
+        if let Source::Fresh { history, .. } = &mut self.source {
+            let mut last = history.pop().unwrap_or_default();
+            last.truncate(self.stages.index());
+            self.source = Source::Repeat(last);
+        }
+        self.run();
+    }
+
+    pub(super) fn first_frame(&self) -> u64 {
+        self.first_frame
+    }
+
+    pub(super) fn stages(&self) -> StageCount {
+        self.stages
+    }
+
+    pub(super) fn frames(&self) -> usize {
+        self.frames
+    }
+
+    pub(super) fn codes(&self) -> &[u16] {
+        &self.codes
+    }
+}
+
 /// One stream's concealment.
 #[derive(Debug)]
 pub struct Concealer {
     tokens: Option<Arc<TokenModel>>,
     history: VecDeque<(StageCount, Vec<u16>)>,
     /// What guesses while a loss lasts.
-    guessing: Option<Generator>,
+    guessing: Option<Box<Generator>>,
     floors: VecDeque<Floor>,
     /// Frames since the last real one.
     age: usize,
@@ -103,25 +178,26 @@ impl Concealer {
         if self.history.is_empty() { 0 } else { SAMPLED_FRAMES.saturating_sub(self.age).min(frames) }
     }
 
-    /// Codes that continue the stream by `frames` frames; the seed is the number of the first.
-    pub(super) fn guess(&mut self, first_frame: u64, frames: usize, codes: &mut Vec<u16>) -> StageCount {
-        let Some(&(stages, ref repeated)) = self.history.back() else { return StageCount::MAX };
-        codes.clear();
-        let Some(tokens) = &self.tokens else {
-            (0..frames).for_each(|_| codes.extend_from_slice(&repeated[..stages.index()]));
-            return stages;
+    /// The work of continuing the stream by `frames` frames; the seed is the number of the first. None before the first
+    /// frame.
+    pub(super) fn guess(&mut self, first_frame: u64, frames: usize) -> Option<Guess> {
+        let (stages, last) = self.history.back()?;
+        let source = match (self.guessing.take(), &self.tokens) {
+            (Some(generator), _) => Source::Running(generator),
+            (None, Some(tokens)) => {
+                let history = self.history.iter().map(|(_, codes)| codes.clone()).collect();
+                Source::Fresh { tokens: Arc::clone(tokens), history, seed: first_frame }
+            }
+            (None, None) => Source::Repeat(last[..stages.index()].to_vec()),
         };
-        let history = &self.history;
-        let generator = self.guessing.get_or_insert_with(|| {
-            let frames = history.iter().map(|(_, codes)| codes.as_slice());
-            Generator::new(Arc::clone(tokens), frames, stages, Params::greedy(), first_frame)
-        });
-        for frame in 0..frames {
-            let temperature = TEMPERATURE * COOLING.powi((self.age + frame) as i32);
-            generator.set_params(Params::default().temperature(temperature).unwrap_or(Params::greedy()));
-            generator.frame(codes);
+        Some(Guess { source, stages: *stages, age: self.age, first_frame, frames, codes: Vec::new() })
+    }
+
+    /// Keeps what can go on guessing, should the loss last.
+    pub(super) fn take_back(&mut self, guess: Guess) {
+        if let Source::Running(generator) = guess.source {
+            self.guessing = Some(generator);
         }
-        stages
     }
 
     /// Turns decoded guesses into what is played: fades them and adds comfort noise.
@@ -184,9 +260,10 @@ mod tests {
         let quiet: Vec<f32> = loud.iter().map(|v| v * 0.004).collect();
         c.listen(&[loud.clone(), quiet].concat(), 480);
         assert_eq!((c.sampled(3), c.sampled(50)), (3, SAMPLED_FRAMES));
-        let mut codes = Vec::new();
-        assert_eq!(c.guess(3, 4, &mut codes).value(), 2);
-        assert_eq!(codes, [4, 5, 4, 5, 4, 5, 4, 5]);
+        let mut guess = c.guess(3, 4).unwrap();
+        guess.run();
+        assert_eq!((guess.first_frame(), guess.stages().value()), (3, 2));
+        assert_eq!(guess.codes(), [4, 5, 4, 5, 4, 5, 4, 5]);
         let mut pcm = vec![0.5; 4 * 480];
         c.fade(&mut pcm, 480);
         assert!(pcm[..960].iter().all(|&v| v == 0.5), "full level at first");

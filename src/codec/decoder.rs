@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::{CodecError, Concealer, DecodeJob};
+use super::{CodecError, Concealer, DecodeJob, Guess};
 use crate::bitstream::Bundle;
 use crate::model::decoder_noise;
 use crate::profile::{MAX_FRAMES_PER_BUNDLE, Profile};
@@ -23,6 +23,8 @@ enum Waiting {
         first_frame: u64,
         frames: u64,
     },
+    /// What follows does not continue what was before.
+    Cut,
 }
 
 /// One stream's decoder. It starts at the first bundle it is given, whatever its number.
@@ -36,8 +38,12 @@ pub struct Decoder {
     missing_frames: u64,
     /// None: what is missing is silence.
     concealer: Option<Concealer>,
+    /// Codes for the next job, made up because their frames are missing.
+    guessed: Option<Guess>,
     /// The job that is out holds guesses.
     guessing: bool,
+    /// Most frames of a gap that are filled.
+    fill: u64,
 }
 
 impl Decoder {
@@ -61,7 +67,9 @@ impl Decoder {
             out: Vec::new(),
             missing_frames: 0,
             concealer: None,
+            guessed: None,
             guessing: false,
+            fill: MAX_GAP_FRAMES,
         }
     }
 
@@ -107,13 +115,31 @@ impl Decoder {
                 bundle.frames -= late as u8;
                 bundle.first_frame = expected;
             } else if first_frame > expected {
-                self.missing_frames += first_frame - expected;
-                self.waiting.push_back(Waiting::Lost { first_frame: expected, frames: first_frame - expected });
+                self.skip(expected, first_frame - expected);
             }
         }
         self.expected = Some(end);
         self.waiting.push_back(Waiting::Bundle(bundle));
         Ok(())
+    }
+
+    /// Fills at most so many frames (250 or fewer) of a gap in front of a bundle from here on; after a longer gap the stream goes
+    /// on sooner. Live sound must not grow later with every gap that its sender claims: see [`crate::jitter::Gaps`].
+    pub fn fill_at_most(&mut self, frames: u64) {
+        self.fill = frames.min(MAX_GAP_FRAMES);
+    }
+
+    /// Notes a gap of `frames` frames in front of a bundle.
+    fn skip(&mut self, expected: u64, frames: u64) {
+        self.missing_frames = self.missing_frames.saturating_add(frames);
+        // So long a gap is another stream of numbers rather than a loss.
+        let filled = if frames > MAX_GAP_FRAMES { 0 } else { frames.min(self.fill) };
+        if filled > 0 {
+            self.waiting.push_back(Waiting::Lost { first_frame: expected, frames: filled });
+        }
+        if filled < frames {
+            self.waiting.push_back(Waiting::Cut);
+        }
     }
 
     /// Gives up on the next `frames` frames (at most 250): they are concealed now, and dropped should they still come.
@@ -140,60 +166,85 @@ impl Decoder {
         self.missing_frames
     }
 
-    /// The next piece of work; None if nothing waits or a job is out.
-    pub fn next_job(&mut self) -> Option<DecodeJob> {
-        self.idle.as_ref()?;
+    /// Work of the token model that comes before the next job, if frames are missing next: milliseconds that a server takes to
+    /// a thread of its own and gives back to [`Decoder::accept_guess`]. Whoever does not ask has it done by
+    /// [`Decoder::next_job`].
+    pub fn next_guess(&mut self) -> Option<Guess> {
+        if self.idle.is_none() || self.guessed.is_some() {
+            return None;
+        }
         loop {
-            match self.waiting.pop_front()? {
-                Waiting::Bundle(bundle) => {
-                    if let Some(concealer) = &mut self.concealer {
-                        concealer.heard(&bundle);
-                    }
-                    let mut job = self.idle.take()?;
-                    job.frames = usize::from(bundle.frames);
-                    job.stages = bundle.stages;
-                    job.first_frame = bundle.first_frame;
-                    job.codes.clear();
-                    job.codes.extend_from_slice(&bundle.codes);
-                    self.guessing = false;
-                    return Some(self.with_noise(job));
+            let (first_frame, frames) = match *self.waiting.front()? {
+                Waiting::Bundle(_) => return None,
+                Waiting::Cut => {
+                    self.waiting.pop_front();
+                    self.forget();
+                    continue;
                 }
-                Waiting::Lost { first_frame, frames } => {
-                    if let Some(job) = self.lost(first_frame, frames) {
-                        return Some(job);
-                    }
+                Waiting::Lost { first_frame, frames } => (first_frame, frames),
+            };
+            self.waiting.pop_front();
+            if let Some((guess, rest)) = self.lost(first_frame, frames) {
+                if rest > 0 {
+                    let first_frame = first_frame + guess.frames() as u64;
+                    self.waiting.push_front(Waiting::Lost { first_frame, frames: rest });
                 }
+                return Some(guess);
             }
         }
     }
 
-    /// Fills missing frames; gives a job if some of them are guessed.
-    fn lost(&mut self, first_frame: u64, frames: u64) -> Option<DecodeJob> {
-        if frames > MAX_GAP_FRAMES {
-            self.forget();
-            return None;
+    /// Takes a guess back that was run: its frames are the next job.
+    pub fn accept_guess(&mut self, guess: Guess) {
+        self.guessed = Some(guess);
+    }
+
+    /// The next piece of work; None if nothing waits or a job is out.
+    pub fn next_job(&mut self) -> Option<DecodeJob> {
+        if let Some(mut guess) = self.next_guess() {
+            guess.run();
+            self.accept_guess(guess);
         }
+        let mut job = self.idle.take()?;
+        if let Some(guess) = self.guessed.take() {
+            (job.frames, job.first_frame, job.stages) = (guess.frames(), guess.first_frame(), guess.stages());
+            job.codes.clear();
+            job.codes.extend_from_slice(guess.codes());
+            self.guessing = true;
+            if let Some(concealer) = &mut self.concealer {
+                concealer.take_back(guess);
+            }
+            return Some(self.with_noise(job));
+        }
+        let Some(Waiting::Bundle(bundle)) = self.waiting.pop_front() else {
+            self.idle = Some(job);
+            return None;
+        };
+        if let Some(concealer) = &mut self.concealer {
+            concealer.heard(&bundle);
+        }
+        (job.frames, job.first_frame, job.stages) = (usize::from(bundle.frames), bundle.first_frame, bundle.stages);
+        job.codes.clear();
+        job.codes.extend_from_slice(&bundle.codes);
+        self.guessing = false;
+        Some(self.with_noise(job))
+    }
+
+    /// Fills missing frames; those that are to be guessed, if any, are handed out, with the number of the others.
+    fn lost(&mut self, first_frame: u64, frames: u64) -> Option<(Guess, u64)> {
+        let frames = frames.min(MAX_GAP_FRAMES);
         let Some(concealer) = &mut self.concealer else {
             self.out.resize(self.out.len() + frames as usize * self.profile.frame_samples, 0.0);
             self.forget();
             return None;
         };
         let sampled = concealer.sampled(frames as usize);
-        if sampled == 0 {
-            concealer.comfort(frames as usize, self.profile.frame_samples, &mut self.out);
-            self.forget();
-            return None;
+        if let Some(guess) = (sampled > 0).then(|| concealer.guess(first_frame, sampled)).flatten() {
+            return Some((guess, frames - sampled as u64));
         }
-        let mut job = self.idle.take()?;
-        job.frames = sampled;
-        job.first_frame = first_frame;
-        job.stages = concealer.guess(first_frame, sampled, &mut job.codes);
-        self.guessing = true;
-        let rest = frames - sampled as u64;
-        if rest > 0 {
-            self.waiting.push_front(Waiting::Lost { first_frame: first_frame + sampled as u64, frames: rest });
-        }
-        Some(self.with_noise(job))
+        concealer.comfort(frames as usize, self.profile.frame_samples, &mut self.out);
+        self.forget();
+        None
     }
 
     /// The network's state belongs to frames that were not followed by what comes next.

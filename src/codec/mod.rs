@@ -14,7 +14,7 @@ pub mod loss;
 mod processor;
 
 pub use crate::profile::{MAX_FRAMES_PER_BUNDLE, Profile};
-pub use conceal::{Concealer, SAMPLED_FRAMES};
+pub use conceal::{Concealer, Guess, SAMPLED_FRAMES};
 pub use decoder::{Decoder, MAX_GAP_FRAMES};
 pub use encoder::Encoder;
 pub use error::CodecError;

@@ -75,7 +75,7 @@ impl Processor {
         Ok(self.searcher.ladder(latents)?)
     }
 
-    /// Encodes jobs; those with the same number of frames share one network call.
+    /// Encodes jobs; those with the same number of frames share one network call. Each stays in its place.
     ///
     /// Errors: [`ProcessError`]; the jobs are then unusable.
     pub fn run_encode(&mut self, jobs: &mut [EncodeJob]) -> Result<(), ProcessError> {
@@ -90,11 +90,12 @@ impl Processor {
                 self.encoder.encode(&mut [encode_row(job)], frames)?;
             }
             _ => {
-                jobs.sort_by_key(|j| (j.analysed, j.frames));
-                let wanted = jobs.iter().take_while(|j| !j.analysed).count();
-                for group in jobs[..wanted].chunk_by_mut(|a, b| a.frames == b.frames) {
+                // References are sorted, not the jobs: whoever asked finds its job where it put it.
+                let mut wanted: Vec<_> = jobs.iter_mut().filter(|j| !j.analysed).collect();
+                wanted.sort_by_key(|j| j.frames);
+                for group in wanted.chunk_by_mut(|a, b| a.frames == b.frames) {
                     let frames = group[0].frames;
-                    let mut rows: Vec<_> = group.iter_mut().map(encode_row).collect();
+                    let mut rows: Vec<_> = group.iter_mut().map(|job| encode_row(job)).collect();
                     self.encoder.encode(&mut rows, frames)?;
                 }
             }
@@ -116,7 +117,7 @@ impl Processor {
         Ok(())
     }
 
-    /// Decodes jobs; those with the same number of frames share one network call.
+    /// Decodes jobs; those with the same number of frames share one network call. Each stays in its place.
     ///
     /// Errors: [`ProcessError`]; the jobs are then unusable.
     pub fn run_decode(&mut self, jobs: &mut [DecodeJob]) -> Result<(), ProcessError> {
@@ -133,10 +134,11 @@ impl Processor {
             let frames = job.frames;
             self.decoder.decode(&mut [decode_row(job)], frames)?;
         } else {
-            jobs.sort_by_key(|j| j.frames);
-            for group in jobs.chunk_by_mut(|a, b| a.frames == b.frames) {
+            let mut sorted: Vec<_> = jobs.iter_mut().collect();
+            sorted.sort_by_key(|j| j.frames);
+            for group in sorted.chunk_by_mut(|a, b| a.frames == b.frames) {
                 let frames = group[0].frames;
-                let mut rows: Vec<_> = group.iter_mut().map(decode_row).collect();
+                let mut rows: Vec<_> = group.iter_mut().map(|job| decode_row(job)).collect();
                 self.decoder.decode(&mut rows, frames)?;
             }
         }

@@ -4,10 +4,12 @@
 //! are lost. [`Report`] is what a receiver tells its sender, [`RateControl`] what the sender makes of it. Time is an argument.
 
 mod delay;
+mod gaps;
 mod playout;
 mod rate;
 mod sequences;
 
 pub use delay::PlayoutOptions;
+pub use gaps::Gaps;
 pub use playout::{Played, Playout};
 pub use rate::{RateControl, Report};

@@ -202,6 +202,7 @@ pub async fn run(
         stop_input: CancellationToken::new(),
         stop_output: CancellationToken::new(),
         counters: Arc::new(Counters::default()),
+        guesses: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from))),
         coding: tokens.map(|t| Coding::new(t, config.borrow().limits.coded_sessions)),
         devices: devices.states().into(),
         tls: bound.tls,

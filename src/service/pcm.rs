@@ -1,9 +1,10 @@
 //! Raw samples in (encode here) and out (decode here).
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
@@ -11,10 +12,11 @@ use super::hub::{Ended, Publisher};
 use super::pacer::Pacer;
 use super::tls::Socket;
 use super::{Counters, Shared, process};
-use crate::codec::{Concealer, Decoder, Encoder};
+use crate::codec::{Concealer, Decoder, Encoder, Guess};
 use crate::config::PcmPort;
 use crate::dsp::{PcmReader, PcmWriter};
 use crate::engine::{EngineError, Job, Slot};
+use crate::jitter::Gaps;
 use crate::session::{PackedBundle, StreamName};
 use crate::units::{CODEC_RATE, StageCount};
 
@@ -207,28 +209,10 @@ pub(super) struct Sound<'a> {
     stream: StreamName,
     slot: Slot,
     decoder: Decoder,
+    gaps: Gaps,
     /// Samples before the first one that was encoded.
     skip: usize,
     pcm: Vec<f32>,
-}
-
-/// Decodes a bundle and what was lost before it; appends the samples.
-pub(super) async fn decode(
-    shared: &Shared,
-    slot: &Slot,
-    decoder: &mut Decoder,
-    bundle: &PackedBundle,
-    pcm: &mut Vec<f32>,
-) -> Result<(), PcmError> {
-    decoder.push(bundle.unpack()?)?;
-    while let Some(job) = decoder.next_job() {
-        let budget = shared.engine.profile().media_time(bundle.frames);
-        if let Job::Decode(job) = process(slot, Job::Decode(job), budget).await? {
-            decoder.accept(job);
-        }
-    }
-    decoder.pcm(pcm);
-    Ok(())
 }
 
 impl<'a> Sound<'a> {
@@ -237,19 +221,58 @@ impl<'a> Sound<'a> {
         let (profile, slot) = (shared.engine.profile(), shared.engine.admit()?);
         let skip = profile.overlap_samples();
         let concealer = Concealer::new(shared.coding.as_ref().map(|c| Arc::clone(&c.model)));
+        let gaps = Gaps::live(profile.media_time(1));
         let decoder = Decoder::concealing(profile, concealer);
-        Ok(Self { shared, stream: stream.clone(), slot, decoder, skip, pcm: Vec::new() })
+        Ok(Self { shared, stream: stream.clone(), slot, decoder, gaps, skip, pcm: Vec::new() })
     }
 
-    /// The samples that a bundle adds.
+    /// The samples that a bundle adds, with those of what was lost before it.
     pub(super) async fn decode(&mut self, bundle: &PackedBundle) -> Result<&[f32], PcmError> {
         self.pcm.clear();
-        decode(self.shared, &self.slot, &mut self.decoder, bundle, &mut self.pcm).await?;
+        let bundle = bundle.unpack()?;
+        let budget = self.shared.engine.profile().media_time(bundle.frames);
+        let missing = self.decoder.expected().map_or(0, |e| bundle.first_frame.saturating_sub(e));
+        self.decoder.fill_at_most(self.gaps.fill(missing, bundle.frames, Instant::now()));
+        self.decoder.push(bundle)?;
+        loop {
+            while let Some(guess) = self.decoder.next_guess() {
+                self.decoder.accept_guess(guessed(self.shared, guess).await?);
+            }
+            let Some(job) = self.decoder.next_job() else { break };
+            if let Job::Decode(job) = process(&self.slot, Job::Decode(job), budget).await? {
+                self.decoder.accept(job);
+            }
+        }
+        self.decoder.pcm(&mut self.pcm);
         self.shared.hub.heard(&self.stream, &self.pcm);
         let skipped = self.skip.min(self.pcm.len());
         self.skip -= skipped;
         Ok(&self.pcm[skipped..])
     }
+
+    /// What it is called.
+    pub(super) fn stream(&self) -> &StreamName {
+        &self.stream
+    }
+
+    /// Frames that did not come.
+    pub(super) fn missing_frames(&self) -> u64 {
+        self.decoder.missing_frames()
+    }
+}
+
+/// Makes a guess off the threads that serve connections; if all its threads are busy, at once and without the token model.
+async fn guessed(shared: &Shared, mut guess: Guess) -> Result<Guess, PcmError> {
+    let Ok(permit) = Arc::clone(&shared.guesses).try_acquire_owned() else {
+        guess.run_cheaply();
+        return Ok(guess);
+    };
+    let work = spawn_blocking(move || {
+        guess.run();
+        drop(permit);
+        guess
+    });
+    work.await.map_err(|_| EngineError::Stopped.into())
 }
 
 struct Sink<'a> {

@@ -32,6 +32,8 @@ pub(super) struct Shared {
     pub(super) stop_output: CancellationToken,
     pub(super) counters: Arc<Counters>,
     pub(super) coding: Option<Coding>,
+    /// Guesses of lost sound that may be made at once; whoever finds no room repeats the last frame.
+    pub(super) guesses: Arc<Semaphore>,
     pub(super) devices: Arc<[DeviceState]>,
     /// None unless other daemons are reached through NATS.
     pub(super) cluster: Option<Arc<Cluster>>,

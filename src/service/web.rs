@@ -2,7 +2,6 @@
 //!
 //! A page that plays is a listener of the hub with a slot of the engine, as any raw output is.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt, StreamExt};
@@ -18,12 +17,10 @@ use tracing::{debug, info, warn};
 
 use super::access::{Flood, may_listen};
 use super::hub::{Ended, Listener};
-use super::pcm::{PcmError, decode};
+use super::pcm::{PcmError, Sound};
 use super::tls::Socket;
 use super::{Counters, Shared};
-use crate::codec::{Concealer, Decoder};
 use crate::dsp::PcmWriter;
-use crate::engine::Slot;
 use crate::session::{PackedBundle, StreamName};
 use crate::units::{PcmFormat, StageCount};
 
@@ -132,20 +129,17 @@ struct Page<'a> {
     /// Empty until the page logs in.
     secret: String,
     logged_in: bool,
-    player: Option<Player>,
+    player: Option<Player<'a>>,
     opened: Instant,
     heard_from: Instant,
     flood: Flood,
 }
 
-struct Player {
-    stream: StreamName,
+struct Player<'a> {
     listener: Listener,
-    slot: Slot,
-    decoder: Decoder,
+    sound: Sound<'a>,
     writer: PcmWriter,
     stages: StageCount,
-    skip: usize,
     frames: u64,
     told: Option<Instant>,
 }
@@ -247,7 +241,7 @@ impl Page<'_> {
             }
             return self.send(Message::Ping(Bytes::new())).await;
         }
-        if self.player.as_ref().is_some_and(|p| !self.may(&p.stream)) {
+        if self.player.as_ref().is_some_and(|p| !self.may(p.sound.stream())) {
             self.stop("The token may no longer listen to this stream").await?;
         }
         let (used, slots) = self.shared.engine.slots();
@@ -321,30 +315,25 @@ impl Page<'_> {
             Counters::add(&self.shared.counters.refused);
             return self.stop("The token may not listen to this stream").await;
         }
-        let slot = match self.shared.engine.admit() {
-            Ok(slot) => slot,
+        let sound = match Sound::open(self.shared, &stream) {
+            Ok(sound) => sound,
             Err(e) => {
                 Counters::add(&self.shared.counters.refused);
                 let reason = format!("Not possible now: {e}");
                 return self.tell(json!({"type": "stopped", "reason": reason})).await;
             }
         };
-        let profile = self.shared.engine.profile();
         let queue = self.shared.config.borrow().limits.listener_queue;
-        let model = self.shared.coding.as_ref().map(|c| Arc::clone(&c.model));
         info!(%stream, %stages, "a page listens");
-        let name = stream.as_str().to_owned();
         self.player = Some(Player {
             listener: self.shared.hub.listen(&stream, queue),
-            stream,
-            slot,
-            skip: profile.overlap_samples(),
-            decoder: Decoder::concealing(profile, Concealer::new(model)),
+            sound,
             writer: PcmWriter::new(PcmFormat::CODEC),
             stages,
             frames: 0,
             told: None,
         });
+        let name = stream.as_str();
         self.tell(json!({"type": "playing", "stream": name})).await
     }
 
@@ -355,7 +344,7 @@ impl Page<'_> {
 
     async fn play(&mut self, bundle: &PackedBundle) -> Result<(), End> {
         let Some(player) = &mut self.player else { return Ok(()) };
-        match player.decode(self.shared, bundle).await {
+        match player.decode(bundle).await {
             Ok((bytes, heard)) => {
                 self.send(Message::binary(bytes)).await?;
                 match heard {
@@ -374,17 +363,13 @@ impl Page<'_> {
 /// How long a person may take to type a token.
 const LOGIN: Duration = Duration::from_secs(120);
 
-impl Player {
+impl Player<'_> {
     /// Samples as s16le, and now and then how the stream does.
-    async fn decode(&mut self, shared: &Shared, bundle: &PackedBundle) -> Result<(Vec<u8>, Option<Value>), PcmError> {
+    async fn decode(&mut self, bundle: &PackedBundle) -> Result<(Vec<u8>, Option<Value>), PcmError> {
         let start = Instant::now();
         let bundle = bundle.limited(self.stages)?;
-        let (mut pcm, mut bytes) = (Vec::new(), Vec::new());
-        decode(shared, &self.slot, &mut self.decoder, &bundle, &mut pcm).await?;
-        shared.hub.heard(&self.stream, &pcm);
-        let skipped = self.skip.min(pcm.len());
-        self.skip -= skipped;
-        self.writer.push(&pcm[skipped..], &mut bytes);
+        let mut bytes = Vec::new();
+        self.writer.push(self.sound.decode(&bundle).await?, &mut bytes);
         self.frames += u64::from(bundle.frames);
         if self.told.is_some_and(|at| at.elapsed() < HEARD) {
             return Ok((bytes, None));
@@ -392,7 +377,7 @@ impl Player {
         self.told = Some(Instant::now());
         let heard = json!({
             "type": "heard", "stages": bundle.stages.value(), "frames": self.frames,
-            "missing": self.decoder.missing_frames(), "decode_ms": start.elapsed().as_secs_f64() * 1e3,
+            "missing": self.sound.missing_frames(), "decode_ms": start.elapsed().as_secs_f64() * 1e3,
         });
         Ok((bytes, Some(heard)))
     }
