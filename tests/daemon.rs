@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -126,6 +126,29 @@ fn codes_sent_by_a_client_are_decoded_by_another_as_a_file_would_be() {
     assert_eq!(file.len(), 72_000);
     assert!(live[..file.len()] == file, "the live stream decodes to something else than the file");
     assert!(again == live, "a recording of the stream decodes to something else than the stream");
+}
+
+#[test]
+fn a_killed_publisher_of_a_recording_is_gone_soon() {
+    let dir = tempfile::tempdir().unwrap();
+    // A minute: all of it would fit into what the system holds for a connection.
+    fs::write(dir.path().join("in.raw"), vec![0; 60 * 48_000]).unwrap();
+    let daemon = Daemon::start(&config(dir.path(), ""));
+    let mut listener = undertone();
+    listener.arg("listen").arg(dir.path().join("out.utn")).args(["--from", &daemon.codes, "--stream", "a"]);
+    let mut listener = listener.spawn().unwrap();
+    daemon.wait_for("session open");
+    let mut send = undertone();
+    send.arg("send").arg(dir.path().join("in.raw"));
+    send.args(["--to", &daemon.codes, "--stream", "a", "--beam", "1", "--raw", "s16le:24000:1"]);
+    let mut send = send.spawn().unwrap();
+    daemon.wait_for("session open");
+    std::thread::sleep(Duration::from_secs(2));
+    send.kill().unwrap();
+    send.wait().unwrap();
+    let killed = Instant::now();
+    assert!(listener.wait().unwrap().success());
+    assert!(killed.elapsed() < Duration::from_secs(3), "{:?} after its publisher", killed.elapsed());
 }
 
 /// The shell gives itself what systemd would give: its own process number, and sockets from descriptor 3 on.

@@ -187,7 +187,7 @@ async fn a_listener_of_a_silent_stream_hears_that_the_server_lives() {
         assert!(n > 0, "closed");
         framer.push(&chunk[..n]);
         while let Some(message) = framer.next().unwrap() {
-            alive += u32::from(message == Message::Control(Control { stages: None }));
+            alive += u32::from(message == Message::Control(Control::default()));
         }
     }
     daemon.stop().await;

@@ -91,7 +91,7 @@ async fn a_listener_changes_its_mind_and_the_layers_follow() {
     let mut listener = b.subscriber("main", Some(1)).await;
     until("one layer is subscribed", async || server.live_subjects().await.len() == 1).await;
     let stages = Some(StageCount::new(5).unwrap());
-    listener.send_raw(&Message::Control(Control { stages })).await.unwrap();
+    listener.send_raw(&Message::Control(Control { stages, ..Control::default() })).await.unwrap();
     until("two layers are subscribed", async || server.live_subjects().await.len() == 2).await;
     drop(listener);
     until("nothing is subscribed any more", async || server.live_subjects().await.is_empty()).await;

@@ -86,6 +86,7 @@ impl Peers {
             token: String::new(),
             coding: None,
             continuation: None,
+            pace: undertone::jitter::Pace::Unknown,
         };
         Client::connect(daemon, hello).await.unwrap()
     }

@@ -79,6 +79,7 @@ fn hello(id: ModelId, stream: &str) -> Hello {
         token: String::new(),
         coding: None,
         continuation: None,
+        pace: undertone::jitter::Pace::Unknown,
     }
 }
 

@@ -170,7 +170,7 @@ async fn a_trickle_of_a_hello_is_cut_at_the_deadline() {
 async fn a_flood_of_messages_is_ended_and_an_oversized_one_is_not_read() {
     let daemon = Daemon::start("").await;
     let mut flood = bytes(&Message::Hello(hello(Role::Subscribe, "a", None)));
-    (0..2_000).for_each(|_| flood.extend(bytes(&Message::Control(Control { stages: None }))));
+    (0..2_000).for_each(|_| flood.extend(bytes(&Message::Control(Control::default()))));
     let answer = speak(daemon.codes, &flood).await;
     assert!(
         matches!(answer.last(), Some(Message::Close(c)) if c.reason == Reason::Protocol && c.text.contains("flood")),

@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{Daemon, bundle, drain, hello, tokens, tone, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use undertone::codec;
 use undertone::dsp::{PcmReader, PcmWriter};
 use undertone::fake;
+use undertone::jitter::Pace;
 use undertone::service::{Client, ClientError, ClientOptions};
 use undertone::session::{Continuation, Hello, Message, PackedBundle, Reason, Role};
 use undertone::units::{PcmFormat, StageCount};
@@ -59,6 +60,33 @@ async fn raw_samples_come_back_as_the_codec_alone_would_give_them() {
     PcmWriter::new(PcmFormat::CODEC).push(&decoded[240..], &mut bytes);
     assert_eq!(played, bytes);
     assert!(played.len() >= sent.len());
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn live_sound_that_comes_late_is_dropped_and_a_recording_is_not() {
+    let daemon = Daemon::start("").await;
+    for (pace, few) in [(Pace::Live, true), (Pace::Recording, false), (Pace::Unknown, false)] {
+        let hello = Hello { pace, ..hello(Role::Publish, "a", Some(6)) };
+        let mut publisher = Client::connect(&daemon.codes.to_string(), hello).await.unwrap();
+        let mut listener = daemon.subscriber("a", None).await;
+        let start = Instant::now();
+        // Three seconds at once: what a stall leaves behind, or a file.
+        for n in 0..30 {
+            publisher.publish(PackedBundle::pack(&bundle(n))).await.unwrap();
+        }
+        let mut got = Vec::new();
+        while got.last() != Some(&145) {
+            got.push(within(listener.next()).await.unwrap().unwrap().first_frame);
+        }
+        if few {
+            assert!(got.len() <= 15 && start.elapsed() < Duration::from_millis(1_500), "{got:?} {:?}", start.elapsed());
+        } else {
+            assert_eq!(got, (0..30).map(|n| 5 * n).collect::<Vec<_>>(), "{pace:?}");
+            assert!(start.elapsed() >= Duration::from_secs(2), "a recording is passed on in real time");
+        }
+        within(publisher.finish()).await.unwrap();
+    }
     daemon.stop().await;
 }
 

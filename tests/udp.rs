@@ -326,7 +326,8 @@ async fn garbage_oversize_and_foreign_datagrams_are_counted_and_change_nothing()
         vec![0; MAX_DATAGRAM + 500],
         close.encode(),
         Datagram::message(0, Message::Bundle { sequence: 0, bundle: PackedBundle::pack(&bundle(0)) }).encode(),
-        Datagram::message(0, Message::Control(Control { stages: Some(StageCount::MAX) })).encode(),
+        Datagram::message(0, Message::Control(Control { stages: Some(StageCount::MAX), ..Control::default() }))
+            .encode(),
     ];
     for bytes in &evil {
         attacker.send(bytes).await.unwrap();

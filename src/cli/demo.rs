@@ -259,6 +259,7 @@ fn count(address: String, model_id: crate::units::ModelId) -> Result<std::thread
         token: String::new(),
         coding: None,
         continuation: None,
+        pace: crate::jitter::Pace::Recording,
     };
     Ok(std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -16,7 +16,7 @@ use crate::capture::AudioOutput;
 use crate::capture::device::{CpalBackend, DeviceOutput};
 use crate::codec::{Concealer, Decoder, Processor, Profile};
 use crate::infer::{self, LoadedModel};
-use crate::jitter::Gaps;
+use crate::jitter::{Gaps, Pace};
 use crate::rvq::BeamWidth;
 use crate::service::{Client, ClientError, UdpClient, UdpEvent};
 use crate::session::{Continuation, Hello, PROTOCOL_VERSION, Role, StreamName};
@@ -225,9 +225,16 @@ impl Source {
         }
     }
 
-    /// What the network did, in words, for transports where it does something.
+    /// What the network did, in words, if it did something.
     fn summary(&mut self) -> Option<String> {
-        let Self::Udp(client) = self else { return None };
+        let client = match self {
+            Self::Tcp(client) if client.frames_skipped() == 0 => return None,
+            Self::Tcp(client) => {
+                let seconds = (client.frames_skipped() * FRAME_MS) as f64 / 1e3;
+                return Some(format!("{seconds} s were left out: they were not taken as fast as they came"));
+            }
+            Self::Udp(client) => client,
+        };
         let (r, delay) = (client.report(), client.delay());
         Some(format!(
             "{} of {} bundles lost, {} late, {} reordered, {} twice; {} ms concealed, {} ms from copies; delay {} ms",
@@ -275,6 +282,7 @@ pub(super) fn run(args: Args) -> Result<()> {
             temperature_percent: args.temperature,
             seed: args.seed,
         }),
+        pace: Pace::Unknown,
     };
     let frames_wanted = args.seconds.map_or(u64::MAX, |s| (s * 50.0).ceil() as u64);
     let mut options = args.remote.options()?;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
@@ -13,6 +13,7 @@ use crate::capture::device::{CpalBackend, DeviceInput};
 use crate::capture::{AudioInput, CaptureError};
 use crate::codec::Encoder;
 use crate::infer;
+use crate::jitter::{Pace, Schedule};
 use crate::rvq::BeamWidth;
 use crate::service::{Client, ClientError, UdpClient};
 use crate::session::{Hello, PROTOCOL_VERSION, PackedBundle, Role, StreamName};
@@ -24,6 +25,10 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 
 /// The same over UDP, where a pause that is not announced looks like a loss.
 const SIGN_OF_LIFE_UDP: Duration = Duration::from_millis(100);
+
+/// How far ahead of real time a recording is sent. What is on its way is heard even if this program is killed, and keeps its
+/// stream's name taken for as long.
+const AHEAD: Duration = Duration::from_secs(1);
 
 /// Pieces of the input that may wait to be encoded.
 const READ_AHEAD: usize = 2;
@@ -169,6 +174,14 @@ impl Target {
     }
 }
 
+/// Waits until media of this length may be sent.
+async fn hold(schedule: &mut Schedule, media: Duration) {
+    let now = Instant::now();
+    let due = schedule.due(media, now);
+    schedule.pass(media, now);
+    tokio::time::sleep_until(due.into()).await;
+}
+
 pub(super) fn run(args: Args) -> Result<()> {
     let input = Input::open(&args)?;
     let model = infer::load_model(args.model.as_deref())?;
@@ -184,6 +197,12 @@ pub(super) fn run(args: Args) -> Result<()> {
         analyser.set_part(usize::from(args.bundle));
         analyser
     });
+    // What comes through a pipe may be either; the daemon sees that.
+    let pace = match (&args.device, args.input.as_deref()) {
+        (Some(_), _) => Pace::Live,
+        (None, Some(path)) if path != Path::new("-") => Pace::Recording,
+        _ => Pace::Unknown,
+    };
     let hello = Hello {
         version: PROTOCOL_VERSION,
         role: Role::Publish,
@@ -194,6 +213,7 @@ pub(super) fn run(args: Args) -> Result<()> {
         token: args.remote.token()?,
         coding: None,
         continuation: None,
+        pace,
     };
     // Reading blocks, so it has a thread of its own; the queue is short, and the server's back-pressure reaches it.
     let mut options = args.remote.options()?;
@@ -213,6 +233,7 @@ pub(super) fn run(args: Args) -> Result<()> {
             Target::Tcp(Box::new(client))
         }
     };
+    let mut schedule = Schedule::new(AHEAD);
     let chunks = read_ahead(input);
     loop {
         let pcm = match chunks.recv_timeout(client.silence()) {
@@ -241,6 +262,8 @@ pub(super) fn run(args: Args) -> Result<()> {
             processor.run_encode(std::slice::from_mut(&mut job))?;
             encoder.accept(job);
             while let Some(bundle) = encoder.next_bundle() {
+                let media = profile.media_time(bundle.frames);
+                runtime.block_on(hold(&mut schedule, media));
                 runtime.block_on(client.publish(PackedBundle::pack(&bundle)))?;
             }
         }

@@ -13,6 +13,7 @@ use serde::Deserialize;
 
 use crate::engine::EngineOptions;
 use crate::infer::Networks;
+use crate::jitter::Pace;
 use crate::session::{StreamName, Timeouts};
 use crate::units::{OutOfRange, PcmFormat, StageCount};
 pub use device::DevicePort;
@@ -76,6 +77,8 @@ pub struct PcmPort {
     pub format: PcmFormat,
     /// No TLS here even if the daemon has it.
     pub plain: bool,
+    /// Where samples come in: whether they are worth less when they are late.
+    pub pace: Pace,
 }
 
 /// What clients may do.
@@ -89,8 +92,10 @@ pub struct Limits {
     pub new_connections_per_s: u32,
     /// Patience with handshakes and silence.
     pub timeouts: Timeouts,
-    /// Bundles that wait for a listener before it is closed as too slow.
+    /// Bundles that wait for a listener before it skips ahead, and if that does not help is closed as too slow.
     pub listener_queue: usize,
+    /// How late live sound may be before it is left out.
+    pub max_lag: Duration,
     /// Bytes that the system may hold for a listener of codes.
     pub send_buffer: u32,
     /// Sessions at once whose bundles are range-coded.
@@ -192,6 +197,28 @@ struct RawPort {
     format: String,
     #[serde(default)]
     plain: bool,
+    #[serde(default)]
+    pace: RawPace,
+}
+
+/// [`Pace`] as it is written.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum RawPace {
+    #[default]
+    Auto,
+    Live,
+    Recording,
+}
+
+impl From<RawPace> for Pace {
+    fn from(pace: RawPace) -> Self {
+        match pace {
+            RawPace::Auto => Self::Unknown,
+            RawPace::Live => Self::Live,
+            RawPace::Recording => Self::Recording,
+        }
+    }
 }
 
 fn codec_format() -> String {
@@ -225,6 +252,7 @@ section!(RawLimits {
     handshake_s: f64 = 5.0,
     idle_s: f64 = 30.0,
     listener_queue_bundles: usize = 64,
+    max_lag_ms: u64 = 400,
     send_buffer_bytes: u32 = 16_384,
     coded_sessions: usize = 64,
 });
@@ -267,6 +295,7 @@ impl Config {
             stream: key,
             format: codec_format(),
             plain: false,
+            pace: RawPace::Auto,
         };
         let input = raw.pcm_input.unwrap_or_else(|| vec![port("main".to_owned(), "127.0.0.1:7700")]);
         let output = raw.pcm_output.unwrap_or_else(|| vec![port("main".to_owned(), "127.0.0.1:7702")]);
@@ -330,6 +359,7 @@ impl Config {
                     32,
                     10_000,
                 )?,
+                max_lag: Duration::from_millis(within("limits.max_lag_ms", raw.limits.max_lag_ms, 100, 60_000)?),
                 send_buffer: within("limits.send_buffer_bytes", raw.limits.send_buffer_bytes, 4_096, 4_194_304)?,
                 coded_sessions: within("limits.coded_sessions", raw.limits.coded_sessions, 0, 100_000)?,
             },
@@ -408,6 +438,7 @@ impl RawPort {
             stream: StreamName::new(&self.stream).map_err(bad)?,
             format: self.format.parse().map_err(bad)?,
             plain: self.plain,
+            pace: self.pace.into(),
         })
     }
 }
@@ -461,6 +492,8 @@ mod tests {
             "handshake_s",
             "idle_s",
             "listener_queue_bundles",
+            "max_lag_ms",
+            "pace",
             "send_buffer_bytes",
             "model",
             "kbps",
@@ -484,6 +517,11 @@ mod tests {
             ("[codec]\nkbits = 3", vec!["kbits"]),
             ("[codec]\nkbps = 13", vec!["codec.kbps", "13", "0.5 to 12"]),
             ("[codec]\nframes_per_bundle = 51", vec!["frames_per_bundle", "51", "1 to 50"]),
+            ("[limits]\nmax_lag_ms = 50", vec!["limits.max_lag_ms", "50", "100 to 60000"]),
+            (
+                "[[pcm_input]]\nlisten = \"127.0.0.1:1\"\nstream = \"a\"\npace = \"slow\"",
+                vec!["slow", "auto", "recording"],
+            ),
             ("[limits]\nidle_s = -1", vec!["idle_s", "-1", "0.05 to 86400"]),
             ("[codes]\nlisten = \"0.0.0.0:7701\"", vec!["codes.listen", "0.0.0.0:7701", "allow_public"]),
             ("[udp]\nlisten = \"0.0.0.0:7704\"", vec!["udp.listen", "0.0.0.0:7704", "allow_public"]),

@@ -85,6 +85,7 @@ pub struct Client {
     unanswered: Option<Instant>,
     sequence: u64,
     coder: Option<Coder>,
+    skipped: u64,
 }
 
 /// Both directions of a coded session.
@@ -167,6 +168,7 @@ impl Client {
             unanswered: None,
             sequence: 0,
             coder: None,
+            skipped: 0,
         };
         client.tell(&Message::Hello(hello)).await?;
         match timeout(answer, client.reader.receive()).await.map_err(silent)?? {
@@ -199,6 +201,11 @@ impl Client {
     /// Whether the server agreed to coded bundles.
     pub fn is_coded(&self) -> bool {
         self.coder.is_some()
+    }
+
+    /// Frames that the server left out so far because we took what it sent too slowly.
+    pub fn frames_skipped(&self) -> u64 {
+        self.skipped
     }
 
     /// Bytes of messages received so far, length prefixes included.
@@ -269,7 +276,7 @@ impl Client {
     ///
     /// Errors: [`ClientError`], with the server's reason if it closed the session.
     pub async fn sign_of_life(&mut self) -> Result<(), ClientError> {
-        self.tell(&Message::Control(Control { stages: None })).await
+        self.tell(&Message::Control(Control::default())).await
     }
 
     /// The next bundle; None when the stream ended.
@@ -287,7 +294,8 @@ impl Client {
                     return Ok(None);
                 }
                 Message::Close(close) => return Err(ClientError::Closed(close)),
-                Message::Control(_) | Message::Hello(_) | Message::HelloAck { .. } => {}
+                Message::Control(control) => self.skipped = self.skipped.saturating_add(control.skipped),
+                Message::Hello(_) | Message::HelloAck { .. } => {}
             }
         }
     }
@@ -296,7 +304,7 @@ impl Client {
     ///
     /// Errors: [`ClientError::Io`].
     pub async fn set_stages(&mut self, stages: StageCount) -> Result<(), ClientError> {
-        self.out.put(&Message::Control(Control { stages: Some(stages) }));
+        self.out.put(&Message::Control(Control { stages: Some(stages), ..Control::default() }));
         self.flush().await
     }
 

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
-use super::hub::{Hub, Publisher};
+use super::hub::{Heard, Hub, Publisher};
 use super::tap::{Gauges, Tap};
 use crate::bus::layers::{Assembler, Epoch, Kind, LayerMessage, layers_of};
 use crate::bus::{Bus, BusCounters, BusError, Claim, Kept, LiveStream};
@@ -316,7 +316,8 @@ impl Follower {
             match f.assembler.pop(hurry) {
                 Ok(Some(bundle)) => {
                     BusCounters::add(&counters.received, 1);
-                    self.hub.relay(&self.name, source, bundle);
+                    let media = self.profile.media_time(bundle.frames);
+                    self.hub.relay(&self.name, source, Heard::new(bundle, media, Instant::now(), true));
                 }
                 Ok(None) => break,
                 Err(e) => {

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -12,13 +13,15 @@ use tracing::{debug, info, warn};
 
 use super::access::{Flood, authorize};
 use super::ending::Ending;
-use super::hub::{Ended, Listener, Publisher};
+use super::hub::{Ended, Heard, Listener, Publisher};
 use super::outbox::Outbox;
 use super::pacer::Pacer;
 use super::tls::Socket;
 use super::{Counters, Shared};
+use crate::jitter::{Keep, Pacing, Passed};
 use crate::session::{
     Close, Control, Event, Hello, Message, PackedBundle, Reason, Role, ServerSession, SessionDecoder, SessionEncoder,
+    StreamName,
 };
 use crate::units::StageCount;
 use crate::wire::Framer;
@@ -39,8 +42,17 @@ const LONGEST_SILENCE: Duration = Duration::from_secs(15);
 /// What a session does once it is open.
 enum Task {
     Waiting,
-    Publish { publisher: Publisher, pacer: Pacer, taken: u64 },
-    Subscribe { listener: Listener, stages: StageCount, sequence: u64, ending: Option<Ending> },
+    Publish(Box<Publishing>),
+    Subscribe { name: StreamName, listener: Listener, stages: StageCount, sequence: u64, ending: Option<Ending> },
+}
+
+/// A stream on its way from its publisher to the hub.
+struct Publishing {
+    publisher: Publisher,
+    pacing: Pacing<PackedBundle>,
+    taken: u64,
+    /// Bundles that were dropped because they were too late, as far as they are counted.
+    stale: u64,
 }
 
 struct Connection<'a> {
@@ -118,6 +130,8 @@ impl Connection<'_> {
         let shared = self.shared;
         loop {
             let deadline = self.wake();
+            // What could be passed on waits while there is more to read: of a backlog only the newest is wanted.
+            let reads = self.reads(Instant::now());
             let listener = match &mut self.task {
                 Task::Subscribe { listener, .. } => Some(listener),
                 _ => None,
@@ -129,7 +143,7 @@ impl Connection<'_> {
                 next = async { match listener { Some(l) => l.next().await, None => std::future::pending().await } } => {
                     Step::Next(next)
                 }
-                read = socket.read(&mut bytes) => Step::Read(read),
+                read = socket.read(&mut bytes), if reads => Step::Read(read),
                 () = sleep_until(deadline.into()) => Step::Deadline,
             };
             let result = match step {
@@ -137,7 +151,7 @@ impl Connection<'_> {
                     let flushed = self.flush_queue(socket).await;
                     return Some(flushed.err().unwrap_or_else(|| self.shutting_down()));
                 }
-                Step::Next(Ok(bundle)) => self.forward(&bundle, socket).await,
+                Step::Next(Ok(heard)) => self.forward(&heard, socket).await,
                 Step::Next(Err(Ended::Stream)) => Err(match self.continuation(socket).await {
                     Ok(()) => Close::new(Reason::StreamEnded, "the publisher ended the stream"),
                     Err(close) => close,
@@ -145,15 +159,16 @@ impl Connection<'_> {
                 Step::Next(Err(Ended::Slow)) => {
                     Err(Close::new(Reason::SlowConsumer, "more bundles waited than the server keeps for a listener"))
                 }
-                Step::Read(Ok(0) | Err(_)) => return None,
+                Step::Read(Ok(0) | Err(_)) => {
+                    // What was taken is still heard, in its time.
+                    let _ = self.drain().await;
+                    return None;
+                }
                 Step::Read(Ok(n)) => {
                     self.framer.push(&bytes[..n]);
                     self.messages(socket).await
                 }
-                Step::Deadline => match self.session.expired(Instant::now()) {
-                    Some(close) => Err(close),
-                    None => self.sign_of_life(socket).await,
-                },
+                Step::Deadline => self.deadline(socket).await,
             };
             if let Err(close) = result {
                 return Some(close);
@@ -164,9 +179,32 @@ impl Connection<'_> {
     /// When to look at the clock again.
     fn wake(&self) -> Instant {
         let speak = self.told_at + self.longest_silence();
-        match (&self.task, self.session.deadline()) {
-            (Task::Waiting, deadline) => deadline.unwrap_or(speak),
-            (_, deadline) => deadline.map_or(speak, |d| d.min(speak)),
+        let passes = self.wake_to_pass();
+        // Who is not read cannot be heard.
+        let deadline = self.session.deadline().filter(|_| self.reads(Instant::now()));
+        match &self.task {
+            Task::Waiting => deadline.unwrap_or(speak),
+            _ => [deadline, passes].into_iter().flatten().fold(speak, Instant::min),
+        }
+    }
+
+    /// Whether more may be read now.
+    fn reads(&self, now: Instant) -> bool {
+        match &self.task {
+            Task::Publish(p) => !p.pacing.is_full() && !p.pacing.is_overdue(now),
+            _ => true,
+        }
+    }
+
+    /// Does what is due.
+    async fn deadline(&mut self, socket: &mut Socket) -> Result<(), Close> {
+        let now = Instant::now();
+        self.pass_on(now)?;
+        // What waited for room.
+        self.messages(socket).await?;
+        match self.session.expired(now) {
+            Some(close) if self.reads(now) => Err(close),
+            _ => self.sign_of_life(socket).await,
         }
     }
 
@@ -179,11 +217,15 @@ impl Connection<'_> {
         if matches!(self.task, Task::Waiting) || self.told_at.elapsed() < self.longest_silence() {
             return Ok(());
         }
-        self.send(&Message::Control(Control { stages: None }), socket).await
+        self.send(&Message::Control(Control::default()), socket).await
     }
 
+    /// Takes in what has been read, as far as there is room.
     async fn messages(&mut self, socket: &mut Socket) -> Result<(), Close> {
         loop {
+            if matches!(&self.task, Task::Publish(p) if p.pacing.is_full()) {
+                return Ok(());
+            }
             let next = self.framer.next().map_err(|e| Close::new(Reason::Protocol, e.to_string()))?;
             let Some(message) = next else { return Ok(()) };
             let message = self.decoded(message).await?;
@@ -194,7 +236,7 @@ impl Connection<'_> {
             match self.session.handle(message, &profile, Instant::now())? {
                 Event::Opened(hello, ack) => self.open(&hello, ack, socket).await?,
                 Event::Bundle(bundle) => {
-                    self.publish(bundle).await?;
+                    self.take(bundle);
                     self.sign_of_life(socket).await?;
                 }
                 Event::Stages(wanted) => {
@@ -204,7 +246,10 @@ impl Connection<'_> {
                     }
                 }
                 Event::Alive => {}
-                Event::Done => return Err(Close::new(Reason::Done, "as asked")),
+                Event::Done => {
+                    self.drain().await?;
+                    return Err(Close::new(Reason::Done, "as asked"));
+                }
             }
         }
     }
@@ -261,15 +306,17 @@ impl Connection<'_> {
             Role::Publish => {
                 let publisher = self.shared.publish(name).await;
                 let busy = || Close::new(Reason::Busy, format!("somebody else publishes stream {name}"));
-                Task::Publish { publisher: publisher.ok_or_else(busy)?, pacer: Pacer::default(), taken: 0 }
+                let pacing = Pacing::new(hello.pace, self.shared.config.borrow().limits.max_lag);
+                let publisher = publisher.ok_or_else(busy)?;
+                Task::Publish(Box::new(Publishing { publisher, pacing, taken: 0, stale: 0 }))
             }
             Role::Subscribe => {
-                let queue = self.shared.config.borrow().limits.listener_queue;
                 let stages = hello.stages.unwrap_or(StageCount::MAX);
-                let listener = self.shared.hub.listen(name, queue);
+                // It may read as fast as it likes, so what is late need not stay late.
+                let listener = self.shared.listen(name, Keep::Newest);
                 listener.want(stages);
                 let ending = hello.continuation.map(Ending::new);
-                Task::Subscribe { listener, stages, sequence: 0, ending }
+                Task::Subscribe { name: name.clone(), listener, stages, sequence: 0, ending }
             }
         };
         info!(stream = %name, role = ?hello.role, "session open");
@@ -277,33 +324,83 @@ impl Connection<'_> {
         self.send(&ack, socket).await
     }
 
-    /// Passes a bundle on when its time has come. A shutdown does not wait for a publisher that is far ahead.
-    async fn publish(&mut self, bundle: PackedBundle) -> Result<(), Close> {
-        let Task::Publish { publisher, pacer, taken } = &mut self.task else { return Ok(()) };
-        let media = self.shared.engine.profile().media_time(bundle.frames);
-        let stopped = tokio::select! {
-            () = self.shared.stop_input.cancelled() => true,
-            () = pacer.wait(media) => false,
-        };
-        self.shared.counters.bundle(&bundle);
-        publisher.send(bundle);
-        *taken += 1;
-        if publisher.is_overruled() {
+    /// Takes a bundle in; it is passed on when its time has come.
+    fn take(&mut self, bundle: PackedBundle) {
+        if let Task::Publish(p) = &mut self.task {
+            let media = self.shared.engine.profile().media_time(bundle.frames);
+            p.pacing.push(bundle, media, Instant::now());
+            let stale = p.pacing.dropped() - std::mem::replace(&mut p.stale, p.pacing.dropped());
+            self.shared.counters.stale.fetch_add(stale, Ordering::Relaxed);
+        }
+    }
+
+    /// Passes on what may be.
+    fn pass_on(&mut self, now: Instant) -> Result<(), Close> {
+        let Task::Publish(p) = &mut self.task else { return Ok(()) };
+        let p = p.as_mut();
+        while let Some(passed) = p.pacing.pop(now) {
+            p.send(passed, self.shared);
+        }
+        if p.publisher.is_overruled() {
             return Err(Close::new(Reason::Busy, "an earlier publisher of this stream is on another daemon"));
         }
-        if stopped { Err(self.shutting_down()) } else { Ok(()) }
+        Ok(())
+    }
+
+    /// Passes on what was taken in, each bundle in its time; a shutdown does not wait for that.
+    async fn drain(&mut self) -> Result<(), Close> {
+        let stop = &self.shared.stop_input;
+        while let Some(wake) = self.wake_to_pass() {
+            tokio::select! {
+                () = stop.cancelled() => {
+                    self.flush();
+                    return Err(self.shutting_down());
+                }
+                () = sleep_until(wake.into()) => self.pass_on(Instant::now())?,
+            }
+        }
+        Ok(())
+    }
+
+    fn wake_to_pass(&self) -> Option<Instant> {
+        match &self.task {
+            Task::Publish(p) => p.pacing.wake(),
+            _ => None,
+        }
+    }
+
+    /// Passes on whatever waits.
+    fn flush(&mut self) {
+        if let Task::Publish(p) = &mut self.task {
+            while let Some(passed) = p.pacing.flush() {
+                p.send(passed, self.shared);
+            }
+        }
     }
 
     fn shutting_down(&self) -> Close {
         let text = match &self.task {
-            Task::Publish { taken, .. } => format!("the server is shutting down; {taken} bundles were passed on"),
+            Task::Publish(p) => format!("the server is shutting down; {} bundles were passed on", p.taken),
             _ => "the server is shutting down".to_owned(),
         };
         Close::new(Reason::ShuttingDown, text)
     }
 
     /// Sends a bundle to a subscriber, with no more stages than it wants.
-    async fn forward(&mut self, bundle: &Arc<PackedBundle>, socket: &mut Socket) -> Result<(), Close> {
+    async fn forward(&mut self, heard: &Heard, socket: &mut Socket) -> Result<(), Close> {
+        let Task::Subscribe { listener, name, .. } = &mut self.task else { return Ok(()) };
+        let skipped = self.shared.skipped(listener, name);
+        if skipped > 0 {
+            self.send(&Message::Control(Control { stages: None, skipped }), socket).await?;
+        }
+        self.forward_codes(heard, socket).await?;
+        if let Task::Subscribe { listener, .. } = &self.task {
+            listener.delivered(heard);
+        }
+        Ok(())
+    }
+
+    async fn forward_codes(&mut self, bundle: &PackedBundle, socket: &mut Socket) -> Result<(), Close> {
         let Task::Subscribe { stages, sequence, ending, .. } = &mut self.task else { return Ok(()) };
         let bundle = bundle.limited(*stages).map_err(|e| Close::new(Reason::Protocol, e.to_string()))?;
         if let Some(ending) = ending {
@@ -336,14 +433,15 @@ impl Connection<'_> {
                 () = self.shared.stop_output.cancelled() => return Ok(()),
                 () = pacer.wait(profile.media_time(bundle.frames)) => {}
             }
-            self.forward(&Arc::new(bundle), socket).await?;
+            self.forward_codes(&bundle, socket).await?;
         }
     }
 
     async fn flush_queue(&mut self, socket: &mut Socket) -> Result<(), Close> {
+        self.flush();
         while let Task::Subscribe { listener, .. } = &mut self.task {
-            let Some(bundle) = listener.queued() else { break };
-            self.forward(&bundle, socket).await?;
+            let Some(heard) = listener.queued() else { break };
+            self.forward(&heard, socket).await?;
         }
         Ok(())
     }
@@ -365,6 +463,15 @@ impl Connection<'_> {
     }
 }
 
+impl Publishing {
+    fn send(&mut self, passed: Passed<PackedBundle>, shared: &Shared) {
+        let media = shared.engine.profile().media_time(passed.item.frames);
+        shared.counters.bundle(&passed.item);
+        self.publisher.send(Heard::new(passed.item, media, passed.recorded, self.pacing.is_live()));
+        self.taken += 1;
+    }
+}
+
 /// A coder was lost, which happens only when the process ends.
 fn stopped() -> Close {
     Close::new(Reason::ShuttingDown, "the server is shutting down")
@@ -373,7 +480,7 @@ fn stopped() -> Close {
 /// What woke a connection up.
 enum Step {
     Stop,
-    Next(Result<Arc<PackedBundle>, Ended>),
+    Next(Result<Heard, Ended>),
     Read(std::io::Result<usize>),
     Deadline,
 }

@@ -16,6 +16,7 @@ use super::pcm::{PcmError, Sound, Source};
 use super::shared::DeviceState;
 use crate::capture::device::{CpalBackend, DeviceEvent, DeviceInput, DeviceOutput, DeviceStats, Report};
 use crate::config::{Config, DevicePort};
+use crate::jitter::{Keep, Pace};
 
 /// Pieces of 20 ms that wait between a microphone's thread and its encoder; beyond, the device's ring fills up.
 const CAPTURED: usize = 16;
@@ -114,14 +115,16 @@ async fn serve_input(shared: Shared, port: DevicePort, mut device: DeviceInput) 
 
 /// Publishes what the device gives until the daemon stops.
 async fn input(shared: &Shared, port: &DevicePort, captured: &mut mpsc::Receiver<Vec<f32>>) -> Result<(), PcmError> {
-    let mut source = Source::open(shared, &port.stream).await?;
+    let mut source = Source::open(shared, &port.stream, Pace::Live).await?;
     loop {
         tokio::select! {
+            biased;
             () = shared.stop_input.cancelled() => break,
-            pcm = captured.recv() => match pcm {
+            pcm = captured.recv(), if source.reads() => match pcm {
                 Some(pcm) => source.push(&pcm).await?,
                 None => break,
             },
+            () = source.wait() => source.pass_on()?,
         }
     }
     source.finish().await
@@ -138,8 +141,7 @@ async fn serve_output(shared: Shared, port: DevicePort, device: DeviceOutput) {
     let (sender, orders) = sync_channel(DECODED);
     let Some(playing) = thread("device-out", move || play(device, &orders)) else { return };
     while !shared.stop_output.is_cancelled() {
-        let queue = shared.config.borrow().limits.listener_queue;
-        let mut listener = shared.hub.listen(&port.stream, queue);
+        let mut listener = shared.listen(&port.stream, Keep::Prompt);
         if let Err(e) = output(&shared, &port, &mut listener, &sender).await {
             drop(listener);
             warn!(device = port.device, stream = %port.stream, error = %e, "stream is not played; tried again in {RETRY:?}");
@@ -181,13 +183,15 @@ async fn output(
             next = listener.next() => next.ok(),
             () = shared.stop_output.cancelled() => listener.queued(),
         };
-        let Some(bundle) = bundle else { return Ok(()) };
+        let Some(heard) = bundle else { return Ok(()) };
+        shared.skipped(listener, &port.stream);
         if sound.is_none() {
             sound = Some(Sound::open(shared, &port.stream)?);
             info!(device = port.device, stream = %port.stream, "stream is played");
         }
         let Some(sound) = &mut sound else { return Ok(()) };
-        let pcm = sound.decode(&bundle).await?.to_vec();
+        let pcm = sound.decode(&heard).await?.to_vec();
+        listener.delivered(&heard);
         let refused = matches!(sender.try_send(Order::Play(pcm)), Err(TrySendError::Full(_)));
         if refused && !full {
             warn!(device = port.device, stream = %port.stream, "the device is busy opening: samples are dropped");

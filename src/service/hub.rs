@@ -1,14 +1,16 @@
 //! Named streams: one publisher, any number of listeners.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc};
 use tracing::warn;
 
+use super::listener::{Age, FRESH, Outlet, connect};
+pub(crate) use super::listener::{Ended, Heard, Listener};
 use super::tap::Tap;
+use crate::jitter::{Backlog, Keep};
 use crate::session::{PackedBundle, StreamName};
 use crate::units::{BITS_PER_CODE, MAX_STAGES, StageCount};
 
@@ -48,6 +50,7 @@ struct Stream {
     lost: u64,
     stage_bits: [u64; MAX_STAGES as usize],
     level: Option<(f32, Instant)>,
+    age: Arc<Age>,
     listeners: Vec<Outlet>,
     /// Which of several relayed publishers the bundles come from; None is the local one.
     source: Option<u64>,
@@ -58,34 +61,27 @@ struct Stream {
 }
 
 impl Stream {
-    /// Gives a bundle to every listener; one whose queue is full is dropped.
-    fn give(&mut self, bundle: Arc<PackedBundle>, source: Option<u64>) {
+    /// Gives a bundle to every listener; one that does not keep up is dropped.
+    fn give(&mut self, mut heard: Heard, source: Option<u64>) {
         if self.source != source {
             self.source = source;
-            self.shift = self.next_frame.saturating_sub(bundle.first_frame);
+            self.shift = self.next_frame.saturating_sub(heard.first_frame);
         }
-        let first_frame = bundle.first_frame.saturating_add(self.shift);
-        let bundle = match self.shift {
-            0 => bundle,
-            _ => Arc::new(PackedBundle { first_frame, ..PackedBundle::clone(&bundle) }),
-        };
+        let first_frame = heard.first_frame.saturating_add(self.shift);
+        if self.shift > 0 {
+            heard.bundle = Arc::new(PackedBundle { first_frame, ..PackedBundle::clone(&heard) });
+        }
         if self.bundles > 0 {
             self.lost += first_frame.saturating_sub(self.next_frame);
         }
-        for bits in self.stage_bits.iter_mut().take(bundle.stages.index()) {
-            *bits += u64::from(bundle.frames) * u64::from(BITS_PER_CODE);
+        for bits in self.stage_bits.iter_mut().take(heard.stages.index()) {
+            *bits += u64::from(heard.frames) * u64::from(BITS_PER_CODE);
         }
-        self.next_frame = first_frame.saturating_add(u64::from(bundle.frames));
+        self.next_frame = first_frame.saturating_add(u64::from(heard.frames));
         self.bundles += 1;
-        self.bytes += bundle.payload.len() as u64;
-        self.listeners.retain(|outlet| match outlet.queue.try_send(Arc::clone(&bundle)) {
-            Ok(()) => true,
-            Err(mpsc::error::TrySendError::Full(_)) => {
-                outlet.slow.store(true, Ordering::Release);
-                false
-            }
-            Err(mpsc::error::TrySendError::Closed(_)) => false,
-        });
+        self.bytes += heard.payload.len() as u64;
+        self.age.note(&heard.stamp, Instant::now());
+        self.listeners.retain(|outlet| outlet.give(&heard));
     }
 }
 
@@ -104,19 +100,12 @@ pub(crate) struct StreamState {
     pub(crate) stage_bits: [u64; MAX_STAGES as usize],
     /// Level in dB below full scale, if the stream was encoded or decoded here a moment ago.
     pub(crate) level: Option<f32>,
+    /// How long ago what listeners get was recorded, as far as this daemon can tell.
+    pub(crate) age: Option<Duration>,
 }
 
 /// How fast a level falls.
 const FALL_DB_PER_S: f32 = 24.0;
-
-/// How long a level says something about now.
-const FRESH: Duration = Duration::from_secs(1);
-
-struct Outlet {
-    queue: mpsc::Sender<Arc<PackedBundle>>,
-    slow: Arc<AtomicBool>,
-    stages: Arc<AtomicU8>,
-}
 
 /// The right to publish a stream; dropping it ends the stream for its listeners.
 pub(crate) struct Publisher {
@@ -124,23 +113,6 @@ pub(crate) struct Publisher {
     name: StreamName,
     /// Where other daemons get the stream from.
     tap: Option<Tap>,
-}
-
-/// A listener's end: bundles from the next one on.
-pub(crate) struct Listener {
-    queue: mpsc::Receiver<Arc<PackedBundle>>,
-    slow: Arc<AtomicBool>,
-    stages: Arc<AtomicU8>,
-    changed: Arc<Notify>,
-}
-
-/// Why a listener gets nothing more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ended {
-    /// The publisher ended the stream.
-    Stream,
-    /// The listener did not keep up.
-    Slow,
 }
 
 impl Hub {
@@ -164,7 +136,7 @@ impl Hub {
         if let Some(joiner) = &self.joiner
             && let Some(queue) = (joiner.wants)(name)
         {
-            let (outlet, listener) = self.connect(queue);
+            let (outlet, listener) = connect(everything(queue), &stream.age, &self.changed);
             match joiner.tell.try_send((name.clone(), listener)) {
                 Ok(()) => stream.listeners.push(outlet),
                 Err(_) => warn!(stream = %name, "too many streams at once: this one is not recorded"),
@@ -175,16 +147,17 @@ impl Hub {
         Some(Publisher { hub: Arc::clone(self), name: name.clone(), tap: None })
     }
 
-    /// Joins a stream, whether it is published yet or not; `queue` bundles may wait.
-    pub(crate) fn listen(&self, name: &StreamName, queue: usize) -> Listener {
-        let (outlet, listener) = self.connect(queue);
+    /// Joins a stream, whether it is published yet or not; what waits for the listener is kept in `backlog`.
+    pub(crate) fn listen(&self, name: &StreamName, backlog: Backlog<Heard>) -> Listener {
         let mut streams = self.lock();
         // Names that nobody publishes and whose listeners have gone are forgotten here.
         streams.retain(|_, s| {
-            s.listeners.retain(|l| !l.queue.is_closed());
+            s.listeners.retain(|l| !l.is_closed());
             s.published || !s.listeners.is_empty()
         });
-        streams.entry(name.clone()).or_default().listeners.push(outlet);
+        let stream = streams.entry(name.clone()).or_default();
+        let (outlet, listener) = connect(backlog, &stream.age, &self.changed);
+        stream.listeners.push(outlet);
         drop(streams);
         self.changed.notify_one();
         listener
@@ -192,18 +165,11 @@ impl Hub {
 
     /// Joins a stream again that fell behind; None if nobody publishes it any more.
     pub(super) fn rejoin(&self, name: &StreamName, queue: usize) -> Option<Listener> {
-        let (outlet, listener) = self.connect(queue);
-        self.lock().get_mut(name).filter(|s| s.published)?.listeners.push(outlet);
+        let mut streams = self.lock();
+        let stream = streams.get_mut(name).filter(|s| s.published)?;
+        let (outlet, listener) = connect(everything(queue), &stream.age, &self.changed);
+        stream.listeners.push(outlet);
         Some(listener)
-    }
-
-    /// Both ends of a queue for `queue` bundles.
-    fn connect(&self, queue: usize) -> (Outlet, Listener) {
-        let (sender, receiver) = mpsc::channel(queue);
-        let slow = Arc::new(AtomicBool::new(false));
-        let stages = Arc::new(AtomicU8::new(StageCount::MAX.value()));
-        let outlet = Outlet { queue: sender, slow: Arc::clone(&slow), stages: Arc::clone(&stages) };
-        (outlet, Listener { queue: receiver, slow, stages, changed: Arc::clone(&self.changed) })
     }
 
     /// Waits until [`Hub::wanted`] may have changed.
@@ -213,19 +179,16 @@ impl Hub {
 
     /// Streams that somebody listens to and nobody publishes here, with the most stages that anybody wants.
     pub(super) fn wanted(&self) -> HashMap<StreamName, StageCount> {
-        let most = |s: &Stream| {
-            let open = s.listeners.iter().filter(|l| !l.queue.is_closed());
-            open.filter_map(|l| StageCount::new(l.stages.load(Ordering::Relaxed)).ok()).max()
-        };
+        let most = |s: &Stream| s.listeners.iter().filter(|l| !l.is_closed()).filter_map(Outlet::stages).max();
         let streams = self.lock();
         let unpublished = streams.iter().filter(|(_, s)| !s.published);
         unpublished.filter_map(|(name, s)| Some((name.clone(), most(s)?))).collect()
     }
 
     /// Gives a bundle that is published elsewhere to those who listen here; `source` tells its publishers apart.
-    pub(super) fn relay(&self, name: &StreamName, source: u64, bundle: PackedBundle) {
+    pub(super) fn relay(&self, name: &StreamName, source: u64, heard: Heard) {
         if let Some(stream) = self.lock().get_mut(name).filter(|s| !s.published) {
-            stream.give(Arc::new(bundle), Some(source));
+            stream.give(heard, Some(source));
         }
     }
 
@@ -243,12 +206,13 @@ impl Hub {
         let state = |(name, s): (&StreamName, &Stream)| StreamState {
             name: name.clone(),
             published: s.published,
-            listeners: s.listeners.iter().filter(|l| !l.queue.is_closed()).count(),
+            listeners: s.listeners.iter().filter(|l| !l.is_closed()).count(),
             bundles: s.bundles,
             bytes: s.bytes,
             lost: s.lost,
             stage_bits: s.stage_bits,
             level: s.level.filter(|(_, at)| at.elapsed() < FRESH).map(|(level, _)| level),
+            age: s.age.read(Instant::now()),
         };
         let mut all: Vec<_> = streams.iter().map(state).collect();
         drop(streams);
@@ -279,14 +243,13 @@ impl Hub {
 }
 
 impl Publisher {
-    /// Gives a bundle to every listener; one whose queue is full is dropped.
-    pub(crate) fn send(&self, bundle: PackedBundle) {
-        let bundle = Arc::new(bundle);
+    /// Gives a bundle to every listener; one that does not keep up is dropped.
+    pub(crate) fn send(&self, heard: Heard) {
         if let Some(tap) = &self.tap {
-            tap.send(&bundle);
+            tap.send(&heard.bundle);
         }
         if let Some(stream) = self.hub.lock().get_mut(&self.name) {
-            stream.give(bundle, None);
+            stream.give(heard, None);
         }
     }
 
@@ -308,48 +271,25 @@ impl Drop for Publisher {
     }
 }
 
-impl Drop for Listener {
-    fn drop(&mut self) {
-        self.queue.close();
-        self.changed.notify_one();
-    }
-}
-
-impl Listener {
-    /// Says how many stages are wanted, so that no more are fetched from another daemon.
-    pub(crate) fn want(&self, stages: StageCount) {
-        self.stages.store(stages.value(), Ordering::Relaxed);
-        self.changed.notify_one();
-    }
-
-    /// The next bundle; everything queued is given before the end. Cancel-safe.
-    pub(crate) async fn next(&mut self) -> Result<Arc<PackedBundle>, Ended> {
-        match self.queue.recv().await {
-            Some(bundle) => Ok(bundle),
-            None if self.slow.load(Ordering::Acquire) => Err(Ended::Slow),
-            None => Err(Ended::Stream),
-        }
-    }
-
-    /// A bundle that is queued already.
-    pub(crate) fn queued(&mut self) -> Option<Arc<PackedBundle>> {
-        self.queue.try_recv().ok()
-    }
+/// The queue of a listener that wants everything, whenever that comes.
+fn everything(queue: usize) -> Backlog<Heard> {
+    Backlog::new(Keep::All, queue, Duration::MAX)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn bundle(first_frame: u64) -> PackedBundle {
+    fn bundle(first_frame: u64) -> Heard {
         let stages = StageCount::new(4).expect("in range");
-        PackedBundle { first_frame, frames: 1, stages, payload: vec![0; 5] }
+        let bundle = PackedBundle { first_frame, frames: 1, stages, payload: vec![0; 5] };
+        Heard::new(bundle, Duration::from_millis(20), Instant::now(), true)
     }
 
     #[tokio::test]
     async fn a_slow_listener_gets_what_was_queued_and_the_reason_and_others_do_not_notice() {
         let (hub, name) = (Arc::new(Hub::default()), StreamName::new("a").unwrap());
-        let (mut slow, mut good) = (hub.listen(&name, 2), hub.listen(&name, 10));
+        let (mut slow, mut good) = (hub.listen(&name, everything(2)), hub.listen(&name, everything(10)));
         let publisher = hub.publish(&name).unwrap();
         assert!(hub.publish(&name).is_none());
         (0..4).for_each(|n| publisher.send(bundle(n)));
@@ -367,9 +307,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_listener_that_falls_behind_skips_ahead_and_is_told() {
+        let (hub, name) = (Arc::new(Hub::default()), StreamName::new("a").unwrap());
+        let mut listener = hub.listen(&name, Backlog::new(Keep::Newest, 10, Duration::from_millis(60)));
+        let publisher = hub.publish(&name).unwrap();
+        (0..12).for_each(|n| publisher.send(bundle(n)));
+        drop(publisher);
+        for n in 7..12 {
+            assert_eq!(listener.next().await.unwrap().first_frame, n);
+        }
+        assert_eq!((listener.take_skipped(), listener.take_skipped()), (7, 0));
+        assert_eq!(listener.next().await.unwrap_err(), Ended::Stream);
+    }
+
+    #[tokio::test]
     async fn frame_numbers_of_listeners_never_go_back_when_publishers_change() {
         let (hub, name) = (Arc::new(Hub::default()), StreamName::new("a").unwrap());
-        let mut listener = hub.listen(&name, 10);
+        let mut listener = hub.listen(&name, everything(10));
         listener.want(StageCount::new(2).unwrap());
         assert_eq!(hub.wanted()[&name].value(), 2);
         hub.relay(&name, 1, bundle(70));

@@ -60,6 +60,8 @@ pub(super) fn prometheus(shared: &Shared) -> String {
         ("refused_total", "Connections and sessions refused: no room, a taken name, no right.", &c.refused),
         ("hostile_total", "Sessions closed for what the peer sent or did not send.", &c.hostile),
         ("slow_listeners_total", "Listeners closed because they did not keep up.", &c.slow),
+        ("stale_bundles_total", "Bundles of live sound that were dropped: later than limits.max_lag_ms.", &c.stale),
+        ("skipped_frames_total", "Frames that listeners did without because they did not keep up.", &c.skipped),
         ("bundles_total", "Bundles published.", &c.bundles),
         ("recorded_bytes_total", "Bytes written to recordings.", &c.recorded.bytes),
         ("recorded_files_total", "Files of recordings begun.", &c.recorded.files),
@@ -85,6 +87,7 @@ pub(super) fn prometheus(shared: &Shared) -> String {
         let bits = bits.load(Ordering::Relaxed);
         let _ = writeln!(page.0, "undertone_stage_bits_total{{stage=\"{}\"}} {bits}", stage + 1);
     }
+    ages(&mut page, shared);
     devices(&mut page, shared);
     c.udp.page(&mut page.0);
     page.head("phase_seconds", "histogram", "Time by phase: queue (a job), compute (a batch), send (a message).");
@@ -93,6 +96,17 @@ pub(super) fn prometheus(shared: &Shared) -> String {
     page.histogram("compute", &phases.compute);
     page.histogram("send", &c.send);
     page.0
+}
+
+/// How late each stream is.
+fn ages(page: &mut Page, shared: &Shared) {
+    let help = "How long ago what listeners get was recorded, as far as this daemon can tell: most of the last second.";
+    page.head("stream_age_seconds", "gauge", help);
+    for s in shared.hub.list() {
+        if let Some(age) = s.age {
+            let _ = writeln!(page.0, "undertone_stream_age_seconds{{stream=\"{}\"}} {}", s.name, age.as_secs_f64());
+        }
+    }
 }
 
 /// One line a device and figure. Names have no characters that need escaping (src/config/device.rs).
@@ -149,12 +163,17 @@ pub(super) fn table(shared: &Shared) -> String {
     let mut page = Page(String::new());
     let state = unready(shared).unwrap_or_else(|| "ready".to_owned());
     let _ = writeln!(page.0, "undertone {}: {state}; {used} of {slots} engine slots", env!("CARGO_PKG_VERSION"));
-    let _ =
-        writeln!(page.0, "{:<32} {:>9} {:>9} {:>10} {:>12}", "stream", "published", "listeners", "bundles", "bytes");
+    let _ = writeln!(
+        page.0,
+        "{:<32} {:>9} {:>9} {:>10} {:>12} {:>7}",
+        "stream", "published", "listeners", "bundles", "bytes", "age ms"
+    );
     for s in shared.hub.list() {
         let published = if s.published { "yes" } else { "no" };
         let name = s.name.as_str();
-        let _ = writeln!(page.0, "{name:<32} {published:>9} {:>9} {:>10} {:>12}", s.listeners, s.bundles, s.bytes);
+        let age = s.age.map_or_else(|| "-".to_owned(), |a| format!("{:.0}", a.as_secs_f64() * 1e3));
+        let _ =
+            writeln!(page.0, "{name:<32} {published:>9} {:>9} {:>10} {:>12} {age:>7}", s.listeners, s.bundles, s.bytes);
     }
     if !shared.devices.is_empty() {
         let _ = writeln!(
@@ -186,8 +205,13 @@ pub(super) fn json(shared: &Shared) -> String {
     let (used, slots) = shared.engine.slots();
     let stream = |s: super::hub::StreamState| {
         format!(
-            "{{\"stream\":\"{}\",\"published\":{},\"listeners\":{},\"bundles\":{},\"payload_bytes\":{}}}",
-            s.name, s.published, s.listeners, s.bundles, s.bytes
+            "{{\"stream\":\"{}\",\"published\":{},\"listeners\":{},\"bundles\":{},\"payload_bytes\":{},\"age_s\":{}}}",
+            s.name,
+            s.published,
+            s.listeners,
+            s.bundles,
+            s.bytes,
+            s.age.map_or_else(|| "null".to_owned(), |a| a.as_secs_f64().to_string())
         )
     };
     let streams = shared.hub.list().into_iter().map(stream).collect::<Vec<_>>().join(",");

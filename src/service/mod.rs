@@ -9,6 +9,7 @@ mod door;
 mod ending;
 mod http;
 mod hub;
+mod listener;
 mod listeners;
 mod metrics;
 mod outbox;

@@ -1,27 +1,29 @@
-//! Holds a publisher to real time, so that its listeners' queues need hold only what jitter brings.
+//! Holds what is made here to real time.
 
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
-/// How far a publisher may run ahead of real time: less than the shortest sensible listener queue.
-const BURST: Duration = Duration::from_millis(500);
+use crate::jitter::{BURST, Schedule};
 
-/// Media time against the clock. Silence in between is not saved up: who stops for a minute may not then send a minute.
-#[derive(Debug, Default)]
-pub(super) struct Pacer {
-    /// When the media sent so far will have been played.
-    played: Option<Instant>,
+/// Waits by the schedule of a publisher.
+#[derive(Debug)]
+pub(super) struct Pacer(Schedule);
+
+impl Default for Pacer {
+    fn default() -> Self {
+        Self(Schedule::new(BURST))
+    }
 }
 
 impl Pacer {
-    /// Waits until media of this length may be passed on. The sender meanwhile feels the back-pressure of TCP.
+    /// Waits until media of this length may be passed on.
     pub(super) async fn wait(&mut self, media: Duration) {
-        let now = Instant::now();
-        let played = self.played.map_or(now, |p| p.max(now)) + media;
-        self.played = Some(played);
-        if played > now + BURST {
-            tokio::time::sleep_until(played - BURST).await;
+        let now = Instant::now().into_std();
+        let due = self.0.due(media, now);
+        self.0.pass(media, now);
+        if due > now {
+            sleep_until(due.into()).await;
         }
     }
 }

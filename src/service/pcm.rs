@@ -1,22 +1,22 @@
 //! Raw samples in (encode here) and out (decode here).
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::spawn_blocking;
-use tokio::time::timeout;
+use tokio::time::{sleep_until, timeout, timeout_at};
 use tracing::{info, warn};
 
-use super::hub::{Ended, Publisher};
-use super::pacer::Pacer;
+use super::hub::{Ended, Heard, Publisher};
 use super::tls::Socket;
 use super::{Counters, Shared, process};
 use crate::codec::{Concealer, Decoder, Encoder, Guess};
 use crate::config::PcmPort;
 use crate::dsp::{PcmReader, PcmWriter};
 use crate::engine::{EngineError, Job, Slot};
-use crate::jitter::Gaps;
+use crate::jitter::{Gaps, Keep, Pace, Pacing, Passed};
 use crate::session::{PackedBundle, StreamName};
 use crate::units::{CODEC_RATE, StageCount};
 
@@ -58,18 +58,29 @@ pub(super) async fn serve_input(shared: Shared, port: Arc<PcmPort>, mut socket: 
 }
 
 async fn input(shared: &Shared, port: &PcmPort, socket: &mut Socket) -> Result<u64, PcmError> {
-    let mut source = Source::open(shared, &port.stream).await?;
+    let mut source = Source::open(shared, &port.stream, port.pace).await?;
     let (mut reader, mut bytes, mut pcm) = (PcmReader::new(port.format), vec![0; CHUNK], Vec::new());
     let idle = shared.config.borrow().limits.timeouts.idle;
+    let mut heard = Instant::now();
     let result = loop {
+        let reads = source.reads();
         let read = tokio::select! {
+            biased;
             () = shared.stop_input.cancelled() => break Ok(()),
-            read = timeout(idle, socket.read(&mut bytes)) => read,
+            read = timeout_at((heard + idle).into(), socket.read(&mut bytes)), if reads => read,
+            () = source.wait() => {
+                source.pass_on()?;
+                if !reads {
+                    heard = Instant::now();
+                }
+                continue;
+            }
         };
         match read {
             Err(_) => break Err(PcmError::Silent(idle)),
             Ok(Ok(0)) => break Ok(()),
             Ok(Ok(n)) => {
+                heard = Instant::now();
                 pcm.clear();
                 reader.push(&bytes[..n], &mut pcm);
                 shared.hub.heard(&port.stream, &pcm);
@@ -94,12 +105,14 @@ pub(super) struct Source<'a> {
     encoder: Encoder,
     /// As configured, and as the engine has time for.
     stages: (StageCount, StageCount),
-    pacer: Pacer,
+    pacing: Pacing<PackedBundle>,
+    /// Bundles that were dropped because they were too late, as far as they are counted.
+    stale: u64,
 }
 
 impl<'a> Source<'a> {
     /// Takes the stream's name and a slot of the engine.
-    pub(super) async fn open(shared: &'a Shared, stream: &StreamName) -> Result<Self, PcmError> {
+    pub(super) async fn open(shared: &'a Shared, stream: &StreamName, pace: Pace) -> Result<Self, PcmError> {
         let publisher = shared.publish(stream).await.ok_or_else(|| PcmError::Taken(stream.clone()))?;
         let config = Arc::clone(&shared.config.borrow());
         let (profile, slot) = (shared.engine.profile(), shared.engine.admit()?);
@@ -110,23 +123,63 @@ impl<'a> Source<'a> {
             encoder.grade_bundles();
         }
         info!(%stream, %stages, "input started");
-        Ok(Self { shared, publisher, slot, encoder, stages: (stages, stages), pacer: Pacer::default() })
+        let pacing = Pacing::new(pace, config.limits.max_lag);
+        Ok(Self { shared, publisher, slot, encoder, stages: (stages, stages), pacing, stale: 0 })
     }
 
-    /// Encodes and publishes samples.
+    /// Encodes samples that were recorded just now.
     pub(super) async fn push(&mut self, pcm: &[f32]) -> Result<(), PcmError> {
         self.encoder.push(pcm);
-        self.encode().await
+        self.encode(Instant::now()).await
     }
 
-    /// Encodes and publishes what is left.
+    /// Encodes what is left, and publishes all of it, in its time unless the daemon stops.
     pub(super) async fn finish(&mut self) -> Result<(), PcmError> {
         self.encoder.finish();
-        self.encode().await
+        self.encode(Instant::now()).await?;
+        while self.pacing.wake().is_some() {
+            tokio::select! {
+                () = self.shared.stop_input.cancelled() => break,
+                () = self.wait() => self.pass_on()?,
+            }
+        }
+        while let Some(passed) = self.pacing.flush() {
+            self.send(passed);
+        }
+        Ok(())
     }
 
-    /// Encodes and publishes what is ready.
-    async fn encode(&mut self) -> Result<(), PcmError> {
+    /// Whether more samples may be taken in. What could be passed on waits while there are some: of a backlog only the newest
+    /// is wanted.
+    pub(super) fn reads(&self) -> bool {
+        !self.pacing.is_full() && !self.pacing.is_overdue(Instant::now())
+    }
+
+    /// Waits until something may be passed on. Cancel-safe.
+    pub(super) async fn wait(&self) {
+        match self.pacing.wake() {
+            Some(wake) => sleep_until(wake.into()).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Passes on what may be.
+    pub(super) fn pass_on(&mut self) -> Result<(), PcmError> {
+        let now = Instant::now();
+        while let Some(passed) = self.pacing.pop(now) {
+            self.send(passed);
+        }
+        if self.publisher.is_overruled() { Err(PcmError::Overruled) } else { Ok(()) }
+    }
+
+    fn send(&mut self, passed: Passed<PackedBundle>) {
+        let media = self.shared.engine.profile().media_time(passed.item.frames);
+        self.shared.counters.bundle(&passed.item);
+        self.publisher.send(Heard::new(passed.item, media, passed.recorded, self.pacing.is_live()));
+    }
+
+    /// Encodes what is ready, which came at `arrived`.
+    async fn encode(&mut self, arrived: Instant) -> Result<(), PcmError> {
         let now = self.shared.engine.stages(self.stages.0);
         if now != self.stages.1 {
             self.stages.1 = now;
@@ -139,17 +192,11 @@ impl<'a> Source<'a> {
                 self.encoder.accept(job);
             }
             while let Some(bundle) = self.encoder.next_bundle() {
-                if !self.shared.stop_input.is_cancelled() {
-                    self.pacer.wait(profile.media_time(bundle.frames)).await;
-                }
-                let bundle = PackedBundle::pack(&bundle);
-                self.shared.counters.bundle(&bundle);
-                self.publisher.send(bundle);
-                if self.publisher.is_overruled() {
-                    return Err(PcmError::Overruled);
-                }
+                self.pacing.push(PackedBundle::pack(&bundle), profile.media_time(bundle.frames), arrived);
             }
         }
+        let stale = self.pacing.dropped() - std::mem::replace(&mut self.stale, self.pacing.dropped());
+        self.shared.counters.stale.fetch_add(stale, Ordering::Relaxed);
         Ok(())
     }
 }
@@ -170,16 +217,18 @@ pub(super) async fn serve_output(shared: Shared, port: Arc<PcmPort>, mut socket:
 async fn output(shared: &Shared, port: &PcmPort, socket: &mut Socket) -> Result<(), PcmError> {
     let config = Arc::clone(&shared.config.borrow());
     let sound = Sound::open(shared, &port.stream)?;
-    let mut listener = shared.hub.listen(&port.stream, config.limits.listener_queue);
+    let mut listener = shared.listen(&port.stream, Keep::Prompt);
     let mut sink = Sink { sound, writer: PcmWriter::new(port.format), bytes: Vec::new() };
     let (mut reader, mut writer) = tokio::io::split(socket);
     let mut scratch = [0; 256];
     let ended = loop {
         tokio::select! {
             next = listener.next() => match next {
-                Ok(bundle) => {
-                    let write = sink.decode(&bundle, &mut writer);
+                Ok(heard) => {
+                    shared.skipped(&mut listener, &port.stream);
+                    let write = sink.decode(&heard, &mut writer);
                     timeout(config.limits.timeouts.idle, write).await.map_err(|_| PcmError::Slow)??;
+                    listener.delivered(&heard);
                 }
                 Err(ended) => break ended,
             },

@@ -116,7 +116,7 @@ impl Task {
             };
             tokio::select! {
                 next = listener.next() => match next {
-                    Ok(bundle) => self.take(bundle),
+                    Ok(heard) => self.take(heard.bundle),
                     Err(Ended::Stream) => break,
                     Err(Ended::Slow) => {
                         self.failed("the daemon is too busy to record");
@@ -137,8 +137,8 @@ impl Task {
                     write = self.start(true);
                 }
                 () = shared.stop_output.cancelled() => {
-                    while let Some(bundle) = listener.queued() {
-                        self.take(bundle);
+                    while let Some(heard) = listener.queued() {
+                        self.take(heard.bundle);
                     }
                     break;
                 }

@@ -5,15 +5,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use super::cluster::Cluster;
-use super::hub::{Hub, Publisher};
+use super::hub::{Hub, Listener, Publisher};
 use super::record::Recorded;
 use super::tls;
 use super::udp::UdpCounters;
 use crate::capture::device::DeviceStats;
 use crate::config::{Config, DevicePort};
 use crate::engine::{EngineError, EngineHandle, Histogram, Job, Slot};
+use crate::jitter::{Backlog, Keep};
 use crate::session::{PackedBundle, StreamName, TokenTag};
 use crate::token::TokenModel;
 use crate::units::{BITS_PER_CODE, MAX_STAGES};
@@ -40,6 +42,22 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    /// Joins a stream with a queue as the configuration has it.
+    pub(super) fn listen(&self, name: &StreamName, keep: Keep) -> Listener {
+        let limits = self.config.borrow().limits;
+        self.hub.listen(name, Backlog::new(keep, limits.listener_queue, limits.max_lag))
+    }
+
+    /// Counts what a listener did without that plays in real time, and says so.
+    pub(super) fn skipped(&self, listener: &mut Listener, stream: &StreamName) -> u64 {
+        let frames = listener.take_skipped();
+        if frames > 0 {
+            self.counters.skipped.fetch_add(frames, Ordering::Relaxed);
+            warn!(%stream, frames, "a listener does not keep up and skips ahead");
+        }
+        frames
+    }
+
     /// The right to publish a stream here and, with NATS, on all daemons; None if somebody has it already.
     pub(super) async fn publish(&self, name: &StreamName) -> Option<Publisher> {
         match &self.cluster {
@@ -79,6 +97,9 @@ pub(super) struct Counters {
     pub(super) refused: AtomicU64,
     pub(super) hostile: AtomicU64,
     pub(super) slow: AtomicU64,
+    /// Bundles of publishers that were dropped because they were too late, and frames that slow listeners did without.
+    pub(super) stale: AtomicU64,
+    pub(super) skipped: AtomicU64,
     pub(super) bundles: AtomicU64,
     pub(super) fallbacks: AtomicU64,
     pub(super) recorded: Arc<Recorded>,

@@ -16,11 +16,12 @@ use tokio_tungstenite::tungstenite::{Bytes, Message};
 use tracing::{debug, info, warn};
 
 use super::access::{Flood, may_listen};
-use super::hub::{Ended, Listener};
+use super::hub::{Ended, Heard, Listener};
 use super::pcm::{PcmError, Sound};
 use super::tls::Socket;
 use super::{Counters, Shared};
 use crate::dsp::PcmWriter;
+use crate::jitter::Keep;
 use crate::session::{PackedBundle, StreamName};
 use crate::units::{PcmFormat, StageCount};
 
@@ -189,7 +190,7 @@ impl Page<'_> {
                 },
                 next = async { match listener { Some(l) => l.next().await, None => std::future::pending().await } } => {
                     match next {
-                        Ok(bundle) => self.play(&bundle).await,
+                        Ok(heard) => self.play(&heard).await,
                         Err(Ended::Stream) => self.stop("The stream ended").await,
                         Err(Ended::Slow) => {
                             Counters::add(&shared.counters.slow);
@@ -252,6 +253,7 @@ impl Page<'_> {
                 json!({
                     "name": s.name.as_str(), "listeners": s.listeners, "bundles": s.bundles, "bytes": s.bytes,
                     "lost": s.lost, "bits": &s.stage_bits[..stages], "level": s.level,
+                    "age_ms": s.age.map(|a| a.as_secs_f64() * 1e3),
                 })
             })
             .collect();
@@ -323,10 +325,9 @@ impl Page<'_> {
                 return self.tell(json!({"type": "stopped", "reason": reason})).await;
             }
         };
-        let queue = self.shared.config.borrow().limits.listener_queue;
         info!(%stream, %stages, "a page listens");
         self.player = Some(Player {
-            listener: self.shared.hub.listen(&stream, queue),
+            listener: self.shared.listen(&stream, Keep::Prompt),
             sound,
             writer: PcmWriter::new(PcmFormat::CODEC),
             stages,
@@ -342,7 +343,13 @@ impl Page<'_> {
         self.tell(json!({"type": "stopped", "reason": reason})).await
     }
 
-    async fn play(&mut self, bundle: &PackedBundle) -> Result<(), End> {
+    async fn play(&mut self, bundle: &Heard) -> Result<(), End> {
+        let Some(player) = &mut self.player else { return Ok(()) };
+        let skipped = self.shared.skipped(&mut player.listener, player.sound.stream());
+        player.listener.delivered(bundle);
+        if skipped > 0 {
+            self.tell(json!({"type": "skipped", "frames": skipped})).await?;
+        }
         let Some(player) = &mut self.player else { return Ok(()) };
         match player.decode(bundle).await {
             Ok((bytes, heard)) => {

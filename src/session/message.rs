@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::TokenTag;
 use crate::bitstream::{CodedBundle, PackedBundle};
+use crate::jitter::Pace;
 use crate::units::{ModelId, OutOfRange, StageCount};
 
 /// Name of a stream, 1 to 64 characters of `A-Z a-z 0-9 . _ -`.
@@ -66,6 +67,8 @@ pub struct Hello {
     pub coding: Option<TokenTag>,
     /// Subscriber: what to send when the publisher ends the stream.
     pub continuation: Option<Continuation>,
+    /// Publisher: whether its sound is worth less when it is late.
+    pub pace: Pace,
 }
 
 /// A wish to hear a stream continued by the token model when its publisher ends it.
@@ -80,10 +83,12 @@ pub struct Continuation {
 }
 
 /// A wish within a running session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Control {
     /// Subscriber: most stages from the next bundle on.
     pub stages: Option<StageCount>,
+    /// Server: frames that were left out before the next bundle, because this subscriber takes them too slowly.
+    pub skipped: u64,
 }
 
 /// Why a session ends.

@@ -179,6 +179,7 @@ mod tests {
             token: String::new(),
             coding: None,
             continuation: None,
+            pace: crate::jitter::Pace::Unknown,
         }
     }
 
@@ -213,7 +214,7 @@ mod tests {
         assert_eq!(s.expired(now + TIMEOUTS.handshake).unwrap().reason, Reason::Timeout);
         let (mut s, now, profile) = open(Role::Publish);
         let later = now + Duration::from_secs(29);
-        s.handle(Message::Control(Control { stages: None }), &profile, later).unwrap();
+        s.handle(Message::Control(Control::default()), &profile, later).unwrap();
         assert_eq!(s.deadline(), Some(later + TIMEOUTS.idle));
         assert!(s.expired(later + TIMEOUTS.idle).is_some());
         assert_eq!(open(Role::Subscribe).0.expired(now + day), None);

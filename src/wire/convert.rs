@@ -3,6 +3,7 @@
 use super::proto::envelope::Kind;
 use super::{WireError, proto};
 use crate::bitstream::{Bundle, CodedBundle, MAX_FRAMES};
+use crate::jitter::Pace;
 use crate::session::{Close, Continuation, Control, Hello, Message, PackedBundle, Reason, Role, StreamName, TokenTag};
 use crate::units::{ModelId, OutOfRange, StageCount};
 
@@ -46,7 +47,9 @@ pub(super) fn from_proto(envelope: proto::Envelope) -> Result<Message, WireError
             })
         }
         Kind::Bundle(m) => bundle(m),
-        Kind::Control(m) => Ok(Message::Control(Control { stages: optional_stages(m.stages)? })),
+        Kind::Control(m) => {
+            Ok(Message::Control(Control { stages: optional_stages(m.stages)?, skipped: m.skipped_frames }))
+        }
         Kind::Close(m) => {
             let reason = reason(m.reason())?;
             Ok(Message::Close(Close::new(reason, m.text.chars().take(MAX_TEXT).collect::<String>())))
@@ -62,6 +65,11 @@ fn hello(m: proto::Hello) -> Result<Hello, WireError> {
     };
     let frames = u8::try_from(m.frames_per_bundle).ok().filter(|&f| f <= MAX_FRAMES);
     let fits = frames.filter(|&f| f > 0 || role == Role::Subscribe);
+    let pace = match m.pace() {
+        proto::Pace::Unspecified => Pace::Unknown,
+        proto::Pace::Live => Pace::Live,
+        proto::Pace::Recording => Pace::Recording,
+    };
     if m.token.len() > MAX_TOKEN {
         return Err(range("length of the token in bytes", m.token.len(), "0 to 1024"));
     }
@@ -80,6 +88,7 @@ fn hello(m: proto::Hello) -> Result<Hello, WireError> {
             Some(TokenTag { id, check })
         },
         continuation: continuation(m.continue_frames, m.continue_temperature_percent, m.continue_seed)?,
+        pace,
     })
 }
 
@@ -169,6 +178,12 @@ pub(super) fn to_proto(message: &Message) -> proto::Envelope {
             continue_frames: h.continuation.map_or(0, |c| u32::from(c.frames)),
             continue_temperature_percent: h.continuation.map_or(0, |c| u32::from(c.temperature_percent)),
             continue_seed: h.continuation.map_or(0, |c| c.seed),
+            pace: match h.pace {
+                Pace::Unknown => proto::Pace::Unspecified,
+                Pace::Live => proto::Pace::Live,
+                Pace::Recording => proto::Pace::Recording,
+            }
+            .into(),
         }),
         Message::HelloAck { version, model_id, stages, coding } => Kind::HelloAck(proto::HelloAck {
             version: *version,
@@ -198,7 +213,7 @@ pub(super) fn to_proto(message: &Message) -> proto::Envelope {
             }
             .into(),
         }),
-        Message::Control(c) => Kind::Control(proto::Control { stages: count(c.stages) }),
+        Message::Control(c) => Kind::Control(proto::Control { stages: count(c.stages), skipped_frames: c.skipped }),
         Message::Close(c) => Kind::Close(proto::Close { reason: proto_reason(c.reason).into(), text: c.text.clone() }),
     };
     proto::Envelope { kind: Some(kind) }

@@ -87,6 +87,7 @@ mod tests {
             token: "secret".to_owned(),
             coding: Some(TokenTag { id: [3; 8], check: [4; 8] }),
             continuation: Some(Continuation { frames: 100, temperature_percent: 80, seed: 5 }),
+            pace: crate::jitter::Pace::Live,
         };
         let coded = |packed: bool, restart| CodedBundle {
             first_frame: 1 << 40,
@@ -105,8 +106,8 @@ mod tests {
             Message::Coded { sequence: 8, bundle: coded(false, true) },
             Message::Coded { sequence: 9, bundle: coded(true, false) },
             Message::Bundle { sequence: 3, bundle },
-            Message::Control(Control { stages: Some(stages) }),
-            Message::Control(Control { stages: None }),
+            Message::Control(Control { stages: Some(stages), ..Control::default() }),
+            Message::Control(Control::default()),
             Message::Close(Close::new(Reason::SlowConsumer, "too slow")),
         ]
     }

@@ -92,6 +92,7 @@ pub fn hello(role: Role, stream: &str, stages: Option<u8>) -> Hello {
         token: String::new(),
         coding: None,
         continuation: None,
+        pace: undertone::jitter::Pace::Unknown,
     }
 }
 

@@ -204,7 +204,7 @@ impl UdpClient {
 
     /// Asks for at most this many stages.
     pub async fn set_stages(&self, stages: StageCount) {
-        let control = crate::session::Control { stages: Some(stages) };
+        let control = crate::session::Control { stages: Some(stages), skipped: 0 };
         self.send(&Datagram::message(self.session, Message::Control(control))).await;
     }
 

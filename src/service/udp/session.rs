@@ -1,5 +1,6 @@
 //! One session over UDP.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -10,10 +11,9 @@ use super::counters::ListenerState;
 use super::flow::{Incoming, Outgoing, REPORT, trimmed};
 use super::peer::Peer;
 use crate::bitstream::Bundle;
-use crate::jitter::{Played, PlayoutOptions, Report};
+use crate::jitter::{Keep, Pace, Pacing, Passed, Played, PlayoutOptions, Report};
 use crate::service::access::{Flood, authorize};
-use crate::service::hub::{Ended, Listener, Publisher};
-use crate::service::pacer::Pacer;
+use crate::service::hub::{Ended, Heard, Listener, Publisher};
 use crate::service::{Counters, Shared};
 use crate::session::{Close, Event, Hello, Message, PackedBundle, Reason, Role, ServerSession};
 use crate::units::StageCount;
@@ -28,6 +28,10 @@ const LISTENER_SILENCE: Duration = Duration::from_secs(10);
 /// How often the last words are said, and how long after each an answer is waited for.
 const LAST_WORDS: u32 = 4;
 const LAST_WORDS_EVERY: Duration = Duration::from_millis(100);
+
+/// How late a publisher's bundles may be at least, whatever `limits.max_lag_ms` says: those that wait for a lost one come all at
+/// once.
+const SLOWEST: Duration = Duration::from_secs(1);
 
 /// How long a publisher that is done is waited for, should its last bundles still be on their way.
 const STRAGGLERS: Duration = Duration::from_millis(500);
@@ -132,8 +136,7 @@ impl Connection {
                 self.take_in(publisher).await
             }
             Role::Subscribe => {
-                let queue = self.shared.config.borrow().limits.listener_queue;
-                let listener = self.shared.hub.listen(&name, queue);
+                let listener = self.shared.listen(&name, Keep::Newest);
                 self.send(&Datagram::message(self.peer.session, self.ack.clone()));
                 let number = self.shared.counters.udp.number();
                 let result = self.send_out(listener, number).await;
@@ -238,8 +241,10 @@ impl Connection {
             };
             let now = Instant::now();
             match next {
-                Some(Ok(bundle)) => {
-                    out.pack(&bundle, now).map_err(failed)?.iter().for_each(|d| self.send_bytes(d));
+                Some(Ok(heard)) => {
+                    self.shared.skipped(&mut listener, &self.hello.stream);
+                    out.pack(&heard, now).map_err(failed)?.iter().for_each(|d| self.send_bytes(d));
+                    listener.delivered(&heard);
                 }
                 Some(Err(ended)) => {
                     self.sent = out.sent();
@@ -267,7 +272,8 @@ impl Connection {
         let profile = self.shared.engine.profile();
         let mut input = Input {
             publisher,
-            pacer: Pacer::default(),
+            pacing: Pacing::new(Pace::Live, self.shared.config.borrow().limits.max_lag.max(SLOWEST)),
+            stale: 0,
             incoming: Incoming::new(PlayoutOptions { eager: true, ..PlayoutOptions::default() }),
             next: 0,
         };
@@ -278,9 +284,10 @@ impl Connection {
             let now = Instant::now();
             while let Some(played) = input.incoming.pop(now) {
                 if let Played::Packet(bundle) = played {
-                    input.publish(bundle, self).await?;
+                    input.take(bundle, self, now)?;
                 }
             }
+            input.pass_on(self, now)?;
             if let Some((close, sent, until)) = done.take() {
                 if input.incoming.has_all(sent) || now >= until {
                     input.flush(self).await?;
@@ -291,7 +298,7 @@ impl Connection {
                 done = Some((close, sent, until));
             }
             let soon = now + TICK;
-            let wake = input.incoming.wake().map_or(soon, |w| w.min(soon));
+            let wake = [input.incoming.wake(), input.pacing.wake()].into_iter().flatten().fold(soon, Instant::min);
             tokio::select! {
                 biased;
                 () = self.shared.stop_input.cancelled() => {
@@ -338,33 +345,44 @@ impl Connection {
 /// A publisher's bundles on their way to the hub.
 struct Input {
     publisher: Publisher,
-    pacer: Pacer,
+    pacing: Pacing<PackedBundle>,
+    /// Bundles that were dropped because they were too late, as far as they are counted.
+    stale: u64,
     incoming: Incoming,
     /// Frame that follows what was passed on.
     next: u64,
 }
 
 impl Input {
-    async fn publish(&mut self, bundle: Bundle, connection: &mut Connection) -> Result<(), Close> {
+    fn take(&mut self, bundle: Bundle, connection: &mut Connection, now: Instant) -> Result<(), Close> {
         let Some(bundle) = trimmed(bundle, self.next) else { return Ok(()) };
         let message = Message::Bundle { sequence: 0, bundle: PackedBundle::pack(&bundle) };
         let profile = connection.shared.engine.profile();
-        if let Event::Bundle(bundle) = connection.session.handle(message, &profile, Instant::now())? {
+        if let Event::Bundle(bundle) = connection.session.handle(message, &profile, now)? {
             self.next = bundle.first_frame.saturating_add(u64::from(bundle.frames));
-            tokio::select! {
-                () = connection.shared.stop_input.cancelled() => {}
-                () = self.pacer.wait(profile.media_time(bundle.frames)) => {}
-            }
-            connection.shared.counters.bundle(&bundle);
-            self.publisher.send(bundle);
-            if self.publisher.is_overruled() {
-                return Err(Connection::close(
-                    Reason::Busy,
-                    "an earlier publisher of this stream is on another daemon",
-                ));
-            }
+            let media = profile.media_time(bundle.frames);
+            self.pacing.push(bundle, media, now);
+            let stale = self.pacing.dropped() - std::mem::replace(&mut self.stale, self.pacing.dropped());
+            connection.shared.counters.stale.fetch_add(stale, Ordering::Relaxed);
         }
         Ok(())
+    }
+
+    /// Passes on what may be.
+    fn pass_on(&mut self, connection: &Connection, now: Instant) -> Result<(), Close> {
+        while let Some(passed) = self.pacing.pop(now) {
+            self.send(passed, connection);
+        }
+        if self.publisher.is_overruled() {
+            return Err(Connection::close(Reason::Busy, "an earlier publisher of this stream is on another daemon"));
+        }
+        Ok(())
+    }
+
+    fn send(&self, passed: Passed<PackedBundle>, connection: &Connection) {
+        let media = connection.shared.engine.profile().media_time(passed.item.frames);
+        connection.shared.counters.bundle(&passed.item);
+        self.publisher.send(Heard::new(passed.item, media, passed.recorded, true));
     }
 
     /// Passes on what waits for something that will not come.
@@ -372,10 +390,19 @@ impl Input {
         let late = Instant::now() + Duration::from_secs(3_600);
         while !self.incoming.is_empty() {
             match self.incoming.pop(late) {
-                Some(Played::Packet(bundle)) => self.publish(bundle, connection).await?,
+                Some(Played::Packet(bundle)) => self.take(bundle, connection, Instant::now())?,
                 Some(Played::Lost { .. } | Played::Restart) => {}
                 None => break,
             }
+        }
+        while let Some(wake) = self.pacing.wake() {
+            tokio::select! {
+                () = connection.shared.stop_input.cancelled() => break,
+                () = tokio::time::sleep_until(wake.into()) => self.pass_on(connection, Instant::now())?,
+            }
+        }
+        while let Some(passed) = self.pacing.flush() {
+            self.send(passed, connection);
         }
         Ok(())
     }

@@ -94,6 +94,9 @@ function told(message) {
       state.heard = message;
       rateText();
       break;
+    case "skipped":
+      say(`Skipped ${(message.frames * 0.02).toFixed(1)} s: this connection does not keep up`);
+      break;
     case "stopped":
       say(message.reason);
       stopped();
@@ -126,7 +129,7 @@ function row(name) {
   const head = document.createElement("th");
   head.scope = "row";
   head.textContent = name;
-  const cells = Array.from({ length: 5 }, () => document.createElement("td"));
+  const cells = Array.from({ length: 6 }, () => document.createElement("td"));
   const meter = document.createElement("div"), bar = document.createElement("span"), fill = document.createElement("span");
   const db = document.createElement("span"), button = document.createElement("button");
   meter.className = "meter";
@@ -140,12 +143,12 @@ function row(name) {
   bar.append(fill);
   meter.append(bar, db);
   cells[0].append(meter);
-  for (const cell of cells.slice(1, 4)) cell.className = "number";
+  for (const cell of cells.slice(1, 5)) cell.className = "number";
   button.type = "button";
   button.onclick = () => (state.playing === name ? stop() : listen(name));
-  cells[4].append(button);
+  cells[5].append(button);
   line.append(head, ...cells);
-  return { line, meter, fill, db, kbps: cells[1], lost: cells[2], listeners: cells[3], button };
+  return { line, meter, fill, db, kbps: cells[1], age: cells[2], lost: cells[3], listeners: cells[4], button };
 }
 
 function show(streams) {
@@ -168,6 +171,7 @@ function show(streams) {
     } else parts.kbps.textContent = "–";
     stream.time = now;
     state.streams.set(stream.name, stream);
+    parts.age.textContent = stream.age_ms === null ? "–" : Math.round(stream.age_ms);
     parts.lost.textContent = stream.lost;
     parts.listeners.textContent = stream.listeners;
     level(parts, stream.level);
