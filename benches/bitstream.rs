@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use undertone::bitstream::{Bundle, ContainerReader, ContainerWriter, Limits, StreamHeader};
+use undertone::bitstream::{Bundle, ContainerReader, ContainerWriter, ReaderOptions, StreamHeader};
 use undertone::fake;
 use undertone::units::StageCount;
 
@@ -44,7 +44,7 @@ fn bench(c: &mut Criterion) {
     group.throughput(Throughput::Bytes(file.len() as u64));
     group.bench_function("read a minute", |b| {
         b.iter(|| {
-            let (mut reader, mut frames) = (ContainerReader::new(Limits::default()), 0);
+            let (mut reader, mut frames) = (ContainerReader::new(ReaderOptions::default()), 0);
             for chunk in file.chunks(4096) {
                 reader.push(chunk);
                 while let Some(item) = reader.next().expect("well-formed") {

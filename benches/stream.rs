@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use undertone::codec::{self, EncodeJob, Encoder};
-use undertone::engine::{Engine, EngineOptions, Job};
+use undertone::engine::{Engine, EngineOptions};
 use undertone::infer::{self, Networks};
 use undertone::rvq::BeamWidth;
 use undertone::units::StageCount;
@@ -82,13 +82,10 @@ fn engine(c: &mut Criterion) {
                     let done = Box::new(move |r| {
                         let _ = tell.send(r);
                     });
-                    slot.submit(Job::Encode(job), Instant::now() + Duration::from_millis(20), done).expect("room");
+                    slot.submit(job, Instant::now() + Duration::from_millis(20), done).expect("room");
                 }
                 drop(tell);
-                jobs.extend(told.iter().filter_map(|r| match r {
-                    Ok(Job::Encode(job)) => Some(job),
-                    _ => None,
-                }));
+                jobs.extend(told.iter().filter_map(Result::ok));
                 assert_eq!(jobs.len(), streams);
             });
         });

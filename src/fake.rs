@@ -11,7 +11,7 @@ use crate::rvq::{BeamWidth, Codebooks, Searcher, SimdLevel};
 use crate::synthesis::{Refiner, Shape};
 use crate::units::{ModelId, StageCount};
 
-const FRAME: usize = 480;
+const FRAME: usize = Profile::FRAME_SAMPLES;
 const OVERLAP: usize = 240;
 const DIM: usize = 48;
 const HOP: usize = FRAME / DIM;

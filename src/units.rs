@@ -5,8 +5,6 @@ use std::str::FromStr;
 
 /// Most stages a model or a stream may have.
 pub const MAX_STAGES: u8 = 24;
-/// Bits of one code index.
-pub const BITS_PER_CODE: u32 = 10;
 /// Sample rate inside the codec.
 pub const CODEC_RATE: SampleRate = SampleRate(24_000);
 
@@ -39,35 +37,14 @@ impl StageCount {
         }
     }
 
-    /// The stages that fit into a rate: the nearest multiple of 0.5 kbit/s.
-    ///
-    /// Errors: `OutOfRange` unless 0.5 to 12 kbit/s.
-    pub fn from_kbps(kbps: f64) -> Result<Self, OutOfRange> {
-        let error =
-            || OutOfRange { what: "rate in kbit/s", got: kbps.to_string(), allowed: "0.5 to 12 in steps of 0.5" };
-        if !(0.5..=12.0).contains(&kbps) {
-            return Err(error());
-        }
-        let stages = kbps * 2.0;
-        if (stages - stages.round()).abs() > 1e-6 {
-            return Err(error());
-        }
-        Ok(Self(stages.round() as u8))
-    }
-
     /// The count as a plain number.
     pub fn value(self) -> u8 {
         self.0
     }
 
     /// The count as an index type.
-    pub fn index(self) -> usize {
-        usize::from(self.0)
-    }
-
-    /// Payload rate of packed codes at 50 frames a second.
-    pub fn kbps(self) -> f64 {
-        f64::from(self.0) * 0.5
+    pub const fn index(self) -> usize {
+        self.0 as usize
     }
 }
 
@@ -92,7 +69,7 @@ impl SampleRate {
     }
 
     /// The rate in hertz.
-    pub fn hz(self) -> u32 {
+    pub const fn hz(self) -> u32 {
         self.0
     }
 }
@@ -192,16 +169,6 @@ impl fmt::Debug for ModelId {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn rates_are_steps_of_half_a_kilobit() {
-        assert_eq!(StageCount::from_kbps(6.0).unwrap().value(), 12);
-        assert_eq!(StageCount::from_kbps(0.5).unwrap().value(), 1);
-        for bad in [0.0, 0.3, 1.2, 12.5, f64::NAN, f64::INFINITY, -1.0] {
-            let e = StageCount::from_kbps(bad).unwrap_err().to_string();
-            assert!(e.contains(&bad.to_string()) && e.contains("0.5 to 12"), "{e}");
-        }
-    }
 
     #[test]
     fn raw_formats_read_back_as_written() {

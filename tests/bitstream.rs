@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use undertone::bitstream::{
     ABSENT, BitstreamError, Bundle, CodedBundle, ContainerReader, ContainerWriter, ContextRule, END_INDEXED_LEN, Item,
-    Limits, PayloadMode, SeekIndex, StreamHeader, Tail,
+    PayloadMode, ReaderOptions, SeekIndex, StreamHeader, Tail,
 };
 use undertone::units::{ModelId, StageCount};
 
@@ -41,7 +41,7 @@ fn container(bundles: u64, total: Option<u64>) -> (Vec<u8>, Vec<Bundle>) {
     (bytes, all)
 }
 
-fn read(bytes: &[u8], chunk: usize, limits: Limits) -> Result<(Vec<Item>, Tail), BitstreamError> {
+fn read(bytes: &[u8], chunk: usize, limits: ReaderOptions) -> Result<(Vec<Item>, Tail), BitstreamError> {
     let mut reader = ContainerReader::new(limits);
     let mut items = Vec::new();
     for piece in bytes.chunks(chunk.max(1)) {
@@ -82,14 +82,14 @@ fn overheads_are_what_the_documentation_says() {
 fn every_cut_decodes_up_to_the_cut() {
     let (bytes, all) = container(7, Some(16_000));
     for cut in 0..bytes.len() {
-        let (items, tail) = read(&bytes[..cut], 64, Limits::default()).unwrap();
+        let (items, tail) = read(&bytes[..cut], 64, ReaderOptions::default()).unwrap();
         let got = bundles(&items);
         assert_eq!(got, all[..got.len()]);
         let whole = cut.saturating_sub(23) / (19 + 3);
         assert_eq!(got.len(), whole.min(7), "cut at {cut}");
         assert!(matches!(tail, Tail::CutAt { frames, .. } if frames == got.len() as u64 * 5));
     }
-    let (items, tail) = read(&bytes, 1, Limits::default()).unwrap();
+    let (items, tail) = read(&bytes, 1, ReaderOptions::default()).unwrap();
     assert_eq!(items.last(), Some(&Item::End { total_samples: Some(16_000) }));
     assert_eq!(tail, Tail::Complete);
 }
@@ -105,12 +105,12 @@ fn long_files_have_an_index_that_finds_every_frame() {
     for frame in [0, 1, 49, 50, 2_345, 4_999] {
         let entry = index.find(frame).unwrap();
         assert!(entry.first_frame <= frame && frame < entry.first_frame + 50);
-        let mut reader = ContainerReader::resume(Limits::default(), header(3, 5), entry);
+        let mut reader = ContainerReader::resume(ReaderOptions::default(), header(3, 5), entry);
         reader.push(&bytes[entry.offset as usize..]);
         let first = reader.next().unwrap();
         assert_eq!(first, Some(Item::Bundle(all[entry.first_frame as usize / 5].clone())));
     }
-    let (items, tail) = read(&bytes, 333, Limits::default()).unwrap();
+    let (items, tail) = read(&bytes, 333, ReaderOptions::default()).unwrap();
     assert_eq!((bundles(&items), tail), (all, Tail::Complete));
     assert_eq!(SeekIndex::parse(&bytes[at..at + length - 1]), None);
 }
@@ -121,9 +121,9 @@ fn what_is_not_ours_is_said_clearly() {
     let with = |at: usize, v: u8| {
         let mut b = bytes.clone();
         b[at] = v;
-        read(&b, 1_000, Limits::default()).unwrap_err()
+        read(&b, 1_000, ReaderOptions::default()).unwrap_err()
     };
-    assert_eq!(read(b"RIFF....WAVE", 100, Limits::default()).unwrap_err().name(), "magic");
+    assert_eq!(read(b"RIFF....WAVE", 100, ReaderOptions::default()).unwrap_err().name(), "magic");
     assert_eq!(with(3, 9).to_string(), "container version 9, this program reads version 1");
     assert_eq!(with(10, 0xEE).name(), "crc");
     assert_eq!(with(23, 0x77), BitstreamError::Tag { offset: 23, got: 0x77 });
@@ -168,18 +168,18 @@ fn coded_bundles_come_back_in_pieces_of_any_size_and_up_to_any_cut() {
         items.iter().filter_map(|i| if let Item::Coded(b) = i { Some(b.clone()) } else { None }).collect()
     };
     for chunk in [1, 7, 1_000] {
-        let (items, tail) = read(&bytes, chunk, Limits::default()).unwrap();
+        let (items, tail) = read(&bytes, chunk, ReaderOptions::default()).unwrap();
         assert_eq!((coded(&items), tail), (bundles.clone(), Tail::Complete));
     }
     for cut in 0..bytes.len() {
-        let (items, _) = read(&bytes[..cut], 64, Limits::default()).unwrap();
+        let (items, _) = read(&bytes[..cut], 64, ReaderOptions::default()).unwrap();
         let got = coded(&items);
         assert_eq!(got, bundles[..got.len()]);
     }
     for at in 23..bytes.len() {
         let mut damaged = bytes.clone();
         damaged[at] ^= 0x10;
-        assert!(read(&damaged, 64, Limits::default()).is_err(), "byte {at}");
+        assert!(read(&damaged, 64, ReaderOptions::default()).is_err(), "byte {at}");
     }
 }
 
@@ -237,7 +237,7 @@ fn graded_streams_say_so_and_their_bundles_come_back() {
     let kept = record(payload, true);
     writer.write_coded(&kept, &mut bytes).unwrap();
     writer.finish(None, &mut bytes);
-    let (items, tail) = read(&bytes, 3, Limits::default()).unwrap();
+    let (items, tail) = read(&bytes, 3, ReaderOptions::default()).unwrap();
     assert_eq!((&items[1], tail), (&Item::Coded(kept), Tail::Complete));
 }
 
@@ -245,8 +245,8 @@ fn graded_streams_say_so_and_their_bundles_come_back() {
 fn a_damaged_bundle_can_be_skipped() {
     let (mut bytes, mut all) = container(5, None);
     bytes[23 + 22 + 5] ^= 0x40;
-    assert_eq!(read(&bytes, 10, Limits::default()).unwrap_err().name(), "crc");
-    let (items, tail) = read(&bytes, 10, Limits { skip_damaged: true }).unwrap();
+    assert_eq!(read(&bytes, 10, ReaderOptions::default()).unwrap_err().name(), "crc");
+    let (items, tail) = read(&bytes, 10, ReaderOptions { skip_damaged: true }).unwrap();
     all.remove(1);
     assert_eq!((bundles(&items), tail), (all, Tail::Complete));
 }
@@ -270,7 +270,7 @@ proptest! {
     #[test]
     fn chunks_do_not_matter(n in 0u64..80, chunk in 1usize..500) {
         let (bytes, all) = container(n, Some(n * 2_400));
-        let (items, tail) = read(&bytes, chunk, Limits::default()).unwrap();
+        let (items, tail) = read(&bytes, chunk, ReaderOptions::default()).unwrap();
         prop_assert_eq!(bundles(&items), all);
         prop_assert_eq!(tail, Tail::Complete);
     }
@@ -281,7 +281,7 @@ proptest! {
         let at = at.index(bytes.len());
         bytes[at] ^= 1 << bit;
         for skip_damaged in [false, true] {
-            if let Ok((items, _)) = read(&bytes, 100, Limits { skip_damaged }) {
+            if let Ok((items, _)) = read(&bytes, 100, ReaderOptions { skip_damaged }) {
                 let got = bundles(&items);
                 prop_assert!(got.iter().all(|b| all.contains(b)), "a bundle that was never written");
             }
@@ -294,7 +294,7 @@ proptest! {
             let (start, _) = container(0, None);
             bytes.splice(0..0, start[..23].iter().copied());
         }
-        let _ = read(&bytes, 77, Limits { skip_damaged: true });
+        let _ = read(&bytes, 77, ReaderOptions { skip_damaged: true });
         let _ = SeekIndex::parse(&bytes);
         let _ = StreamHeader::parse(&bytes);
     }

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use undertone::codec::{EncodeJob, Encoder, Processor};
-use undertone::engine::{Completion, Engine, EngineError, EngineOptions, Job};
+use undertone::engine::{Completion, Engine, EngineError, EngineOptions};
 use undertone::fake;
 use undertone::model::{EncodeRow, EncoderNet, NetworkError};
 use undertone::rvq::{BeamWidth, Codebooks, Searcher, SimdLevel};
@@ -31,7 +31,7 @@ fn job(number: usize) -> EncodeJob {
     encoder.next_job().unwrap()
 }
 
-fn reply() -> (Completion, Receiver<Result<Job, EngineError>>) {
+fn reply() -> (Completion<EncodeJob>, Receiver<Result<EncodeJob, EngineError>>) {
     let (tell, told) = channel();
     (Box::new(move |r| drop(tell.send(r))), told)
 }
@@ -50,13 +50,13 @@ fn jobs_of_many_streams_come_back_as_if_they_had_run_alone() {
         .enumerate()
         .map(|(i, slot)| {
             let (done, told) = reply();
-            slot.submit(Job::Encode(job(i)), soon(), done).unwrap();
+            slot.submit(job(i), soon(), done).unwrap();
             told
         })
         .collect();
     let mut processor = fake::processor(16, 7);
     for (i, told) in waiting.into_iter().enumerate() {
-        let Ok(Job::Encode(done)) = told.recv_timeout(PATIENCE).unwrap() else { panic!("not an encoded job") };
+        let done = told.recv_timeout(PATIENCE).unwrap().unwrap();
         let mut alone = job(i);
         processor.run_encode(std::slice::from_mut(&mut alone)).unwrap();
         assert_eq!(done, alone);
@@ -113,14 +113,14 @@ fn a_slot_has_two_jobs_at_most_and_cancelled_ones_are_not_computed() {
     let handle = engine.handle();
     let (busy, gone) = (handle.admit().unwrap(), handle.admit().unwrap());
     let (done, first) = reply();
-    busy.submit(Job::Encode(job(0)), soon(), done).unwrap();
+    busy.submit(job(0), soon(), done).unwrap();
     let (done, second) = reply();
-    busy.submit(Job::Encode(job(0)), soon() + PATIENCE, done).unwrap();
-    assert_eq!(busy.submit(Job::Encode(job(0)), soon(), reply().0).unwrap_err(), EngineError::Busy(2));
+    busy.submit(job(0), soon() + PATIENCE, done).unwrap();
+    assert_eq!(busy.submit(job(0), soon(), reply().0).unwrap_err(), EngineError::Busy(2));
     // Let the thread take up the first batch before the next job arrives.
     std::thread::sleep(Duration::from_millis(300));
     let (done, cancelled) = reply();
-    gone.submit(Job::Encode(job(0)), soon(), done).unwrap();
+    gone.submit(job(0), soon(), done).unwrap();
     drop(gone);
     for _ in 0..4 {
         let _ = go.send(());
@@ -139,13 +139,13 @@ fn a_network_that_fails_or_panics_ends_the_engine_with_a_reason() {
         let handle = engine.handle();
         let slot = handle.admit().unwrap();
         let (done, told) = reply();
-        slot.submit(Job::Encode(job(0)), soon(), done).unwrap();
+        slot.submit(job(0), soon(), done).unwrap();
         go.send(()).unwrap();
         let reason = handle.wait_death();
         assert!(matches!(&reason, EngineError::Died { thread: 0, reason } if reason.contains(wanted)), "{reason}");
         assert!(!matches!(told.recv_timeout(PATIENCE), Ok(Ok(_))));
         assert_eq!(handle.admit().unwrap_err(), reason);
-        assert_eq!(slot.submit(Job::Encode(job(0)), soon(), reply().0).unwrap_err(), reason);
+        assert_eq!(slot.submit(job(0), soon(), reply().0).unwrap_err(), reason);
     }
 }
 
@@ -162,5 +162,5 @@ fn a_stopped_engine_says_so() {
     let slot = handle.admit().unwrap();
     drop(engine);
     assert_eq!(handle.wait_death(), EngineError::Stopped);
-    assert_eq!(slot.submit(Job::Encode(job(0)), soon(), reply().0).unwrap_err(), EngineError::Stopped);
+    assert_eq!(slot.submit(job(0), soon(), reply().0).unwrap_err(), EngineError::Stopped);
 }

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use impair::{Impairment, Network};
 use proptest::prelude::*;
-use undertone::codec::LossModel;
 use undertone::jitter::{Played, Playout, PlayoutOptions, Report};
+use undertone::referee::LossModel;
 
 const FRAME: Duration = Duration::from_millis(20);
 

@@ -42,11 +42,7 @@ fn signal(n: usize) -> Vec<f32> {
 }
 
 fn step(encoder: &mut Encoder, processor: &mut Processor, out: &mut Vec<Bundle>) {
-    while let Some(mut job) = encoder.next_job() {
-        processor.run_encode(std::slice::from_mut(&mut job)).unwrap();
-        encoder.accept(job);
-        out.extend(std::iter::from_fn(|| encoder.next_bundle()));
-    }
+    out.extend(std::iter::from_fn(|| processor.encode(encoder).unwrap()));
 }
 
 fn encode_chunked(pcm: &[f32], sizes: &[usize], frames: u8, job_frames: usize) -> Vec<Bundle> {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use undertone::bitstream::{Bundle, ContainerReader, Item, Limits};
+use undertone::bitstream::{Bundle, ContainerReader, Item, ReaderOptions};
 use undertone::model::Manifest;
 use undertone::service::Client;
 use undertone::session::{Hello, PackedBundle, Role, StreamName};
@@ -90,7 +90,7 @@ fn bundle(frame: u64) -> Bundle {
 
 /// Frames of a recording; every one must be the one that was sent, in order and without a gap.
 fn check(path: &Path) -> u64 {
-    let mut reader = ContainerReader::new(Limits::default());
+    let mut reader = ContainerReader::new(ReaderOptions::default());
     reader.push(&fs::read(path).unwrap());
     let mut frames = 0;
     while let Some(item) = reader.next().unwrap_or_else(|e| panic!("{}: {e}", path.display())) {
@@ -113,7 +113,7 @@ fn recordings(folder: &Path) -> Vec<PathBuf> {
 fn codes(paths: &[PathBuf]) -> Vec<u16> {
     let mut all = Vec::new();
     for path in paths {
-        let mut reader = ContainerReader::new(Limits::default());
+        let mut reader = ContainerReader::new(ReaderOptions::default());
         reader.push(&fs::read(path).unwrap());
         while let Some(item) = reader.next().unwrap() {
             if let Item::Bundle(b) = item {

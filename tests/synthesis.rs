@@ -36,12 +36,7 @@ fn there_and_back(p: &mut Processor, pcm: &[f32], latents: &[f32], stages: u8) -
     encoder.push(pcm);
     encoder.push_latents(latents);
     encoder.finish();
-    let mut bundles: Vec<Bundle> = Vec::new();
-    while let Some(mut job) = encoder.next_job() {
-        p.run_encode(std::slice::from_mut(&mut job)).unwrap();
-        encoder.accept(job);
-        bundles.extend(std::iter::from_fn(|| encoder.next_bundle()));
-    }
+    let bundles: Vec<Bundle> = std::iter::from_fn(|| p.encode(&mut encoder).unwrap()).collect();
     decode(p, &bundles, pcm.len())
 }
 

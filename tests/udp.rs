@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::task::JoinHandle;
 use undertone::bitstream::Bundle;
-use undertone::codec::LossModel;
+use undertone::referee::LossModel;
 use undertone::service::{ClientError, UdpClient, UdpEvent};
 use undertone::session::{Close, Control, Hello, Message, PackedBundle, Reason, Role};
 use undertone::units::StageCount;

@@ -4,7 +4,7 @@
 use std::sync::{Arc, LazyLock};
 
 use libfuzzer_sys::fuzz_target;
-use undertone::bitstream::{Item, Limits};
+use undertone::bitstream::{Item, ReaderOptions};
 use undertone::entropy::StreamReader;
 use undertone::fake;
 use undertone::token::{TokenModel, fake as fake_tokens};
@@ -12,7 +12,7 @@ use undertone::token::{TokenModel, fake as fake_tokens};
 static MODEL: LazyLock<Arc<TokenModel>> = LazyLock::new(|| fake_tokens::model(&fake::codebooks(4, 7), 7));
 
 fuzz_target!(|data: &[u8]| {
-    let mut reader = StreamReader::new(Limits::default(), Some(Arc::clone(&MODEL)));
+    let mut reader = StreamReader::new(ReaderOptions::default(), Some(Arc::clone(&MODEL)));
     let mut frames = 0u64;
     for piece in data.chunks(1 + data.first().map_or(0, |&b| usize::from(b))) {
         reader.push(piece);

@@ -19,7 +19,7 @@ pub use encode::{Coder, MakeRefiner};
 pub use output::BatchError;
 
 use crate::bus::BusError;
-use crate::bus::jobs::{Job, Jobs, Record, Taken};
+use crate::bus::jobs::{Job, JobRecord, Jobs, Taken};
 use output::Place;
 
 /// How often a worker says that it is still at it: three times before it would be taken for dead.
@@ -148,7 +148,7 @@ fn make(job: &Job, root: &Path, coder: &mut Coder, cancelled: &AtomicBool) -> Re
 async fn settle(taken: &Taken, outcome: Result<Made, BatchError>, options: &WorkerOptions, tally: &mut Tally) {
     let input = taken.job.as_ref().map_or_else(|_| "(none)".to_owned(), |j| j.input.clone());
     let record =
-        |bytes, skipped, error| Record { input: input.clone(), bytes, skipped, attempts: taken.attempts, error };
+        |bytes, skipped, error| JobRecord { input: input.clone(), bytes, skipped, attempts: taken.attempts, error };
     let told: Result<(), BusError> = match outcome {
         Ok(made) => {
             info!(job = taken.name, input, bytes = made.bytes, skipped = made.skipped, "job done");

@@ -1,10 +1,16 @@
 //! A bundle: consecutive frames that travel together, and its packed payload.
 
-use super::{ABSENT, BitstreamError, MAX_CODE, MAX_FRAMES};
-use crate::units::{BITS_PER_CODE, StageCount};
+use super::{ABSENT, BitstreamError, MAX_CODE};
+use crate::profile::Profile;
+use crate::units::StageCount;
+
+const BITS_PER_CODE: u32 = Profile::BITS_PER_CODE;
 
 /// Bits of a frame's stage count in a graded payload.
 const BITS_PER_DEPTH: u32 = 5;
+
+/// Largest payload of a bundle in bytes: 50 graded frames of 24 stages.
+pub const MAX_PAYLOAD: usize = Bundle::graded_len(Profile::MAX_FRAMES_PER_BUNDLE, StageCount::MAX);
 
 /// Consecutive frames of codes, unpacked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,8 +29,8 @@ impl Bundle {
     /// Errors: [`BitstreamError::Bundle`] unless 1 to 50 frames and as many codes below 1024 as frames times stages.
     pub fn new(first_frame: u64, frames: u8, stages: StageCount, codes: Vec<u16>) -> Result<Self, BitstreamError> {
         let error = |reason| BitstreamError::Bundle { first_frame, reason };
-        if !(1..=MAX_FRAMES).contains(&frames) {
-            return Err(error(format!("{frames} frames out of range, allowed 1 to {MAX_FRAMES}")));
+        if !(1..=Profile::MAX_FRAMES_PER_BUNDLE).contains(&frames) {
+            return Err(error(format!("{frames} frames out of range, allowed 1 to 50")));
         }
         let wanted = usize::from(frames) * stages.index();
         if codes.len() != wanted {
@@ -54,9 +60,9 @@ impl Bundle {
     }
 
     /// Longest graded payload in bytes.
-    pub fn graded_len(frames: u8, stages: StageCount) -> usize {
+    pub const fn graded_len(frames: u8, stages: StageCount) -> usize {
         let frame = stages.index() * BITS_PER_CODE as usize + BITS_PER_DEPTH as usize;
-        (usize::from(frames) * frame).div_ceil(8)
+        (frames as usize * frame).div_ceil(8)
     }
 
     /// Appends the graded payload: before the codes of each frame their number in 5 bits.
@@ -79,8 +85,8 @@ impl Bundle {
         payload: &[u8],
     ) -> Result<Self, BitstreamError> {
         let error = |reason: String| BitstreamError::Bundle { first_frame, reason };
-        if !(1..=MAX_FRAMES).contains(&frames) {
-            return Err(error(format!("{frames} frames out of range, allowed 1 to {MAX_FRAMES}")));
+        if !(1..=Profile::MAX_FRAMES_PER_BUNDLE).contains(&frames) {
+            return Err(error(format!("{frames} frames out of range, allowed 1 to 50")));
         }
         let mut bits = Bits { payload, at: 0 };
         let short = || error(format!("payload of {} bytes ends too early", payload.len()));
@@ -155,8 +161,8 @@ impl Bundle {
 
 fn check_payload(first_frame: u64, frames: u8, stages: StageCount, payload: &[u8]) -> Result<(), BitstreamError> {
     let error = |reason| Err(BitstreamError::Bundle { first_frame, reason });
-    if !(1..=MAX_FRAMES).contains(&frames) {
-        return error(format!("{frames} frames out of range, allowed 1 to {MAX_FRAMES}"));
+    if !(1..=Profile::MAX_FRAMES_PER_BUNDLE).contains(&frames) {
+        return error(format!("{frames} frames out of range, allowed 1 to 50"));
     }
     let wanted = Bundle::payload_len(frames, stages);
     if payload.len() != wanted {

@@ -1,7 +1,7 @@
 //! The stream header: everything that later bytes depend on.
 
 use super::crc::crc16;
-use super::{BitstreamError, MAGIC, MAX_FRAMES};
+use super::{BitstreamError, MAGIC};
 use crate::profile::Profile;
 use crate::units::{CODEC_RATE, ModelId, OutOfRange, StageCount};
 
@@ -135,11 +135,11 @@ impl StreamHeader {
             return Err(field(13, "sample rate in Hz", rate, "24000"));
         }
         let frame_samples = u16::from_le_bytes([body[16], body[17]]);
-        if frame_samples != 480 {
+        if usize::from(frame_samples) != Profile::FRAME_SAMPLES {
             return Err(field(16, "samples of a frame", frame_samples, "480"));
         }
         let stages = StageCount::new(body[18]).map_err(|source| BitstreamError::Field { offset: 18, source })?;
-        if !(1..=MAX_FRAMES).contains(&body[19]) {
+        if !(1..=Profile::MAX_FRAMES_PER_BUNDLE).contains(&body[19]) {
             return Err(field(19, "frames of a bundle", body[19], "1 to 50"));
         }
         let mode = body[20];

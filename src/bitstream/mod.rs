@@ -12,25 +12,21 @@ mod redundancy;
 mod varint;
 mod writer;
 
-pub use bundle::Bundle;
+pub use bundle::{Bundle, MAX_PAYLOAD};
 pub use coded::CodedBundle;
 pub use crc::crc16;
 pub use error::BitstreamError;
 pub use header::{ContextRule, PayloadMode, StreamHeader};
 pub use index::{END_INDEXED_LEN, IndexEntry, SeekIndex};
 pub use packed::PackedBundle;
-pub use reader::{ContainerReader, Item, Limits, Tail};
+pub use reader::{ContainerReader, Item, ReaderOptions, Tail};
 pub use redundancy::{COPY_STAGES, Redundancy, RedundancyWriter, read_redundancy};
 pub use writer::ContainerWriter;
 
+use crate::profile::Profile;
+
 /// Entries of a codebook that 10 bits can name.
-pub const MAX_CODE: u16 = 1023;
-
-/// Most frames in a bundle: one second.
-pub const MAX_FRAMES: u8 = 50;
-
-/// Largest payload of a bundle in bytes: 50 graded frames of 24 stages.
-pub const MAX_PAYLOAD: usize = 1532;
+pub const MAX_CODE: u16 = (1 << Profile::BITS_PER_CODE) - 1;
 
 /// In place of a code: the frame has fewer stages than its bundle. Only after the last code of a frame.
 pub const ABSENT: u16 = u16::MAX;

@@ -4,7 +4,8 @@ use super::coded::{PACKED, RESTART};
 use super::crc::crc16;
 use super::header::MAX_HEADER;
 use super::index::MAX_INDEX;
-use super::{BitstreamError, Bundle, CodedBundle, MAX_FRAMES, MAX_PAYLOAD, PayloadMode, StreamHeader, tag, varint};
+use super::{BitstreamError, Bundle, CodedBundle, MAX_PAYLOAD, PayloadMode, StreamHeader, tag, varint};
+use crate::profile::Profile;
 use crate::units::{OutOfRange, StageCount};
 
 /// Longest record but the index: tag, flags, frames, stages, frame number, length, payload, check sum.
@@ -12,7 +13,7 @@ const MAX_RECORD: usize = 4 + 10 + 2 + MAX_PAYLOAD + 2;
 
 /// What a reader puts up with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Limits {
+pub struct ReaderOptions {
     /// Skip a bundle whose check sum is wrong and go on with the next, instead of an error.
     pub skip_damaged: bool,
 }
@@ -50,7 +51,7 @@ pub enum Tail {
 /// A push parser: give it bytes, take items. It buffers at most one record and what was pushed last.
 #[derive(Debug)]
 pub struct ContainerReader {
-    limits: Limits,
+    options: ReaderOptions,
     header: Option<StreamHeader>,
     buffer: Vec<u8>,
     at: usize,
@@ -65,9 +66,9 @@ pub struct ContainerReader {
 
 impl ContainerReader {
     /// A reader at the start of a container.
-    pub fn new(limits: Limits) -> Self {
+    pub fn new(options: ReaderOptions) -> Self {
         Self {
-            limits,
+            options,
             header: None,
             buffer: Vec::new(),
             at: 0,
@@ -80,8 +81,8 @@ impl ContainerReader {
     }
 
     /// A reader that starts at a bundle found in the index.
-    pub fn resume(limits: Limits, header: StreamHeader, entry: super::IndexEntry) -> Self {
-        let mut reader = Self::new(limits);
+    pub fn resume(options: ReaderOptions, header: StreamHeader, entry: super::IndexEntry) -> Self {
+        let mut reader = Self::new(options);
         reader.header = Some(header);
         reader.offset = entry.offset;
         reader.next_frame = entry.first_frame;
@@ -143,8 +144,8 @@ impl ContainerReader {
                 got => return Err(BitstreamError::Tag { offset: self.offset, got }),
             };
             match item {
-                Some(Step::Item(item)) => return Ok(Some(item)),
-                Some(Step::Skipped) => {}
+                Some(Passed::Item(item)) => return Ok(Some(item)),
+                Some(Passed::Skipped) => {}
                 None => {
                     debug_assert!(self.buffered() <= MAX_RECORD);
                     return Ok(None);
@@ -181,14 +182,14 @@ impl ContainerReader {
         self.take(length);
     }
 
-    /// A damaged bundle: an error, or passed over if that is what the limits say.
+    /// A damaged bundle: an error, or passed over if that is what the options say.
     fn damage(&mut self, e: BitstreamError, length: usize, end: u64) -> Found {
-        if !self.limits.skip_damaged {
+        if !self.options.skip_damaged {
             return Err(e);
         }
         self.damaged += 1;
         self.passed(length, end);
-        Ok(Some(Step::Skipped))
+        Ok(Some(Passed::Skipped))
     }
 
     fn error(&self, at: usize, what: &'static str, got: impl ToString, allowed: &'static str) -> BitstreamError {
@@ -207,7 +208,7 @@ impl ContainerReader {
     fn bundle_at(&mut self) -> Found {
         let record = &self.buffer[self.at..];
         let (Some(&frames), Some(&stages)) = (record.get(1), record.get(2)) else { return Ok(None) };
-        if !(1..=MAX_FRAMES).contains(&frames) {
+        if !(1..=Profile::MAX_FRAMES_PER_BUNDLE).contains(&frames) {
             return Err(self.error(1, "frames of a bundle", frames, "1 to 50"));
         }
         let stages = StageCount::new(stages).map_err(|e| self.field(2, e))?;
@@ -231,7 +232,7 @@ impl ContainerReader {
         match made {
             Ok(bundle) => {
                 self.passed(length, end);
-                Ok(Some(Step::Item(Item::Bundle(bundle))))
+                Ok(Some(Passed::Item(Item::Bundle(bundle))))
             }
             Err(e) => self.damage(e, length, end),
         }
@@ -263,7 +264,7 @@ impl ContainerReader {
         if flags & !(RESTART | PACKED) != 0 {
             return Err(self.error(1, "flags of a coded bundle", flags, "0 to 3"));
         }
-        if !(1..=MAX_FRAMES).contains(&frames) {
+        if !(1..=Profile::MAX_FRAMES_PER_BUNDLE).contains(&frames) {
             return Err(self.error(2, "frames of a bundle", frames, "1 to 50"));
         }
         let stages = StageCount::new(stages).map_err(|e| self.field(3, e))?;
@@ -301,7 +302,7 @@ impl ContainerReader {
         }
         bundle.payload = payload;
         self.passed(whole, end);
-        Ok(Some(Step::Item(Item::Coded(bundle))))
+        Ok(Some(Passed::Item(Item::Coded(bundle))))
     }
 
     fn end(&mut self) -> Found {
@@ -325,10 +326,10 @@ impl ContainerReader {
         Ok(Some(self.ended(total, length)))
     }
 
-    fn ended(&mut self, total: u64, length: usize) -> Step {
+    fn ended(&mut self, total: u64, length: usize) -> Passed {
         self.take(length);
         self.ended = true;
-        Step::Item(Item::End { total_samples: total.checked_sub(1) })
+        Passed::Item(Item::End { total_samples: total.checked_sub(1) })
     }
 
     /// Passes over the index without buffering it; false if its length is not there yet.
@@ -344,10 +345,10 @@ impl ContainerReader {
 }
 
 /// A record, None while it is not complete.
-type Found = Result<Option<Step>, BitstreamError>;
+type Found = Result<Option<Passed>, BitstreamError>;
 
 /// What became of a record.
-enum Step {
+enum Passed {
     Item(Item),
     Skipped,
 }

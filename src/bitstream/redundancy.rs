@@ -3,7 +3,8 @@
 
 use std::collections::VecDeque;
 
-use super::{BitstreamError, Bundle, MAX_FRAMES};
+use super::{BitstreamError, Bundle};
+use crate::profile::Profile;
 use crate::units::{OutOfRange, StageCount};
 
 /// Stages of the copies that the UDP transport sends.
@@ -21,7 +22,7 @@ pub struct Redundancy {
 impl Redundancy {
     /// Errors: `OutOfRange` unless 1 to 50 frames.
     pub fn new(stages: StageCount, frames: u8) -> Result<Self, OutOfRange> {
-        if (1..=MAX_FRAMES).contains(&frames) {
+        if (1..=Profile::MAX_FRAMES_PER_BUNDLE).contains(&frames) {
             Ok(Self { stages, frames })
         } else {
             let what = "redundant frames";
@@ -47,7 +48,7 @@ impl RedundancyWriter {
 
     /// Repeats so many frames from now on, at most 50.
     pub fn set_frames(&mut self, frames: u8) {
-        self.how.frames = frames.min(MAX_FRAMES);
+        self.how.frames = frames.min(Profile::MAX_FRAMES_PER_BUNDLE);
         while self.sent.len() > usize::from(self.how.frames) {
             self.sent.pop_front();
         }

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ANSWER, Bus, BusError, refused, token};
 use crate::model::sha256_hex;
+use crate::recording::{CODED_BUNDLE, FILE_BUNDLE};
 
 /// Version of a job's text.
 const VERSION: u32 = 2;
@@ -65,14 +66,14 @@ pub enum Wanted {
 impl Job {
     /// A job: packed, or coded and graded by level, in bundles of 25 frames or 50.
     pub fn new(input: String, output: String, wanted: Wanted, coded: bool) -> Self {
-        let bundle = if coded { 50 } else { 25 };
+        let bundle = if coded { CODED_BUNDLE } else { FILE_BUNDLE };
         Self { version: VERSION, input, output, wanted, even: false, bundle, coded, refine: None }
     }
 }
 
 /// What became of a job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
+pub struct JobRecord {
     /// The job.
     pub input: String,
     /// Bytes of the output; 0 if there is none.
@@ -218,7 +219,7 @@ impl Jobs {
     /// Jobs of a batch that were given up, at most `most` of them.
     ///
     /// Errors: [`BusError`] if the server does not say.
-    pub async fn dead(&self, batch: &str, most: usize) -> Result<Vec<Record>, BusError> {
+    pub async fn dead(&self, batch: &str, most: usize) -> Result<Vec<JobRecord>, BusError> {
         let filter = self.bus.prefix.subject("dead", &format!("{batch}.*"));
         let subjects = self.results.info_with_subjects(&filter).await.map_err(refused("list jobs"))?;
         let subjects: Vec<_> = subjects.take(most).collect().await;
@@ -291,7 +292,7 @@ impl Taken {
     ///
     /// Errors: [`BusError`] unless the server has confirmed both. Then another worker will get the job, and find its
     /// output there.
-    pub async fn finish(&self, record: &Record) -> Result<(), BusError> {
+    pub async fn finish(&self, record: &JobRecord) -> Result<(), BusError> {
         let kind = if record.error.is_some() { "dead" } else { "done" };
         let text = serde_json::to_vec(record).map_err(refused("write a result"))?;
         let subject = self.bus.prefix.subject(kind, &self.name);

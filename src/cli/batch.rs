@@ -11,6 +11,7 @@ use clap::Subcommand;
 use super::encode::{parse_rate, parse_stages};
 use crate::bus::Bus;
 use crate::bus::jobs::{Job, Wanted};
+use crate::profile::Profile;
 use crate::units::StageCount;
 
 /// Recordings that workers can read, by the ends of their names.
@@ -56,7 +57,7 @@ struct Submit {
     #[arg(long, conflicts_with_all = ["packed", "stages"])]
     even: bool,
     /// Frames of 20 ms that travel together, 1 to 50 [default: 50, packed 25]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=50))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=i64::from(Profile::MAX_FRAMES_PER_BUNDLE)))]
     bundle: Option<u8>,
     /// Write 10 bits an index instead of coding them with the token model
     #[arg(long)]

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::capture::AudioInput;
-use crate::codec::Encoder;
+use crate::codec::{EncodeJob, Encoder};
 use crate::infer;
+use crate::profile::Profile;
 use crate::referee::write_codebook_map;
 use crate::rvq::{BeamWidth, Codebooks, neighbours, stage_health};
 
@@ -39,17 +40,17 @@ pub(super) fn run(args: &Args) -> Result<()> {
         let mut input = AudioInput::open(path, None)?;
         let mut pcm = Vec::new();
         while input.read(&mut pcm)? {}
-        let mut encoder = Encoder::new(profile.clone(), profile.stages, 50)?;
-        encoder.set_job_frames(50);
+        let mut encoder = Encoder::new(profile.clone(), profile.stages, Profile::MAX_FRAMES_PER_BUNDLE)?;
+        encoder.set_job_frames(usize::from(Profile::MAX_FRAMES_PER_BUNDLE));
         encoder.push(&pcm);
         encoder.finish();
-        while let Some(mut job) = encoder.next_job() {
-            processor.run_encode(std::slice::from_mut(&mut job))?;
+        let mut run = |job: &mut EncodeJob| -> Result<()> {
+            processor.run_encode(std::slice::from_mut(job))?;
             latents.extend_from_slice(&job.latents);
             codes.extend_from_slice(&job.codes);
-            encoder.accept(job);
-            while encoder.next_bundle().is_some() {}
-        }
+            Ok(())
+        };
+        while encoder.advance(&mut run)?.is_some() {}
     }
     let frames = codes.len() / stages;
     ensure!(frames > 0, "the recordings hold no frame of 20 ms");

@@ -8,13 +8,15 @@ use anyhow::{Context, Result, bail};
 
 use super::progress;
 use crate::bitstream::{
-    Bundle, END_INDEXED_LEN, IndexEntry, Item, Limits, Redundancy, RedundancyWriter, SeekIndex, StreamHeader, Tail,
-    read_redundancy,
+    Bundle, END_INDEXED_LEN, IndexEntry, Item, ReaderOptions, Redundancy, RedundancyWriter, SeekIndex, StreamHeader,
+    Tail, read_redundancy,
 };
 use crate::capture::AudioOutput;
-use crate::codec::{Concealer, Decoder, LossModel, LossTrace, Processor};
+use crate::codec::{Concealer, Decoder, Processor};
 use crate::entropy::StreamReader;
 use crate::infer;
+use crate::profile::Profile;
+use crate::referee::{LossModel, LossTrace};
 use crate::rvq::BeamWidth;
 use crate::units::{CODEC_RATE, PcmFormat, StageCount};
 
@@ -106,7 +108,7 @@ impl Lossy {
 }
 
 /// Frames decoded before the wanted ones, so that the decoder's memory is what it would have been.
-const WARM_UP_FRAMES: u64 = 50;
+const WARM_UP_FRAMES: u64 = Profile::FRAMES_PER_SECOND as u64;
 
 /// Seconds as samples at the codec's rate.
 fn parse_seconds(s: &str) -> Result<u64, String> {
@@ -185,7 +187,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let mut processor = model.processor(BeamWidth::GREEDY)?;
     let profile = processor.profile();
     let tokens = model.tokens()?;
-    let mut reader = StreamReader::new(Limits::default(), tokens.clone());
+    let mut reader = StreamReader::new(ReaderOptions::default(), tokens.clone());
     let mut started = false;
     let mut skip = args.start + profile.overlap_samples() as u64;
     let (mut from, size): (Box<dyn Read>, Option<u64>) = if pipe {
@@ -200,7 +202,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
             check_model(&header, &processor)?;
             started = true;
             skip -= entry.first_frame * profile.frame_samples as u64;
-            reader = StreamReader::resume(Limits::default(), header, entry, tokens.clone())?;
+            reader = StreamReader::resume(ReaderOptions::default(), header, entry, tokens.clone())?;
         }
         (Box::new(file), size)
     };
@@ -301,12 +303,8 @@ fn drain(
 
 /// Decodes what waits and passes it on.
 fn play(processor: &mut Processor, decoder: &mut Decoder, trim: &mut Trim) -> Result<()> {
-    while let Some(mut job) = decoder.next_job() {
-        processor.run_decode(std::slice::from_mut(&mut job))?;
-        decoder.accept(job);
-    }
     let mut pcm = Vec::new();
-    decoder.pcm(&mut pcm);
+    processor.decode(decoder, &mut pcm)?;
     trim.write(&pcm)
 }
 

@@ -13,13 +13,14 @@ use super::encode::parse_kbps;
 use crate::bitstream::Bundle;
 use crate::capture::{AudioInput, AudioOutput};
 use crate::infer;
+use crate::profile::Profile;
 use crate::referee::write_spectrograms;
 use crate::service::Client;
 use crate::session::{Hello, PROTOCOL_VERSION, Role, StreamName};
 use crate::units::{CODEC_RATE, PcmFormat, StageCount};
 
 /// Samples sent at a time: 20 ms.
-const CHUNK: usize = 480;
+const CHUNK: usize = Profile::FRAME_SAMPLES;
 /// IPv4 and TCP headers with timestamps: what every message costs on the way.
 const IP_TCP_BYTES: u64 = 52;
 

@@ -12,6 +12,7 @@ use indicatif::ProgressBar;
 use super::progress;
 use crate::capture::AudioInput;
 use crate::infer::{self, LoadedModel};
+use crate::profile::Profile;
 use crate::recording::{self, CODED_BUNDLE, Ends, FILE_BUNDLE, LIVE_BUNDLE, REFINE_STEPS, Rate, Settings};
 use crate::rvq::BeamWidth;
 use crate::synthesis::Refiner;
@@ -41,7 +42,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "FORMAT")]
     raw: Option<PcmFormat>,
     /// Frames of 20 ms that travel together, 1 to 50 [default: 25 for files, 50 for coded ones, 5 for pipes]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=50))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=i64::from(Profile::MAX_FRAMES_PER_BUNDLE)))]
     bundle: Option<u8>,
     /// Code the indices with the token model: a third fewer bits, the same sound [default if the model folder has one]
     #[arg(long)]

@@ -146,11 +146,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         .map(|(frame, c)| Bundle::new(frame, 1, args.kbps, c.to_vec()));
     for bundle in prompt.into_iter().map(Ok).chain(continued) {
         decoder.push(bundle?)?;
-        while let Some(mut job) = decoder.next_job() {
-            processor.run_decode(std::slice::from_mut(&mut job))?;
-            decoder.accept(job);
-        }
-        decoder.pcm(&mut out);
+        processor.decode(&mut decoder, &mut out)?;
     }
     let skip = profile.overlap_samples() + if args.only { next as usize * profile.frame_samples } else { 0 };
     let mut output = AudioOutput::create(&args.output, None)?;

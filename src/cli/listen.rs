@@ -70,7 +70,9 @@ pub(super) struct Args {
 
 fn parse_continue(s: &str) -> Result<u16, String> {
     match s.parse::<f64>() {
-        Ok(seconds) if (0.02..=10.0).contains(&seconds) => Ok((seconds * 50.0).round() as u16),
+        Ok(seconds) if (0.02..=10.0).contains(&seconds) => {
+            Ok((seconds * f64::from(Profile::FRAMES_PER_SECOND)).round() as u16)
+        }
         _ => Err(format!("{s} seconds out of range, allowed 0.02 to 10")),
     }
 }
@@ -169,11 +171,7 @@ impl Sink {
     fn play(&mut self) -> Result<()> {
         let Self::Audio { processor, decoder, output, skip, .. } = self else { return Ok(()) };
         let mut pcm = Vec::new();
-        while let Some(mut job) = decoder.next_job() {
-            processor.run_decode(std::slice::from_mut(&mut job))?;
-            decoder.accept(job);
-        }
-        decoder.pcm(&mut pcm);
+        processor.decode(decoder, &mut pcm)?;
         let skipped = (*skip).min(pcm.len());
         *skip -= skipped;
         output.write(&pcm[skipped..])
@@ -284,7 +282,7 @@ pub(super) fn run(args: Args) -> Result<()> {
         }),
         pace: Pace::Unknown,
     };
-    let frames_wanted = args.seconds.map_or(u64::MAX, |s| (s * 50.0).ceil() as u64);
+    let frames_wanted = args.seconds.map_or(u64::MAX, |s| (s * f64::from(Profile::FRAMES_PER_SECOND)).ceil() as u64);
     let mut options = args.remote.options()?;
     if datagrams.is_some() && options.tls.is_some() {
         bail!("--tls is not to be had over udp://");

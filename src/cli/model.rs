@@ -175,17 +175,19 @@ fn verify(model: &LoadedModel) -> Result<()> {
 
 /// Decodes the golden codes; returns the largest difference to the golden samples.
 fn golden_decode(processor: &mut codec::Processor, golden: &Golden, frames: usize, stages: StageCount) -> Result<f32> {
+    const LONGEST: usize = codec::Profile::MAX_FRAMES_PER_BUNDLE as usize;
     let mut worst = 0.0f32;
     let mut decoder = codec::Decoder::new(processor.profile());
     let mut decoded = Vec::new();
-    for (i, codes) in golden.codes.chunks(50 * stages.index()).enumerate() {
+    for (i, codes) in golden.codes.chunks(LONGEST * stages.index()).enumerate() {
         let frames = u8::try_from(codes.len() / stages.index())?;
-        decoder.push(crate::bitstream::Bundle { first_frame: 50 * i as u64, frames, stages, codes: codes.to_vec() })?;
-        while let Some(mut job) = decoder.next_job() {
-            processor.run_decode(std::slice::from_mut(&mut job))?;
-            decoder.accept(job);
-        }
-        decoder.pcm(&mut decoded);
+        decoder.push(crate::bitstream::Bundle {
+            first_frame: (LONGEST * i) as u64,
+            frames,
+            stages,
+            codes: codes.to_vec(),
+        })?;
+        processor.decode(&mut decoder, &mut decoded)?;
     }
     ensure!(
         decoded.len() == golden.decoded.len() && frames > 0,

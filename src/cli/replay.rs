@@ -130,7 +130,7 @@ pub(super) fn run(args: Args) -> Result<()> {
     let mut past =
         Past { profile, layers: layers_of(stages), current: None, shift: None, next_frame: 0, lost: 0, malformed: 0 };
     let mut sink = Sink::create(&args.output, args.raw, &model)?;
-    let frames_wanted = args.seconds.map_or(u64::MAX, |s| (s * 50.0).ceil() as u64);
+    let frames_wanted = args.seconds.map_or(u64::MAX, |s| (s * f64::from(Profile::FRAMES_PER_SECOND)).ceil() as u64);
     let mut bundles = Vec::new();
     while past.next_frame < frames_wanted {
         match runtime.block_on(replay.next())? {

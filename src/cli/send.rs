@@ -14,6 +14,7 @@ use crate::capture::{AudioInput, CaptureError};
 use crate::codec::Encoder;
 use crate::infer;
 use crate::jitter::{Pace, Schedule};
+use crate::profile::Profile;
 use crate::rvq::BeamWidth;
 use crate::service::{Client, ClientError, UdpClient};
 use crate::session::{Hello, PROTOCOL_VERSION, PackedBundle, Role, StreamName};
@@ -57,7 +58,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "FORMAT")]
     raw: Option<PcmFormat>,
     /// Frames of 20 ms that travel together, 1 to 50
-    #[arg(long, value_name = "N", default_value = "5", value_parser = clap::value_parser!(u8).range(1..=50))]
+    #[arg(long, value_name = "N", default_value = "5", value_parser = clap::value_parser!(u8).range(1..=i64::from(Profile::MAX_FRAMES_PER_BUNDLE)))]
     bundle: u8,
     /// Give every bundle the same number of stages, instead of more to loud ones and fewer to quiet ones
     #[arg(long)]
@@ -258,14 +259,9 @@ pub(super) fn run(args: Args) -> Result<()> {
             while analyser.next_part(&mut processor, &mut latents)? {}
             encoder.push_latents(&latents);
         }
-        while let Some(mut job) = encoder.next_job() {
-            processor.run_encode(std::slice::from_mut(&mut job))?;
-            encoder.accept(job);
-            while let Some(bundle) = encoder.next_bundle() {
-                let media = profile.media_time(bundle.frames);
-                runtime.block_on(hold(&mut schedule, media));
-                runtime.block_on(client.publish(PackedBundle::pack(&bundle)))?;
-            }
+        while let Some(bundle) = processor.encode(&mut encoder)? {
+            runtime.block_on(hold(&mut schedule, profile.media_time(bundle.frames)));
+            runtime.block_on(client.publish(PackedBundle::pack(&bundle)))?;
         }
         if !more {
             break;

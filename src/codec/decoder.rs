@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{CodecError, Concealer, DecodeJob, Guess};
 use crate::bitstream::Bundle;
 use crate::model::decoder_noise;
-use crate::profile::{MAX_FRAMES_PER_BUNDLE, Profile};
+use crate::profile::Profile;
 
 /// Longest gap between bundles that is filled; after a longer one the stream simply goes on.
 pub const MAX_GAP_FRAMES: u64 = 250;
@@ -93,7 +93,7 @@ impl Decoder {
                 model: self.profile.model_id,
             });
         }
-        if !(1..=MAX_FRAMES_PER_BUNDLE).contains(&bundle.frames)
+        if !(1..=Profile::MAX_FRAMES_PER_BUNDLE).contains(&bundle.frames)
             || bundle.codes.len() != usize::from(bundle.frames) * bundle.stages.index()
         {
             return Err(error("frames, stages and codes do not fit together"));

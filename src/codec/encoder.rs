@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{BundleGrading, CodecError, EncodeJob, Grading, level_db};
 use crate::bitstream::Bundle;
 use crate::dsp::usable;
-use crate::profile::{MAX_FRAMES_PER_BUNDLE, Profile};
+use crate::profile::Profile;
 use crate::units::StageCount;
 
 /// One stream's encoder.
@@ -37,7 +37,7 @@ impl Encoder {
     ///
     /// Errors: [`CodecError::FramesPerBundle`] unless 1 to 50, [`CodecError::Stages`] if the model has fewer.
     pub fn new(profile: Arc<Profile>, stages: StageCount, frames_per_bundle: u8) -> Result<Self, CodecError> {
-        if !(1..=MAX_FRAMES_PER_BUNDLE).contains(&frames_per_bundle) {
+        if !(1..=Profile::MAX_FRAMES_PER_BUNDLE).contains(&frames_per_bundle) {
             return Err(CodecError::FramesPerBundle(frames_per_bundle));
         }
         if stages > profile.stages {
@@ -187,6 +187,20 @@ impl Encoder {
             }
         }
         Some(job)
+    }
+
+    /// The next finished bundle, with `run` doing the jobs on the way to it; None if samples are missing.
+    ///
+    /// Errors: those of `run`; the stream cannot go on then.
+    pub fn advance<E>(&mut self, mut run: impl FnMut(&mut EncodeJob) -> Result<(), E>) -> Result<Option<Bundle>, E> {
+        loop {
+            if let Some(bundle) = self.next_bundle() {
+                return Ok(Some(bundle));
+            }
+            let Some(mut job) = self.next_job() else { return Ok(None) };
+            run(&mut job)?;
+            self.accept(job);
+        }
     }
 
     /// Samples that the next job will take; empty if there is none yet.

@@ -5,7 +5,8 @@
 //! fixed number of stages more for each decibel. Measured on speech, the same bits spent this way are worth 0.1 to 0.2 PESQ-WB
 //! (models/EXPERIMENTS.md).
 
-use crate::units::{BITS_PER_CODE, MAX_STAGES, StageCount};
+use crate::profile::Profile;
+use crate::units::{MAX_STAGES, StageCount};
 
 /// Frames quieter than this say nothing about how loud a recording is, dBFS.
 const ACTIVE_DB: f32 = -60.0;
@@ -84,20 +85,20 @@ impl Loudness {
 
 /// Keeps the rate of a graded stream at what it may be: bits that were not spent are, over the next 20 s.
 #[derive(Debug, Clone, Copy)]
-pub struct RateControl {
+pub struct BitReservoir {
     bits_per_frame: f32,
     credit: f32,
 }
 
-impl RateControl {
+impl BitReservoir {
     const HORIZON_FRAMES: f32 = 1000.0;
     const BITS_PER_STAGE: f32 = 7.5;
     /// Credit is remembered for at most this many frames' worth of bits.
     const MOST_FRAMES: f32 = 3000.0;
 
-    /// `kbps` is the rate to keep, at 50 frames a second.
+    /// `kbps` is the rate to keep.
     pub fn new(kbps: f32) -> Self {
-        Self { bits_per_frame: kbps * 1000.0 / 50.0, credit: 0.0 }
+        Self { bits_per_frame: kbps * 1000.0 / Profile::FRAMES_PER_SECOND as f32, credit: 0.0 }
     }
 
     /// Notes what frames really took.
@@ -119,15 +120,15 @@ pub struct BundleGrading {
     mean: StageCount,
     most: StageCount,
     loudness: Loudness,
-    control: RateControl,
+    reservoir: BitReservoir,
     last: Option<u8>,
 }
 
 impl BundleGrading {
     /// Bundles of `mean` stages on average over half a minute, and at most `most`.
     pub fn new(mean: StageCount, most: StageCount) -> Self {
-        let control = RateControl::new(mean.kbps() as f32);
-        Self { mean, most, loudness: Loudness::default(), control, last: None }
+        let reservoir = BitReservoir::new(mean.kbps() as f32);
+        Self { mean, most, loudness: Loudness::default(), reservoir, last: None }
     }
 
     /// Most stages of a bundle.
@@ -139,11 +140,11 @@ impl BundleGrading {
     pub fn next(&mut self, pcm: &[f32], frame_samples: usize) -> StageCount {
         pcm.chunks_exact(frame_samples).for_each(|f| self.loudness.push(level_db(f)));
         let mut grading = Grading::new(f32::from(self.mean.value()), self.loudness.mean_db());
-        grading.base += self.control.correction();
+        grading.base += self.reservoir.correction();
         let depth = grading.depth(level_db(pcm), self.last, self.most);
         self.last = Some(depth);
         let frames = (pcm.len() / frame_samples) as u32;
-        self.control.spent(frames, u64::from(frames) * u64::from(depth) * u64::from(BITS_PER_CODE));
+        self.reservoir.spent(frames, u64::from(frames) * u64::from(depth) * u64::from(Profile::BITS_PER_CODE));
         StageCount::new(depth).unwrap_or(self.mean)
     }
 }
@@ -198,13 +199,13 @@ mod tests {
 
     #[test]
     fn the_rate_settles_where_it_should() {
-        // A source whose stages cost twice what the controller believes.
-        let mut control = RateControl::new(3.0);
+        // A source whose stages cost twice what the reservoir believes.
+        let mut reservoir = BitReservoir::new(3.0);
         let (mut bits, frames) = (0.0, 60_000u32);
         for frame in 0..frames {
-            let stages = (8.0 + control.correction()).clamp(1.0, 24.0);
+            let stages = (8.0 + reservoir.correction()).clamp(1.0, 24.0);
             let cost = f64::from(stages) * 15.0;
-            control.spent(1, cost as u64);
+            reservoir.spent(1, cost as u64);
             if frame >= frames / 2 {
                 bits += cost;
             }

@@ -10,17 +10,15 @@ mod encoder;
 mod error;
 mod grading;
 mod job;
-pub mod loss;
 mod processor;
 
-pub use crate::profile::{MAX_FRAMES_PER_BUNDLE, Profile};
+pub use crate::profile::Profile;
 pub use conceal::{Concealer, Guess, SAMPLED_FRAMES};
 pub use decoder::{Decoder, MAX_GAP_FRAMES};
 pub use encoder::Encoder;
 pub use error::CodecError;
-pub use grading::{BundleGrading, Grading, Loudness, RateControl, level_db};
+pub use grading::{BitReservoir, BundleGrading, Grading, Loudness, level_db};
 pub use job::{DecodeJob, EncodeJob};
-pub use loss::{LossModel, LossTrace};
 pub use processor::{ProcessError, Processor};
 
 use crate::bitstream::Bundle;
@@ -40,10 +38,8 @@ pub fn encode_all(
     encoder.push(pcm);
     encoder.finish();
     let mut bundles = Vec::new();
-    while let Some(mut job) = encoder.next_job() {
-        processor.run_encode(std::slice::from_mut(&mut job))?;
-        encoder.accept(job);
-        bundles.extend(std::iter::from_fn(|| encoder.next_bundle()));
+    while let Some(bundle) = processor.encode(&mut encoder)? {
+        bundles.push(bundle);
     }
     Ok(bundles)
 }
@@ -56,11 +52,7 @@ pub fn decode_all(processor: &mut Processor, bundles: &[Bundle]) -> Result<Vec<f
     let mut pcm = Vec::new();
     for bundle in bundles {
         decoder.push(bundle.clone())?;
-        while let Some(mut job) = decoder.next_job() {
-            processor.run_decode(std::slice::from_mut(&mut job))?;
-            decoder.accept(job);
-        }
-        decoder.pcm(&mut pcm);
+        processor.decode(&mut decoder, &mut pcm)?;
     }
     Ok(pcm)
 }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{CodecError, DecodeJob, EncodeJob};
-use crate::bitstream::ABSENT;
+use super::{CodecError, DecodeJob, Decoder, EncodeJob, Encoder};
+use crate::bitstream::{ABSENT, Bundle};
 use crate::dsp::usable;
 use crate::model::{DecodeRow, DecoderNet, EncodeRow, EncoderNet, NetworkError};
 use crate::profile::Profile;
@@ -73,6 +73,25 @@ impl Processor {
     /// Errors: [`ProcessError::Rvq`].
     pub fn ladder(&mut self, latents: &[f32]) -> Result<Ladder, ProcessError> {
         Ok(self.searcher.ladder(latents)?)
+    }
+
+    /// The next bundle of a stream; None if samples are missing.
+    ///
+    /// Errors: [`ProcessError`]; the stream cannot go on then.
+    pub fn encode(&mut self, encoder: &mut Encoder) -> Result<Option<Bundle>, ProcessError> {
+        encoder.advance(|job| self.run_encode(std::slice::from_mut(job)))
+    }
+
+    /// Decodes what waits in a stream and appends the samples to `pcm`.
+    ///
+    /// Errors: [`ProcessError`]; the stream cannot go on then.
+    pub fn decode(&mut self, decoder: &mut Decoder, pcm: &mut Vec<f32>) -> Result<(), ProcessError> {
+        while let Some(mut job) = decoder.next_job() {
+            self.run_decode(std::slice::from_mut(&mut job))?;
+            decoder.accept(job);
+        }
+        decoder.pcm(pcm);
+        Ok(())
     }
 
     /// Encodes jobs; those with the same number of frames share one network call. Each stays in its place.

@@ -14,6 +14,7 @@ use serde::Deserialize;
 use crate::engine::EngineOptions;
 use crate::infer::Networks;
 use crate::jitter::Pace;
+use crate::profile::Profile;
 use crate::session::{StreamName, Timeouts};
 use crate::units::{OutOfRange, PcmFormat, StageCount};
 pub use device::DevicePort;
@@ -367,7 +368,12 @@ impl Config {
                 model: (!raw.codec.model.is_empty()).then(|| PathBuf::from(raw.codec.model)),
                 stages,
                 graded: raw.codec.graded,
-                frames_per_bundle: within("codec.frames_per_bundle", raw.codec.frames_per_bundle, 1, 50)?,
+                frames_per_bundle: within(
+                    "codec.frames_per_bundle",
+                    raw.codec.frames_per_bundle,
+                    1,
+                    Profile::MAX_FRAMES_PER_BUNDLE,
+                )?,
             },
             engine: Engine {
                 threads: within("engine.threads", raw.engine.threads, 0, 1024)?,

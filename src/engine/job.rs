@@ -7,17 +7,35 @@ use crate::codec::{DecodeJob, EncodeJob};
 /// Jobs that one slot may have in the engine: one to encode and one to decode.
 pub const JOBS_PER_SLOT: u32 = 2;
 
+/// What is called with the finished job, on an engine thread: it must return at once.
+pub type Completion<J> = Box<dyn FnOnce(Result<J, EngineError>) + Send>;
+
 /// A piece of work for the networks.
-#[derive(Debug)]
-pub enum Job {
-    /// Frames to encode.
-    Encode(EncodeJob),
-    /// Frames to decode.
-    Decode(DecodeJob),
+pub trait Job: Sized {
+    /// The job with whoever waits for it.
+    #[doc(hidden)]
+    fn ask(self, done: Completion<Self>) -> Asked;
 }
 
-/// What is called with the finished job, on an engine thread: it must return at once.
-pub type Completion = Box<dyn FnOnce(Result<Job, EngineError>) + Send>;
+impl Job for EncodeJob {
+    fn ask(self, done: Completion<Self>) -> Asked {
+        Asked::Encode(self, done)
+    }
+}
+
+impl Job for DecodeJob {
+    fn ask(self, done: Completion<Self>) -> Asked {
+        Asked::Decode(self, done)
+    }
+}
+
+/// A job with whoever waits for it.
+pub enum Asked {
+    /// Frames to encode.
+    Encode(EncodeJob, Completion<EncodeJob>),
+    /// Frames to decode.
+    Decode(DecodeJob, Completion<DecodeJob>),
+}
 
 /// Why the engine did not run a job.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

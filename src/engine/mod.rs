@@ -247,13 +247,13 @@ impl Slot {
     /// Queues a job; `done` is called once, from an engine thread, with the finished job or the reason there is none.
     ///
     /// Errors: [`EngineError::Busy`], or why the engine has ended; `done` is then not called.
-    pub fn submit(&self, job: Job, deadline: Instant, done: Completion) -> Result<(), EngineError> {
+    pub fn submit<J: Job>(&self, job: J, deadline: Instant, done: Completion<J>) -> Result<(), EngineError> {
         let before = self.gate.in_flight.fetch_add(1, Ordering::AcqRel);
         if before >= JOBS_PER_SLOT {
             self.gate.in_flight.fetch_sub(1, Ordering::AcqRel);
             return Err(EngineError::Busy(before));
         }
-        let entry = Entry { job, at: Instant::now(), deadline, done, gate: Arc::clone(&self.gate) };
+        let entry = Entry { asked: job.ask(done), at: Instant::now(), deadline, gate: Arc::clone(&self.gate) };
         if self.shared.queues[self.thread].push(entry) {
             Ok(())
         } else {

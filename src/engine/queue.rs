@@ -4,23 +4,22 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::job::{Completion, Gate, Job};
+use super::job::{Asked, Gate};
 
 pub(super) struct Entry {
-    pub(super) job: Job,
+    pub(super) asked: Asked,
     /// When it was submitted.
     pub(super) at: Instant,
     pub(super) deadline: Instant,
-    pub(super) done: Completion,
     pub(super) gate: Arc<Gate>,
 }
 
 impl Entry {
     /// Jobs of one kind and one number of frames fit into one network call.
     fn kind(&self) -> (bool, usize) {
-        match &self.job {
-            Job::Encode(j) => (true, j.frames),
-            Job::Decode(j) => (false, j.frames),
+        match &self.asked {
+            Asked::Encode(job, _) => (true, job.frames),
+            Asked::Decode(job, _) => (false, job.frames),
         }
     }
 

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use super::job::{Completion, EngineError, Gate, Job};
+use super::counters::Counters;
+use super::job::{Asked, Completion, EngineError, Gate};
 use super::queue::Entry;
 use super::shared::{EngineOptions, Shared};
-use crate::codec::Processor;
+use crate::codec::{DecodeJob, EncodeJob, ProcessError, Processor};
 
 /// Says why a thread ended, also when it panicked.
 pub(super) struct DeathGuard {
@@ -42,26 +43,6 @@ impl Drop for DeathGuard {
     }
 }
 
-/// What remains of an entry while its job runs.
-struct Ticket {
-    done: Completion,
-    gate: Arc<Gate>,
-    deadline: Instant,
-    /// When half of the time until then is over.
-    half: Instant,
-}
-
-impl Ticket {
-    fn of(at: Instant, deadline: Instant, done: Completion, gate: Arc<Gate>) -> Self {
-        Self { done, gate, deadline, half: at + deadline.saturating_duration_since(at) / 2 }
-    }
-
-    fn close(self, result: Result<Job, EngineError>) {
-        self.gate.in_flight.fetch_sub(1, Ordering::AcqRel);
-        (self.done)(result);
-    }
-}
-
 /// Runs batches until the queue is closed and empty. Errors: the reason, after a network failed.
 pub(super) fn run(
     shared: &Shared,
@@ -73,83 +54,108 @@ pub(super) fn run(
     loop {
         // Waiting for company makes sense only up to the number of streams there are.
         let company = shared.admitted[thread].load(Ordering::Relaxed).clamp(1, options.max_batch.max(1));
-        let Some(batch) = queue.batch(company, options.gather) else { return Ok(()) };
-        let (cancelled, live): (Vec<Entry>, Vec<Entry>) = batch.into_iter().partition(Entry::is_cancelled);
+        let Some(entries) = queue.batch(company, options.gather) else { return Ok(()) };
+        let (cancelled, live): (Vec<Entry>, Vec<Entry>) = entries.into_iter().partition(Entry::is_cancelled);
         shared.counters.cancelled.fetch_add(cancelled.len() as u64, Ordering::Relaxed);
-        for entry in cancelled {
-            Ticket::of(entry.at, entry.deadline, entry.done, entry.gate).close(Err(EngineError::Cancelled));
-        }
+        Batch::of(cancelled).fail(&EngineError::Cancelled);
         if live.is_empty() {
             continue;
         }
         let start = Instant::now();
         live.iter().for_each(|e| shared.phases.queue.add(start.saturating_duration_since(e.at)));
-        let result = run_batch(&mut processor, live);
+        let mut batch = Batch::of(live);
+        let result = batch.run(&mut processor);
         let end = Instant::now();
         shared.phases.compute.add(end - start);
         shared.counters.batches.fetch_add(1, Ordering::Relaxed);
         shared.counters.busy_ns.fetch_add((end - start).as_nanos() as u64, Ordering::Relaxed);
-        match result {
-            Ok(finished) => {
-                for (ticket, job) in finished {
-                    shared.counters.jobs.fetch_add(1, Ordering::Relaxed);
-                    shared.counters.late.fetch_add(u64::from(end > ticket.deadline), Ordering::Relaxed);
-                    shared.counters.tight.fetch_add(u64::from(end > ticket.half), Ordering::Relaxed);
-                    ticket.close(Ok(job));
-                }
-            }
-            Err((tickets, reason)) => {
-                let error = EngineError::Died { thread, reason: reason.clone() };
-                for ticket in tickets {
-                    ticket.close(Err(error.clone()));
-                }
-                return Err(reason);
-            }
+        if let Err(e) = result {
+            let reason = e.to_string();
+            batch.fail(&EngineError::Died { thread, reason: reason.clone() });
+            return Err(reason);
         }
+        batch.finish(&shared.counters, end);
     }
 }
 
-type Finished = Vec<(Ticket, Job)>;
+/// Jobs that run together, of any kinds and numbers of frames.
+struct Batch {
+    encode: Jobs<EncodeJob>,
+    decode: Jobs<DecodeJob>,
+}
 
-/// Runs entries, whatever their kinds and numbers of frames, with one network call for each; every job goes back to whoever
-/// asked for it.
-fn run_batch(processor: &mut Processor, entries: Vec<Entry>) -> Result<Finished, (Vec<Ticket>, String)> {
-    let (mut encode, mut decode) = (Asked::default(), Asked::default());
-    for Entry { job, at, deadline, done, gate } in entries {
-        let ticket = Ticket::of(at, deadline, done, gate);
-        match job {
-            Job::Encode(job) => encode.push(ticket, job),
-            Job::Decode(job) => decode.push(ticket, job),
+impl Batch {
+    fn of(entries: Vec<Entry>) -> Self {
+        let mut batch = Self { encode: Jobs::default(), decode: Jobs::default() };
+        for Entry { asked, at, deadline, gate } in entries {
+            let half = at + deadline.saturating_duration_since(at) / 2;
+            match asked {
+                Asked::Encode(job, done) => batch.encode.push(job, Ticket { done, gate, deadline, half }),
+                Asked::Decode(job, done) => batch.decode.push(job, Ticket { done, gate, deadline, half }),
+            }
         }
+        batch
     }
-    let result = processor.run_encode(&mut encode.jobs).and_then(|()| processor.run_decode(&mut decode.jobs));
-    match result {
-        Ok(()) => Ok(encode.finished(Job::Encode).chain(decode.finished(Job::Decode)).collect()),
-        Err(e) => Err((encode.tickets.into_iter().chain(decode.tickets).collect(), e.to_string())),
+
+    /// One network call for each kind and number of frames.
+    fn run(&mut self, processor: &mut Processor) -> Result<(), ProcessError> {
+        processor.run_encode(&mut self.encode.jobs)?;
+        processor.run_decode(&mut self.decode.jobs)
+    }
+
+    fn finish(self, counters: &Counters, end: Instant) {
+        self.encode.finish(counters, end);
+        self.decode.finish(counters, end);
+    }
+
+    fn fail(self, error: &EngineError) {
+        self.encode.tickets.into_iter().for_each(|t| t.close(Err(error.clone())));
+        self.decode.tickets.into_iter().for_each(|t| t.close(Err(error.clone())));
     }
 }
 
 /// Jobs of one kind, each beside the ticket of whoever asked for it.
-struct Asked<J> {
-    tickets: Vec<Ticket>,
+struct Jobs<J> {
+    tickets: Vec<Ticket<J>>,
     jobs: Vec<J>,
 }
 
-impl<J> Default for Asked<J> {
+impl<J> Default for Jobs<J> {
     fn default() -> Self {
         Self { tickets: Vec::new(), jobs: Vec::new() }
     }
 }
 
-impl<J> Asked<J> {
-    fn push(&mut self, ticket: Ticket, job: J) {
+impl<J> Jobs<J> {
+    fn push(&mut self, job: J, ticket: Ticket<J>) {
         self.tickets.push(ticket);
         self.jobs.push(job);
     }
 
     /// Jobs stay in their places while they run, so that tickets and jobs still belong together.
-    fn finished(self, kind: fn(J) -> Job) -> impl Iterator<Item = (Ticket, Job)> {
-        self.tickets.into_iter().zip(self.jobs.into_iter().map(kind))
+    fn finish(self, counters: &Counters, end: Instant) {
+        for (ticket, job) in self.tickets.into_iter().zip(self.jobs) {
+            counters.jobs.fetch_add(1, Ordering::Relaxed);
+            counters.late.fetch_add(u64::from(end > ticket.deadline), Ordering::Relaxed);
+            counters.tight.fetch_add(u64::from(end > ticket.half), Ordering::Relaxed);
+            ticket.close(Ok(job));
+        }
+    }
+}
+
+/// What remains of an entry while its job runs.
+struct Ticket<J> {
+    done: Completion<J>,
+    gate: Arc<Gate>,
+    deadline: Instant,
+    /// When half of the time until then is over.
+    half: Instant,
+}
+
+impl<J> Ticket<J> {
+    fn close(self, result: Result<J, EngineError>) {
+        self.gate.in_flight.fetch_sub(1, Ordering::AcqRel);
+        (self.done)(result);
     }
 }
 
@@ -161,68 +167,58 @@ mod tests {
     use super::*;
     use crate::bitstream::Bundle;
     use crate::codec::{Decoder, Encoder};
+    use crate::engine::Job;
     use crate::fake;
     use crate::units::StageCount;
 
-    fn encode_job(frames: usize, tone: f32) -> Job {
+    /// Hears of a job, and knows what should become of it.
+    type Hearing = Box<dyn FnOnce()>;
+
+    fn entry<J: Job + PartialEq + Send + std::fmt::Debug + 'static>(job: J, alone: J) -> (Entry, Hearing) {
+        let (tell, told) = channel();
+        let asked = job.ask(Box::new(move |result| drop(tell.send(result))));
+        let (at, gate) = (Instant::now(), Arc::new(Gate::default()));
+        gate.in_flight.store(1, Ordering::Release);
+        let hearing = Box::new(move || assert_eq!(told.recv().unwrap().unwrap(), alone));
+        (Entry { asked, at, deadline: at + Duration::from_millis(20), gate }, hearing)
+    }
+
+    fn encode(frames: usize, tone: f32) -> (Entry, Hearing) {
         let mut encoder = Encoder::new(Arc::new(fake::profile(16)), StageCount::new(4).unwrap(), 5).unwrap();
         encoder.set_job_frames(frames);
         encoder.push(&(0..480 * frames).map(|n| (n as f32 * tone).sin() * 0.5).collect::<Vec<f32>>());
-        Job::Encode(encoder.next_job().unwrap())
+        let job = encoder.next_job().unwrap();
+        let mut alone = job.clone();
+        fake::processor(16, 7).run_encode(std::slice::from_mut(&mut alone)).unwrap();
+        entry(job, alone)
     }
 
-    fn decode_job(frames: u8, code: u16) -> Job {
+    fn decode(frames: u8, code: u16) -> (Entry, Hearing) {
         let mut decoder = Decoder::new(Arc::new(fake::profile(16)));
         let codes = vec![code; usize::from(frames) * 4];
         decoder.push(Bundle::new(0, frames, StageCount::new(4).unwrap(), codes).unwrap()).unwrap();
-        Job::Decode(decoder.next_job().unwrap())
-    }
-
-    fn run_alone(job: Job) -> Job {
-        let mut processor = fake::processor(16, 7);
-        match job {
-            Job::Encode(mut job) => {
-                processor.run_encode(std::slice::from_mut(&mut job)).unwrap();
-                Job::Encode(job)
-            }
-            Job::Decode(mut job) => {
-                processor.run_decode(std::slice::from_mut(&mut job)).unwrap();
-                Job::Decode(job)
-            }
-        }
+        let job = decoder.next_job().unwrap();
+        let mut alone = job.clone();
+        fake::processor(16, 7).run_decode(std::slice::from_mut(&mut alone)).unwrap();
+        entry(job, alone)
     }
 
     #[test]
     fn every_stream_gets_its_own_job_back_whatever_else_was_in_the_batch() {
-        let jobs = || {
-            vec![
-                decode_job(5, 11),
-                encode_job(4, 0.03),
-                decode_job(2, 12),
-                encode_job(1, 0.05),
-                encode_job(3, 0.07),
-                decode_job(5, 13),
-                decode_job(1, 14),
-            ]
-        };
-        let now = Instant::now();
-        let (entries, asked): (Vec<_>, Vec<_>) = jobs()
-            .into_iter()
-            .map(|job| {
-                let (tell, told) = channel();
-                let done: Completion = Box::new(move |result| drop(tell.send(result)));
-                let deadline = now + Duration::from_millis(20);
-                (Entry { job, at: now, deadline, done, gate: Arc::new(Gate::default()) }, told)
-            })
-            .unzip();
-        let Ok(finished) = run_batch(&mut fake::processor(16, 7), entries) else { panic!("the fakes do not fail") };
-        for (ticket, job) in finished {
-            ticket.gate.in_flight.store(1, Ordering::Release);
-            ticket.close(Ok(job));
-        }
-        for (asked, job) in asked.into_iter().zip(jobs()) {
-            let got = asked.recv().unwrap().unwrap();
-            assert_eq!(format!("{got:?}"), format!("{:?}", run_alone(job)));
-        }
+        let (entries, hearings): (Vec<_>, Vec<_>) = [
+            decode(5, 11),
+            encode(4, 0.03),
+            decode(2, 12),
+            encode(1, 0.05),
+            encode(3, 0.07),
+            decode(5, 13),
+            decode(1, 14),
+        ]
+        .into_iter()
+        .unzip();
+        let mut batch = Batch::of(entries);
+        batch.run(&mut fake::processor(16, 7)).unwrap();
+        batch.finish(&Counters::default(), Instant::now());
+        hearings.into_iter().for_each(|hear| hear());
     }
 }

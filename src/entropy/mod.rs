@@ -261,7 +261,7 @@ impl Decoder {
             return Err(EntropyError::NoContext { first_frame, missing: walk.expected.unwrap_or(0) });
         }
         walk.begin(stages, restart);
-        let mut reader = range::Reader::new(payload);
+        let mut reader = range::RangeReader::new(payload);
         let count = usize::from(frames) * stages.index();
         let mut codes = Vec::with_capacity(count);
         let damaged = || error("no code has such bits");

@@ -54,11 +54,11 @@ impl DecoderModel<PRECISION> for Any<'_> {
 }
 
 /// Reads codes from a payload; bytes past its end count as zero.
-pub(super) struct Reader {
+pub(super) struct RangeReader {
     decoder: DefaultRangeDecoder<Cursor<u32, Vec<u32>>>,
 }
 
-impl Reader {
+impl RangeReader {
     pub(super) fn new(payload: &[u8]) -> Self {
         let word = |b: &[u8]| u32::from_be_bytes(std::array::from_fn(|i| b.get(i).copied().unwrap_or(0)));
         let words: Vec<u32> = payload.chunks(4).map(word).collect();
@@ -109,7 +109,7 @@ pub(super) fn encode(ranges: &[(u32, u32)], out: &mut Vec<u8>) {
 }
 
 fn decodes(ranges: &[(u32, u32)], bytes: &[u8]) -> bool {
-    let mut reader = Reader::new(bytes);
+    let mut reader = RangeReader::new(bytes);
     ranges.iter().all(|&(start, width)| reader.decoder.decode_symbol(Known(start, width)).unwrap_or(false))
         && reader.exhausted()
 }
@@ -144,7 +144,7 @@ mod tests {
         let frequencies = Frequencies::uniform(1024);
         for seed in 0..200u8 {
             let bytes: Vec<u8> = (0..seed).map(|i| i.wrapping_mul(37) ^ seed).collect();
-            let mut reader = Reader::new(&bytes);
+            let mut reader = RangeReader::new(&bytes);
             for _ in 0..100 {
                 let Some(code) = reader.next(&frequencies) else { break };
                 assert!(code < 1024);

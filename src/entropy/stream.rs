@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::{Coded, Decoder, Encoder, EntropyError};
 use crate::bitstream::{
-    BitstreamError, Bundle, CodedBundle, ContainerReader, ContainerWriter, ContextRule, IndexEntry, Item, Limits,
-    PayloadMode, StreamHeader, Tail,
+    BitstreamError, Bundle, CodedBundle, ContainerReader, ContainerWriter, ContextRule, IndexEntry, Item, PayloadMode,
+    ReaderOptions, StreamHeader, Tail,
 };
 use crate::rvq::SimdLevel;
 use crate::token::TokenModel;
@@ -95,7 +95,7 @@ impl StreamWriter {
 #[derive(Debug)]
 pub struct StreamReader {
     container: ContainerReader,
-    limits: Limits,
+    options: ReaderOptions,
     tokens: Option<Arc<TokenModel>>,
     decoder: Option<Decoder>,
     damaged: u64,
@@ -103,22 +103,22 @@ pub struct StreamReader {
 
 impl StreamReader {
     /// A reader at the start of a container. `tokens` is needed for coded payloads only.
-    pub fn new(limits: Limits, tokens: Option<Arc<TokenModel>>) -> Self {
-        Self { container: ContainerReader::new(limits), limits, tokens, decoder: None, damaged: 0 }
+    pub fn new(options: ReaderOptions, tokens: Option<Arc<TokenModel>>) -> Self {
+        Self { container: ContainerReader::new(options), options, tokens, decoder: None, damaged: 0 }
     }
 
     /// A reader that starts at a bundle found in the index.
     ///
     /// Errors: [`StreamError::TokenModel`].
     pub fn resume(
-        limits: Limits,
+        options: ReaderOptions,
         header: StreamHeader,
         entry: IndexEntry,
         tokens: Option<Arc<TokenModel>>,
     ) -> Result<Self, StreamError> {
-        let mut reader = Self::new(limits, tokens);
+        let mut reader = Self::new(options, tokens);
         reader.open(&header)?;
-        reader.container = ContainerReader::resume(limits, header, entry);
+        reader.container = ContainerReader::resume(options, header, entry);
         Ok(reader)
     }
 
@@ -154,7 +154,7 @@ impl StreamReader {
                     return Ok(Some(Item::Header(header)));
                 }
                 Item::Coded(bundle) => match self.decode(bundle) {
-                    Err(StreamError::Entropy(_)) if self.limits.skip_damaged => self.damaged += 1,
+                    Err(StreamError::Entropy(_)) if self.options.skip_damaged => self.damaged += 1,
                     made => return made.map(|b| Some(Item::Bundle(b))),
                 },
                 Item::Bundle(bundle) => {

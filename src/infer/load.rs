@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::net::{Integers, OrtDecoder, OrtEncoder, OrtGradient, Source};
+use super::net::{Integers, Origin, OrtDecoder, OrtEncoder, OrtGradient};
 use super::{InferError, library};
 use crate::codec::{Processor, Profile};
 use crate::model::Manifest;
@@ -163,7 +163,7 @@ impl LoadedModel {
         let environment = library::environment()?;
         let model = |reason: String| InferError::Model { path: self.path.clone(), reason };
         let gradient = OrtGradient::new(environment, &read(&path)?, &self.decoder, &self.manifest).map_err(model)?;
-        let decoder = OrtDecoder::new(environment, Source::Manifest(&self.decoder), &self.manifest).map_err(model)?;
+        let decoder = OrtDecoder::new(environment, Origin::Manifest(&self.decoder), &self.manifest).map_err(model)?;
         let shape = Shape {
             frame_samples: self.profile.frame_samples,
             overlap_samples: self.profile.overlap_samples(),
@@ -178,7 +178,7 @@ impl LoadedModel {
     ///
     /// Errors: [`InferError`] when the runtime is missing or the graphs are not what the manifest says.
     pub fn processor(&self, beam: BeamWidth) -> Result<Processor, InferError> {
-        self.processor_of(Source::Manifest(&self.encoder), Source::Manifest(&self.decoder), beam)
+        self.processor_of(Origin::Manifest(&self.encoder), Origin::Manifest(&self.decoder), beam)
     }
 
     /// As [`LoadedModel::processor`], with networks that compute as asked if the folder has them.
@@ -189,7 +189,7 @@ impl LoadedModel {
             return self.processor(beam);
         }
         let [encoder, decoder] = [0, 1].map(|part| self.integers(INT8[part], FRAME[part]));
-        self.processor_of(Source::Integers(&encoder?), Source::Integers(&decoder?), beam)
+        self.processor_of(Origin::Integers(&encoder?), Origin::Integers(&decoder?), beam)
     }
 
     fn integers(&self, file: &'static str, frame: &str) -> Result<Integers, InferError> {
@@ -203,7 +203,7 @@ impl LoadedModel {
         INT8.iter().all(|name| self.path.join(name).is_file())
     }
 
-    fn processor_of(&self, encoder: Source<'_>, decoder: Source<'_>, beam: BeamWidth) -> Result<Processor, InferError> {
+    fn processor_of(&self, encoder: Origin<'_>, decoder: Origin<'_>, beam: BeamWidth) -> Result<Processor, InferError> {
         let environment = library::environment()?;
         let model = |reason: String| InferError::Model { path: self.path.clone(), reason };
         let encoder = OrtEncoder::new(environment, encoder, &self.manifest).map_err(model)?;

@@ -1,11 +1,11 @@
 //! Networks by ONNX Runtime; the only module that names ort.
 
+mod frame;
 mod graph;
 mod library;
 mod load;
 mod net;
 mod row;
-mod step;
 
 pub use library::library_path;
 pub use load::{LoadedModel, Networks, find_model, load_model, load_processor_factory};

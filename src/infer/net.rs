@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use ort::environment::Environment;
 
+use super::frame::FrameNet;
 use super::graph::{Axis, Graph, Port, empty, fill};
 use super::row::Row;
-use super::step::Step;
 use crate::model::{
     DecodeRow, DecoderGradient, DecoderNet, EncodeRow, EncoderNet, GradientRow, GraphEntry, Manifest, NetworkError,
 };
@@ -23,7 +23,7 @@ pub(super) struct Integers {
 }
 
 /// Where a network comes from.
-pub(super) enum Source<'a> {
+pub(super) enum Origin<'a> {
     /// The graph of the manifest.
     Manifest(&'a [u8]),
     /// One made from it.
@@ -37,7 +37,7 @@ const FLOAT_SHA256: &str = "float_sha256";
 struct Net {
     name: &'static str,
     graph: Graph,
-    step: Option<Step>,
+    single: Option<FrameNet>,
     state: usize,
     output: usize,
 }
@@ -47,7 +47,7 @@ impl Net {
     fn new(
         name: &'static str,
         environment: &Environment,
-        source: Source<'_>,
+        origin: Origin<'_>,
         entry: &GraphEntry,
         inputs: &[(&str, usize)],
         output: (&str, usize),
@@ -60,16 +60,17 @@ impl Net {
             taken.push(Port::new("state", Axis::None, state));
             Ok((taken, vec![frames(&output), Port::new("next_state", Axis::None, state)]))
         };
-        let (graph, step) = match source {
-            Source::Manifest(bytes) => (Graph::new(name, environment, bytes, None, ports)?, None),
-            Source::Integers(Integers { file, graph: bytes, frame }) => {
+        let (graph, single) = match origin {
+            Origin::Manifest(bytes) => (Graph::new(name, environment, bytes, None, ports)?, None),
+            Origin::Integers(Integers { file, graph: bytes, frame }) => {
                 let graph = Graph::new(name, environment, bytes, None, ports)?;
                 graph.made_from(FLOAT_SHA256, &entry.sha256)?;
-                let open = |b: &Vec<u8>| Step::new(name, environment, b, (file, bytes), data(), frames(&output), state);
+                let open =
+                    |b: &Vec<u8>| FrameNet::new(name, environment, b, (file, bytes), data(), frames(&output), state);
                 (graph, frame.as_ref().map(open).transpose()?)
             }
         };
-        Ok(Self { name, graph, step, state, output: output.1 })
+        Ok(Self { name, graph, single, state, output: output.1 })
     }
 
     fn check<R: Row>(&self, row: &mut R, frames: usize) -> Result<(), NetworkError> {
@@ -85,8 +86,8 @@ impl Net {
         for row in rows.iter_mut() {
             self.check(row, frames)?;
         }
-        if let (Some(step), 1) = (&mut self.step, frames) {
-            return step.run(rows);
+        if let (Some(single), 1) = (&mut self.single, frames) {
+            return single.run(rows);
         }
         let count = rows.len();
         // Both closures look at the rows, one after the other.
@@ -122,9 +123,9 @@ fn size(network: &'static str, what: &str, got: usize, wanted: usize) -> Result<
 pub(super) struct OrtEncoder(Net);
 
 impl OrtEncoder {
-    pub(super) fn new(environment: &Environment, source: Source<'_>, m: &Manifest) -> Result<Self, String> {
+    pub(super) fn new(environment: &Environment, origin: Origin<'_>, m: &Manifest) -> Result<Self, String> {
         let (inputs, output) = ([("pcm", m.frame_samples)], ("latent", m.latent_dim));
-        let mut net = Self(Net::new("encoder", environment, source, &m.encoder, &inputs, output)?);
+        let mut net = Self(Net::new("encoder", environment, origin, &m.encoder, &inputs, output)?);
         let (mut state, mut latents) = (vec![0.0; m.encoder.state_size], vec![0.0; m.latent_dim]);
         let mut row = [EncodeRow { pcm: &vec![0.0; m.frame_samples], state: &mut state, latents: &mut latents }];
         net.encode(&mut row, 1).map_err(|e| e.to_string())?;
@@ -146,9 +147,9 @@ impl EncoderNet for OrtEncoder {
 pub(super) struct OrtDecoder(Net);
 
 impl OrtDecoder {
-    pub(super) fn new(environment: &Environment, source: Source<'_>, m: &Manifest) -> Result<Self, String> {
+    pub(super) fn new(environment: &Environment, origin: Origin<'_>, m: &Manifest) -> Result<Self, String> {
         let (inputs, output) = ([("latent", m.latent_dim), ("noise", m.noise_dim)], ("pcm", m.frame_samples));
-        let mut net = Self(Net::new("decoder", environment, source, &m.decoder, &inputs, output)?);
+        let mut net = Self(Net::new("decoder", environment, origin, &m.decoder, &inputs, output)?);
         let (latents, noise) = (vec![0.0; m.latent_dim], vec![0.0; m.noise_dim]);
         let (mut state, mut pcm) = (vec![0.0; m.decoder.state_size], vec![0.0; m.frame_samples]);
         let mut row = [DecodeRow { latents: &latents, noise: &noise, state: &mut state, pcm: &mut pcm }];

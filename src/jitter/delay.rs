@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use crate::profile::Profile;
+
 /// Packets that are remembered: 50 s of bundles of 100 ms.
 const WINDOW: usize = 500;
 
@@ -39,7 +41,7 @@ pub struct PlayoutOptions {
 impl Default for PlayoutOptions {
     fn default() -> Self {
         Self {
-            frame: Duration::from_millis(20),
+            frame: Profile::FRAME_TIME,
             least: Duration::from_millis(20),
             start: Duration::from_millis(80),
             most: Duration::from_secs(1),

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::Report;
 use super::delay::{Delay, PlayoutOptions};
 use super::sequences::{Seen, Sequences};
+use crate::profile::Profile;
 
 /// Packets and copies that may wait.
 const MAX_WAITING: usize = 512;
@@ -17,7 +18,7 @@ const MAX_AHEAD: u64 = 500;
 const MAX_OUTAGE: u64 = 250;
 
 /// Frames that the buffer waits for copies at most.
-const MAX_REACH: u64 = 50;
+const MAX_REACH: u64 = Profile::MAX_FRAMES_PER_BUNDLE as u64;
 
 /// Packets without a copy after which copies are no longer waited for.
 const COPIES_OVER: u32 = 50;

@@ -141,7 +141,8 @@ impl Manifest {
             CODEC_RATE.hz() as usize,
             "24000",
         )?;
-        range("frame_samples", self.frame_samples, 480, 480, "480")?;
+        let frame = Profile::FRAME_SAMPLES;
+        range("frame_samples", self.frame_samples, frame, frame, "480")?;
         range("delay_samples", self.delay_samples, self.frame_samples, 24_000, "frame_samples to 24000")?;
         range("latent_dim", self.latent_dim, 8, 512, "8 to 512, a multiple of 8")?;
         range("latent_dim", self.latent_dim % 8, 0, 0, "8 to 512, a multiple of 8")?;

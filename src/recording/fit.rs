@@ -87,12 +87,8 @@ impl Fit<'_> {
         }
         encoder.push(self.pcm);
         encoder.finish();
-        while let Some(mut job) = encoder.next_job() {
-            self.codes(&mut job)?;
-            encoder.accept(job);
-            while let Some(bundle) = encoder.next_bundle() {
-                writer.write(&bundle, &mut bytes)?;
-            }
+        while let Some(bundle) = encoder.advance(|job| self.codes(job))? {
+            writer.write(&bundle, &mut bytes)?;
         }
         writer.finish(Some(self.pcm.len() as u64), &mut bytes);
         Ok(bytes)

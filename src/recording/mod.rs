@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::bitstream::StreamHeader;
 use crate::codec::{CodecError, Encoder, ProcessError, Processor};
 use crate::entropy::{StreamError, StreamWriter};
+use crate::profile::Profile;
 use crate::synthesis::{Analyser, Refiner};
 use crate::token::TokenModel;
 use crate::units::{OutOfRange, StageCount};
@@ -18,7 +19,7 @@ use steering::{Steering, TRIAL_SAMPLES};
 /// Frames of a bundle in a file, in a coded one, and on a pipe where somebody waits.
 pub const FILE_BUNDLE: u8 = 25;
 /// See [`FILE_BUNDLE`].
-pub const CODED_BUNDLE: u8 = 50;
+pub const CODED_BUNDLE: u8 = Profile::MAX_FRAMES_PER_BUNDLE;
 /// See [`FILE_BUNDLE`].
 pub const LIVE_BUNDLE: u8 = 5;
 
@@ -194,17 +195,14 @@ fn drain<E: Ends>(
             steering.hear(encoder.upcoming(), processor.profile().frame_samples);
             encoder.set_grading(steering.grading());
         }
-        let Some(mut job) = encoder.next_job() else { return Ok(()) };
-        processor.run_encode(std::slice::from_mut(&mut job)).map_err(RecordingError::from)?;
-        encoder.accept(job);
-        while let Some(bundle) = encoder.next_bundle() {
-            let before = bytes.len();
-            writer.write(&bundle, bytes).map_err(RecordingError::from)?;
-            if let Some(steering) = steering.as_deref_mut() {
-                steering.spent(bundle.frames, bytes.len() - before);
-            }
-            ends.write(bytes)?;
-            bytes.clear();
+        // A job is a whole bundle here, so every bundle is graded by what was spent before it.
+        let Some(bundle) = processor.encode(encoder).map_err(RecordingError::from)? else { return Ok(()) };
+        let before = bytes.len();
+        writer.write(&bundle, bytes).map_err(RecordingError::from)?;
+        if let Some(steering) = steering.as_deref_mut() {
+            steering.spent(bundle.frames, bytes.len() - before);
         }
+        ends.write(bytes)?;
+        bytes.clear();
     }
 }

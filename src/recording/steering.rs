@@ -1,15 +1,16 @@
 //! Keeping coded streams of unknown length at their rate.
 
 use super::guess_stages;
-use crate::codec::{Grading, Loudness, RateControl, level_db};
+use crate::codec::{BitReservoir, Grading, Loudness, level_db};
+use crate::units::CODEC_RATE;
 
 /// Samples from the start of a recording that are encoded on trial: a minute. Longer ones are then steered.
-pub(super) const TRIAL_SAMPLES: usize = 60 * 24_000;
+pub(super) const TRIAL_SAMPLES: usize = 60 * CODEC_RATE.hz() as usize;
 
 /// Steers a stream whose end is not known, or a recording after its trial.
 pub(super) struct Steering {
     grading: Grading,
-    control: RateControl,
+    reservoir: BitReservoir,
     /// None: the level is known from the trial.
     loudness: Option<Loudness>,
     /// Frames that are left alone at the start.
@@ -19,14 +20,14 @@ pub(super) struct Steering {
 impl Steering {
     /// After a trial of `spared` frames.
     pub(super) fn after(grading: Grading, kbps: f64, spared: u32) -> Self {
-        Self { grading, control: RateControl::new(kbps as f32), loudness: None, spared }
+        Self { grading, reservoir: BitReservoir::new(kbps as f32), loudness: None, spared }
     }
 
     /// From the first frame.
     pub(super) fn live(kbps: f64) -> Self {
         let loudness = Some(Loudness::default());
         let grading = Grading::new(guess_stages(kbps) as f32, Loudness::default().mean_db());
-        Self { grading, control: RateControl::new(kbps as f32), loudness, spared: 0 }
+        Self { grading, reservoir: BitReservoir::new(kbps as f32), loudness, spared: 0 }
     }
 
     /// Notes samples `[frames * frame_samples]` that are about to be encoded.
@@ -43,12 +44,12 @@ impl Steering {
         if self.spared >= frames {
             self.spared -= frames;
         } else {
-            self.control.spent(frames, bytes as u64 * 8);
+            self.reservoir.spent(frames, bytes as u64 * 8);
         }
     }
 
     /// What the next frames get.
     pub(super) fn grading(&self) -> Grading {
-        Grading { base: self.grading.base + self.control.correction(), ..self.grading }
+        Grading { base: self.grading.base + self.reservoir.correction(), ..self.grading }
     }
 }

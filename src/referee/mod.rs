@@ -3,6 +3,7 @@
 //! The comparison against Opus needs cargo's feature `referee` (docs/architecture.md says why it is not on by default).
 
 mod image;
+mod loss;
 mod map;
 #[cfg(feature = "referee")]
 mod metrics;
@@ -20,6 +21,7 @@ mod stoi;
 #[cfg(feature = "referee")]
 mod table;
 
+pub use loss::{LossError, LossModel, LossTrace, parse_trace};
 pub use map::write_codebook_map;
 #[cfg(feature = "referee")]
 pub use metrics::{MAX_LAG, Scores, align, log_spectral_distance, score, shift};

@@ -4,10 +4,13 @@ use std::sync::Arc;
 
 use super::run::IP_UDP_BYTES;
 use super::{Codec, Packet, RefereeError};
-use crate::bitstream::{Bundle, COPY_STAGES, CodedBundle, Item, Limits, Redundancy, RedundancyWriter, read_redundancy};
+use crate::bitstream::{
+    Bundle, COPY_STAGES, CodedBundle, Item, ReaderOptions, Redundancy, RedundancyWriter, read_redundancy,
+};
 use crate::codec::{self, Concealer, Decoder, ProcessError, Processor};
 use crate::entropy::StreamReader;
-use crate::recording::Fit;
+use crate::profile::Profile;
+use crate::recording::{CODED_BUNDLE, Fit};
 use crate::session::{Message, PackedBundle, SessionDecoder, SessionEncoder};
 use crate::synthesis::{Refiner, analyse_all};
 use crate::token::TokenModel;
@@ -134,7 +137,7 @@ impl<'a> Undertone<'a> {
 
     fn unpack(&self, number: usize, packet: &Packet) -> Result<Bundle, RefereeError> {
         // Padding is less than a code, so the length tells the frames.
-        let frames = packet.payload.len() * 8 / (self.stages.index() * crate::units::BITS_PER_CODE as usize);
+        let frames = packet.payload.len() * 8 / (self.stages.index() * Profile::BITS_PER_CODE as usize);
         let first = number as u64 * u64::from(self.frames_per_packet);
         Bundle::unpack(first, frames.min(255) as u8, self.stages, &packet.payload).map_err(error)
     }
@@ -150,7 +153,7 @@ pub struct CodedFile<'a> {
 }
 
 /// Frames of a bundle in a file.
-const FILE_BUNDLE: u8 = 50;
+const FILE_BUNDLE: u8 = CODED_BUNDLE;
 
 impl<'a> CodedFile<'a> {
     /// Files of at most `kbps`, every byte counted; with a refiner their latents are searched for.
@@ -175,7 +178,7 @@ impl Codec for CodedFile<'_> {
     }
 
     fn decode(&mut self, packets: &[Option<&Packet>]) -> Result<Vec<f32>, RefereeError> {
-        let mut reader = StreamReader::new(Limits::default(), Some(Arc::clone(&self.tokens)));
+        let mut reader = StreamReader::new(ReaderOptions::default(), Some(Arc::clone(&self.tokens)));
         packets.iter().flatten().for_each(|p| reader.push(&p.payload));
         let mut bundles = Vec::new();
         while let Some(item) = reader.next().map_err(error)? {
@@ -248,11 +251,7 @@ fn decode_with_gaps(
     let mut pcm = vec![0.0; lead];
     for bundle in bundles {
         decoder.push(bundle.clone())?;
-        while let Some(mut job) = decoder.next_job() {
-            processor.run_decode(std::slice::from_mut(&mut job))?;
-            decoder.accept(job);
-        }
-        decoder.pcm(&mut pcm);
+        processor.decode(&mut decoder, &mut pcm)?;
     }
     Ok(pcm)
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::simd::{self, Row};
+use super::simd::{self, Survivor};
 use super::{Codebooks, RvqError, SimdLevel};
 use crate::beam::{Candidate, Candidates};
 use crate::units::{MAX_STAGES, OutOfRange, StageCount};
@@ -59,8 +59,8 @@ pub struct Searcher {
     level: SimdLevel,
     frames: Vec<Survivors>,
     lists: Vec<Candidates>,
-    rows: Vec<Row>,
-    /// Residuals of the rows as the scan takes them `[rows][dim / 2]`.
+    survivors: Vec<Survivor>,
+    /// Residuals of the survivors as the scan takes them `[survivors][dim / 2]`.
     pairs: Vec<i32>,
 }
 
@@ -95,7 +95,7 @@ impl Searcher {
             level,
             frames: vec![frame; GROUP],
             lists: (0..GROUP).map(|_| Candidates::new(width)).collect(),
-            rows: Vec::with_capacity(GROUP * width),
+            survivors: Vec::with_capacity(GROUP * width),
             pairs: vec![0; GROUP * width * dim / 2],
             books,
         }
@@ -170,7 +170,7 @@ impl Searcher {
     /// Adds a stage to the survivors of the frames that go on.
     fn step(&mut self, stage: usize, goes_on: impl Fn(usize) -> bool) {
         let (dim, view) = (self.books.dim(), self.books.stage(stage));
-        self.rows.clear();
+        self.survivors.clear();
         let mut pairs = self.pairs.chunks_exact_mut(dim / 2);
         let going = |&(i, f): &(usize, &Survivors)| f.alive > 0 && goes_on(i);
         for (frame, survivors) in self.frames.iter().enumerate().filter(going) {
@@ -178,12 +178,12 @@ impl Searcher {
             let residuals = survivors.residuals.chunks_exact(dim).zip(&survivors.errors).take(survivors.alive);
             for ((parent, (residual, &error)), pairs) in (0..).zip(residuals).zip(&mut pairs) {
                 let shift = simd::integers(self.level, view, residual, pairs);
-                self.rows.push(Row { frame, parent, error, shift });
+                self.survivors.push(Survivor { frame, parent, error, shift });
             }
         }
-        simd::scan(self.level, view, &self.rows, &self.pairs, &mut self.lists);
-        for row in self.rows.chunk_by(|a, b| a.frame == b.frame) {
-            let frame = row[0].frame;
+        simd::scan(self.level, view, &self.survivors, &self.pairs, &mut self.lists);
+        for group in self.survivors.chunk_by(|a, b| a.frame == b.frame) {
+            let frame = group[0].frame;
             self.frames[frame].extend(&self.books, stage, self.lists[frame].found(), self.beam);
         }
     }

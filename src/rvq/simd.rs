@@ -56,7 +56,7 @@ static LIMIT: OnceLock<SimdLevel> = OnceLock::new();
 
 /// A survivor of one of the frames that are searched together.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Row {
+pub(super) struct Survivor {
     /// Which list of candidates it belongs to.
     pub(super) frame: usize,
     /// Its place among the survivors of its frame.
@@ -67,20 +67,26 @@ pub(super) struct Row {
     pub(super) shift: u32,
 }
 
-/// Offers every entry as a continuation of every row, whose residual `pairs` `[rows][dim / 2]` holds, to the row's list.
+/// Offers every entry as a continuation of every survivor, whose residual `pairs` `[survivors][dim / 2]` holds, to the list of its frame.
 ///
-/// A block is read once for all rows: a beam, or more frames, cost arithmetic, not memory traffic.
-pub(super) fn scan(level: SimdLevel, stage: StageView<'_>, rows: &[Row], pairs: &[i32], lists: &mut [Candidates]) {
+/// A block is read once for all of them: a beam, or more frames, cost arithmetic, not memory traffic.
+pub(super) fn scan(
+    level: SimdLevel,
+    stage: StageView<'_>,
+    survivors: &[Survivor],
+    pairs: &[i32],
+    lists: &mut [Candidates],
+) {
     let squared = stage.unit * stage.unit;
     let blocks = stage.blocked.chunks_exact(stage.dim * BLOCK).zip(stage.half_norms.chunks_exact(BLOCK));
     let mut halves = [0i32; BLOCK];
     for (index, (block, norms)) in blocks.enumerate() {
-        for (row, pairs) in rows.iter().zip(pairs.chunks_exact(stage.dim / 2)) {
-            let least = half_distances(level, block, norms, pairs, row.shift, &mut halves);
-            let (list, scale) = (&mut lists[row.frame], 2.0 * squared * (1u32 << row.shift) as f32);
-            if row.error + scale * (least as f32) < list.limit() || list.is_empty() {
+        for (survivor, pairs) in survivors.iter().zip(pairs.chunks_exact(stage.dim / 2)) {
+            let least = half_distances(level, block, norms, pairs, survivor.shift, &mut halves);
+            let (list, scale) = (&mut lists[survivor.frame], 2.0 * squared * (1u32 << survivor.shift) as f32);
+            if survivor.error + scale * (least as f32) < list.limit() || list.is_empty() {
                 let here = stage.entries - (index * BLOCK).min(stage.entries);
-                offer_block(&halves[..here.min(BLOCK)], scale, index, row, list);
+                offer_block(&halves[..here.min(BLOCK)], scale, index, survivor, list);
             }
         }
     }
@@ -88,8 +94,8 @@ pub(super) fn scan(level: SimdLevel, stage: StageView<'_>, rows: &[Row], pairs: 
 
 /// Offers the entries of one block that are better than the limit.
 #[cold]
-fn offer_block(halves: &[i32], scale: f32, block: usize, row: &Row, list: &mut Candidates) {
-    let cost = |half: i32| row.error + scale * (half as f32);
+fn offer_block(halves: &[i32], scale: f32, block: usize, survivor: &Survivor, list: &mut Candidates) {
+    let cost = |half: i32| survivor.error + scale * (half as f32);
     for (part, halves) in halves.chunks(8).enumerate() {
         let least = halves.iter().copied().min().unwrap_or(i32::MAX);
         // A NaN (from overflow far outside any signal) must not leave a stage without a candidate.
@@ -99,7 +105,7 @@ fn offer_block(halves: &[i32], scale: f32, block: usize, row: &Row, list: &mut C
         for (i, &half) in halves.iter().enumerate() {
             let cost = cost(half);
             if cost < list.limit() || list.is_empty() {
-                list.offer(Candidate { cost, parent: row.parent, entry: (block * BLOCK + part * 8 + i) as u16 });
+                list.offer(Candidate { cost, parent: survivor.parent, entry: (block * BLOCK + part * 8 + i) as u16 });
             }
         }
     }

@@ -11,8 +11,9 @@ use super::listener::{Age, FRESH, Outlet, connect};
 pub(crate) use super::listener::{Ended, Heard, Listener};
 use super::tap::Tap;
 use crate::jitter::{Backlog, Keep};
+use crate::profile::Profile;
 use crate::session::{PackedBundle, StreamName};
-use crate::units::{BITS_PER_CODE, MAX_STAGES, StageCount};
+use crate::units::{MAX_STAGES, StageCount};
 
 /// All streams of the daemon. Entries exist while somebody publishes or listens.
 #[derive(Default)]
@@ -75,7 +76,7 @@ impl Stream {
             self.lost += first_frame.saturating_sub(self.next_frame);
         }
         for bits in self.stage_bits.iter_mut().take(heard.stages.index()) {
-            *bits += u64::from(heard.frames) * u64::from(BITS_PER_CODE);
+            *bits += u64::from(heard.frames) * u64::from(Profile::BITS_PER_CODE);
         }
         self.next_frame = first_frame.saturating_add(u64::from(heard.frames));
         self.bundles += 1;

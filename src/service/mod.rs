@@ -27,4 +27,4 @@ pub use listeners::{Bound, ServiceError, Summary, run};
 pub use tls::{ClientTls, TlsError};
 pub use udp::{UdpClient, UdpEvent};
 
-use shared::{Coding, Counters, Shared, process};
+use shared::{Coding, Counters, Shared};

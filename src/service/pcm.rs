@@ -10,12 +10,13 @@ use tokio::time::{sleep_until, timeout, timeout_at};
 use tracing::{info, warn};
 
 use super::hub::{Ended, Heard, Publisher};
+use super::shared::{encode, process};
 use super::tls::Socket;
-use super::{Counters, Shared, process};
+use super::{Counters, Shared};
 use crate::codec::{Concealer, Decoder, Encoder, Guess};
 use crate::config::PcmPort;
 use crate::dsp::{PcmReader, PcmWriter};
-use crate::engine::{EngineError, Job, Slot};
+use crate::engine::{EngineError, Slot};
 use crate::jitter::{Gaps, Keep, Pace, Pacing, Passed};
 use crate::session::{PackedBundle, StreamName};
 use crate::units::{CODEC_RATE, StageCount};
@@ -185,15 +186,9 @@ impl<'a> Source<'a> {
             self.stages.1 = now;
             self.encoder.set_stages(now);
         }
-        while let Some(job) = self.encoder.next_job() {
-            let profile = self.shared.engine.profile();
-            let budget = profile.media_time(u8::try_from(job.frames).unwrap_or(u8::MAX));
-            if let Job::Encode(job) = process(&self.slot, Job::Encode(job), budget).await? {
-                self.encoder.accept(job);
-            }
-            while let Some(bundle) = self.encoder.next_bundle() {
-                self.pacing.push(PackedBundle::pack(&bundle), profile.media_time(bundle.frames), arrived);
-            }
+        while let Some(bundle) = encode(&self.slot, &mut self.encoder).await? {
+            let media = self.shared.engine.profile().media_time(bundle.frames);
+            self.pacing.push(PackedBundle::pack(&bundle), media, arrived);
         }
         let stale = self.pacing.dropped() - std::mem::replace(&mut self.stale, self.pacing.dropped());
         self.shared.counters.stale.fetch_add(stale, Ordering::Relaxed);
@@ -288,9 +283,7 @@ impl<'a> Sound<'a> {
                 self.decoder.accept_guess(guessed(self.shared, guess).await?);
             }
             let Some(job) = self.decoder.next_job() else { break };
-            if let Job::Decode(job) = process(&self.slot, Job::Decode(job), budget).await? {
-                self.decoder.accept(job);
-            }
+            self.decoder.accept(process(&self.slot, job, budget).await?);
         }
         self.decoder.pcm(&mut self.pcm);
         self.shared.hub.heard(&self.stream, &self.pcm);

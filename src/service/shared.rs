@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -12,13 +13,16 @@ use super::hub::{Hub, Listener, Publisher};
 use super::record::Recorded;
 use super::tls;
 use super::udp::UdpCounters;
+use crate::bitstream::Bundle;
 use crate::capture::device::DeviceStats;
+use crate::codec::Encoder;
 use crate::config::{Config, DevicePort};
 use crate::engine::{EngineError, EngineHandle, Histogram, Job, Slot};
 use crate::jitter::{Backlog, Keep};
+use crate::profile::Profile;
 use crate::session::{PackedBundle, StreamName, TokenTag};
 use crate::token::TokenModel;
-use crate::units::{BITS_PER_CODE, MAX_STAGES};
+use crate::units::MAX_STAGES;
 
 /// What connections share.
 #[derive(Clone)]
@@ -119,19 +123,36 @@ impl Counters {
     pub(super) fn bundle(&self, bundle: &PackedBundle) {
         Self::add(&self.bundles);
         for stage in self.stage_bits.iter().take(bundle.stages.index()) {
-            stage.fetch_add(u64::from(bundle.frames) * u64::from(BITS_PER_CODE), Ordering::Relaxed);
+            stage.fetch_add(u64::from(bundle.frames) * u64::from(Profile::BITS_PER_CODE), Ordering::Relaxed);
         }
+    }
+}
+
+/// The next bundle of a stream, encoded in the engine; None if samples are missing.
+///
+/// Errors: why the engine did not run a job.
+pub(super) async fn encode(slot: &Slot, encoder: &mut Encoder) -> Result<Option<Bundle>, EngineError> {
+    loop {
+        if let Some(bundle) = encoder.next_bundle() {
+            return Ok(Some(bundle));
+        }
+        let Some(job) = encoder.next_job() else { return Ok(None) };
+        let within = Profile::FRAME_TIME * job.frames as u32;
+        encoder.accept(process(slot, job, within).await?);
     }
 }
 
 /// Runs one job in the engine and waits for it.
 ///
 /// Errors: why the engine did not run it.
-pub(super) async fn process(slot: &Slot, job: Job, within: std::time::Duration) -> Result<Job, EngineError> {
+pub(super) async fn process<J>(slot: &Slot, job: J, within: Duration) -> Result<J, EngineError>
+where
+    J: Job + Send + 'static,
+{
     let (tell, told) = oneshot::channel();
     let done = Box::new(move |result| {
         let _ = tell.send(result);
     });
-    slot.submit(job, std::time::Instant::now() + within, done)?;
+    slot.submit(job, Instant::now() + within, done)?;
     told.await.unwrap_or(Err(EngineError::Stopped))
 }

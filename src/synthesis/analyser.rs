@@ -139,11 +139,7 @@ mod tests {
             let mut bundles = Vec::new();
             for piece in latents.chunks(7 * processor.profile().latent_dim) {
                 encoder.push_latents(piece);
-                while let Some(mut job) = encoder.next_job() {
-                    processor.run_encode(std::slice::from_mut(&mut job)).unwrap();
-                    encoder.accept(job);
-                    bundles.extend(std::iter::from_fn(|| encoder.next_bundle()));
-                }
+                bundles.extend(std::iter::from_fn(|| processor.encode(&mut encoder).unwrap()));
             }
             assert_eq!(bundles, wanted, "{samples}");
         }

@@ -97,11 +97,11 @@ pub struct TokenModel {
 /// Most inputs of a product: more could overflow a 32-bit sum.
 const MAX_INPUTS: usize = 512;
 
-struct Reader<'a> {
+struct Tensors<'a> {
     tensors: SafeTensors<'a>,
 }
 
-impl Reader<'_> {
+impl Tensors<'_> {
     fn get(&self, name: &str, dtype: Dtype, shape: &[usize]) -> Result<&[u8], TokenError> {
         let error = |reason: String| TokenError::Tensor { name: name.to_owned(), reason };
         let t = self.tensors.tensor(name).map_err(|e| error(e.to_string()))?;
@@ -190,7 +190,7 @@ impl TokenModel {
         if made_for != codec.to_string() {
             return Err(TokenError::Codec { token: hex(&id), made_for, codec: codec.to_string() });
         }
-        let r = Reader { tensors: SafeTensors::deserialize(bytes).map_err(|e| file(&e))? };
+        let r = Tensors { tensors: SafeTensors::deserialize(bytes).map_err(|e| file(&e))? };
         let s = &shape;
         let books = books(s, codebooks)?;
         let layer = |i: usize| -> Result<Layer, TokenError> {
@@ -328,7 +328,7 @@ fn books(s: &TokenShape, codebooks: &Codebooks) -> Result<Vec<i32>, TokenError> 
 
 type Golden = (Vec<u16>, Vec<(u32, u32)>, usize);
 
-fn golden(r: &Reader<'_>, s: &TokenShape) -> Result<Golden, TokenError> {
+fn golden(r: &Tensors<'_>, s: &TokenShape) -> Result<Golden, TokenError> {
     let name = "golden.codes";
     let error = |reason: String| TokenError::Tensor { name: name.to_owned(), reason };
     let shape = r.tensors.tensor(name).map_err(|e| error(e.to_string()))?.shape().to_vec();

@@ -2,8 +2,9 @@
 
 use super::proto::envelope::Kind;
 use super::{WireError, proto};
-use crate::bitstream::{Bundle, CodedBundle, MAX_FRAMES};
+use crate::bitstream::{Bundle, CodedBundle};
 use crate::jitter::Pace;
+use crate::profile::Profile;
 use crate::session::{Close, Continuation, Control, Hello, Message, PackedBundle, Reason, Role, StreamName, TokenTag};
 use crate::units::{ModelId, OutOfRange, StageCount};
 
@@ -63,7 +64,7 @@ fn hello(m: proto::Hello) -> Result<Hello, WireError> {
         proto::Role::Publish => Role::Publish,
         proto::Role::Subscribe => Role::Subscribe,
     };
-    let frames = u8::try_from(m.frames_per_bundle).ok().filter(|&f| f <= MAX_FRAMES);
+    let frames = u8::try_from(m.frames_per_bundle).ok().filter(|&f| f <= Profile::MAX_FRAMES_PER_BUNDLE);
     let fits = frames.filter(|&f| f > 0 || role == Role::Subscribe);
     let pace = match m.pace() {
         proto::Pace::Unspecified => Pace::Unknown,
@@ -101,7 +102,7 @@ fn continuation(frames: u32, percent: u32, seed: u64) -> Result<Option<Continuat
 }
 
 fn bundle(m: proto::Bundle) -> Result<Message, WireError> {
-    let frames = u8::try_from(m.frames).ok().filter(|f| (1..=MAX_FRAMES).contains(f));
+    let frames = u8::try_from(m.frames).ok().filter(|f| (1..=Profile::MAX_FRAMES_PER_BUNDLE).contains(f));
     let frames = frames.ok_or_else(|| range("frames of a bundle", m.frames, "1 to 50"))?;
     let stages = stages(m.stages)?;
     let packed_len = Bundle::payload_len(frames, stages);

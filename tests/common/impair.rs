@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use undertone::codec::{LossModel, LossTrace};
+use undertone::referee::{LossModel, LossTrace};
 
 /// What the network does.
 #[derive(Debug, Clone)]

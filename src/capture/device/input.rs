@@ -9,10 +9,11 @@ use rtrb::Consumer;
 use super::care::{BackOff, Care, Health, State};
 use super::{Backend, DeviceError, DeviceStats, Link, Opened, Report, capture_ring};
 use crate::dsp::{DriftController, VariableResampler};
+use crate::profile::Profile;
 use crate::units::{CODEC_RATE, SampleRate};
 
 /// Samples at the codec's rate that every call gives.
-const TICK_SAMPLES: usize = 480;
+const TICK_SAMPLES: usize = Profile::FRAME_SAMPLES;
 
 /// And their length.
 const TICK: Duration = Duration::from_millis(20);

@@ -9,10 +9,11 @@ use rtrb::Producer;
 use super::care::{BackOff, Care, Health, State};
 use super::{Backend, DeviceError, DeviceStats, Link, Opened, Report, playback_ring};
 use crate::dsp::{DriftController, VariableResampler};
+use crate::profile::Profile;
 use crate::units::{CODEC_RATE, SampleRate};
 
 /// Samples at the codec's rate that are resampled at a time.
-const BLOCK: usize = 480;
+const BLOCK: usize = Profile::FRAME_SAMPLES;
 
 /// Audio that waits in the ring, on average: bundles come at once and the network is not punctual. It is delay, too.
 const TARGET_S: f64 = 0.2;

@@ -10,8 +10,8 @@ use super::rate::parse_every;
 use super::recordings::recordings;
 
 use crate::cli::encode::{parse_beam, parse_kbps};
-use crate::codec::loss::{LossModel, parse_trace};
 use crate::infer;
+use crate::referee::{LossModel, parse_trace};
 use crate::referee::{
     OpusSettings, Payload, Repair, summarise, write_report, write_rows, write_summary_csv, write_summary_json,
 };

@@ -10,6 +10,7 @@ use super::recordings::{kind, read, recordings, stem};
 use super::scorer::Scorer;
 use crate::cli::encode::{parse_beam, parse_kbps};
 use crate::infer;
+use crate::profile::Profile;
 use crate::recording::REFINE_STEPS;
 use crate::referee::{
     Listening, OpusSettings, Payload, Repair, Row, equivalent_rate, summarise, write_report, write_rows,
@@ -35,7 +36,7 @@ pub(super) struct Args {
     #[arg(long)]
     quick: bool,
     /// Frames of 20 ms in a packet of undertone
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=50))]
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=i64::from(Profile::MAX_FRAMES_PER_BUNDLE)))]
     bundle: u8,
     /// Take every Nth recording
     #[arg(long, default_value_t = 1, value_parser = parse_every)]

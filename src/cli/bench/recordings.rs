@@ -30,7 +30,7 @@ pub(super) fn recordings(dir: &Path, every: usize) -> Result<Vec<PathBuf>> {
 pub(super) fn read(path: &Path, seconds: usize) -> Result<Vec<f32>> {
     let mut input = AudioInput::open(path, None)?;
     let mut pcm = Vec::new();
-    let most = if seconds == 0 { usize::MAX } else { seconds * 24_000 };
+    let most = if seconds == 0 { usize::MAX } else { seconds * CODEC_RATE.hz() as usize };
     while input.read(&mut pcm)? && pcm.len() < most {}
     pcm.truncate(most);
     ensure!(pcm.len() >= 12_000, "{}: shorter than half a second", path.display());

@@ -13,10 +13,11 @@ use tokio::time::{sleep, sleep_until, timeout};
 
 use crate::cli::daemon::Daemon;
 use crate::engine::EngineOptions;
+use crate::profile::Profile;
 use crate::units::StageCount;
 
 /// Samples of a frame, bytes of a sample (s16le), and the frame's length.
-const FRAME: usize = 480;
+const FRAME: usize = Profile::FRAME_SAMPLES;
 const SAMPLE_BYTES: usize = 2;
 const FRAME_TIME: Duration = Duration::from_millis(20);
 

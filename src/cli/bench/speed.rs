@@ -17,7 +17,7 @@ use crate::rvq::{BeamWidth, Searcher, SimdLevel, Wanted};
 use crate::units::StageCount;
 
 /// Samples of a second.
-const SECOND: usize = 24_000;
+const SECOND: usize = CODEC_RATE.hz() as usize;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -199,20 +199,14 @@ impl Loop {
         let start = cpu_time();
         self.encoder.push(&input);
         let mut bundles = Vec::new();
-        while let Some(mut job) = self.encoder.next_job() {
-            processor.run_encode(std::slice::from_mut(&mut job))?;
-            self.encoder.accept(job);
-            bundles.extend(std::iter::from_fn(|| self.encoder.next_bundle()));
+        while let Some(bundle) = processor.encode(&mut self.encoder)? {
+            bundles.push(bundle);
         }
         let middle = cpu_time();
         self.pcm.clear();
         for bundle in bundles {
             self.decoder.push(bundle)?;
-            while let Some(mut job) = self.decoder.next_job() {
-                processor.run_decode(std::slice::from_mut(&mut job))?;
-                self.decoder.accept(job);
-            }
-            self.decoder.pcm(&mut self.pcm);
+            processor.decode(&mut self.decoder, &mut self.pcm)?;
         }
         Ok((middle - start, cpu_time() - middle))
     }
@@ -294,20 +288,12 @@ fn frames(processor: &mut Processor, stages: StageCount, bundle: u8, seconds: us
             let start = Instant::now();
             encoder.push(chunk);
             let mut any = false;
-            while let Some(mut job) = encoder.next_job() {
-                processor.run_encode(std::slice::from_mut(&mut job))?;
-                encoder.accept(job);
-                while let Some(b) = encoder.next_bundle() {
-                    any = true;
-                    decoder.push(b)?;
-                }
-            }
-            while let Some(mut job) = decoder.next_job() {
-                processor.run_decode(std::slice::from_mut(&mut job))?;
-                decoder.accept(job);
+            while let Some(bundle) = processor.encode(&mut encoder)? {
+                any = true;
+                decoder.push(bundle)?;
             }
             pcm.clear();
-            decoder.pcm(&mut pcm);
+            processor.decode(&mut decoder, &mut pcm)?;
             if any {
                 times.push(start.elapsed());
             }

@@ -307,7 +307,7 @@ fn utc(time: SystemTime) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bitstream::{Bundle, ContainerReader, Item, Limits};
+    use crate::bitstream::{Bundle, ContainerReader, Item, ReaderOptions};
     use crate::config::Config;
     use crate::units::StageCount;
 
@@ -355,7 +355,7 @@ mod tests {
         let total: u64 = names.iter().map(|p| p.metadata().unwrap().len()).sum();
         assert!(total <= 35_000 && total > 20_000, "{total}");
         for path in &names {
-            let mut reader = ContainerReader::new(Limits::default());
+            let mut reader = ContainerReader::new(ReaderOptions::default());
             reader.push(&std::fs::read(path).unwrap());
             let items: Vec<_> = std::iter::from_fn(|| reader.next().unwrap()).collect();
             assert!(matches!(items.last(), Some(Item::End { .. })));
@@ -402,7 +402,7 @@ mod tests {
         cut(&OpenOptions::new().write(true).open(&path).unwrap(), &path, whole);
         assert_eq!(path.metadata().unwrap().len(), whole);
         assert!(recording.write(&[bundle(1)]).is_err() && recording.dirty().is_none());
-        let mut reader = ContainerReader::new(Limits::default());
+        let mut reader = ContainerReader::new(ReaderOptions::default());
         reader.push(&std::fs::read(&path).unwrap());
         let Some(Item::Header(header)) = reader.next().unwrap() else { panic!("a header") };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() as u64;

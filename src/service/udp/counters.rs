@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::jitter::Report;
+use crate::profile::Profile;
 use crate::session::StreamName;
 
 /// A listener as operators see it.
@@ -58,7 +59,7 @@ impl UdpCounters {
         add(&self.late, before.late, after.late, sent);
         add(&self.reordered, before.reordered, after.reordered, sent);
         add(&self.duplicated, before.duplicated, after.duplicated, sent);
-        let frames = sent.saturating_mul(50).saturating_mul(frame_ms);
+        let frames = sent.saturating_mul(u64::from(Profile::MAX_FRAMES_PER_BUNDLE)).saturating_mul(frame_ms);
         let ms = |n: u64| n.saturating_mul(frame_ms);
         add(&self.concealed_ms, ms(before.concealed_frames), ms(after.concealed_frames), frames);
         add(&self.rebuilt_ms, ms(before.rebuilt_frames), ms(after.rebuilt_frames), frames);

@@ -4,15 +4,16 @@ use std::time::{Duration, Instant};
 
 use crate::bitstream::{BitstreamError, Bundle, COPY_STAGES, Redundancy, RedundancyWriter, read_redundancy};
 use crate::jitter::{Played, Playout, PlayoutOptions, RateControl, Report};
+use crate::profile::Profile;
 use crate::session::{Message, PackedBundle};
-use crate::units::{CODEC_RATE, StageCount};
+use crate::units::StageCount;
 use crate::wire::Datagram;
 
 /// Most bytes of packed codes in a datagram; copies (at most 130 bytes) and the message around them fit beside it.
 const MAX_PAYLOAD: usize = 900;
 
 /// Most frames of copies in a datagram.
-const MAX_COPIES: u8 = 50;
+const MAX_COPIES: u8 = Profile::MAX_FRAMES_PER_BUNDLE;
 
 /// A sender that had nothing to send for this long, and for longer than a bundle and a half, says so, twice: what is said
 /// once may be lost.
@@ -77,7 +78,7 @@ impl Outgoing {
         let whole = bundle.limited(self.rate.stages())?.unpack()?;
         let most = MAX_PAYLOAD * usize::from(whole.frames) / Bundle::payload_len(whole.frames, whole.stages).max(1);
         let mut datagrams = Vec::new();
-        for part in split(&whole, most.clamp(1, 50) as u8) {
+        for part in split(&whole, most.clamp(1, usize::from(Profile::MAX_FRAMES_PER_BUNDLE)) as u8) {
             self.copies.set_frames(self.rate.copies().saturating_mul(part.frames).min(MAX_COPIES));
             let mut copies = Vec::new();
             self.copies.write(&part, &mut copies);
@@ -109,7 +110,7 @@ impl Outgoing {
 
 /// Length of so many frames.
 pub(super) fn frame_time(frames: u8) -> Duration {
-    Duration::from_secs_f64(f64::from(frames) * 480.0 / f64::from(CODEC_RATE.hz()))
+    Profile::FRAME_TIME * u32::from(frames)
 }
 
 /// A bundle in parts of at most `frames` frames.

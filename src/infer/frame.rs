@@ -38,12 +38,12 @@ impl Part {
 }
 
 /// Inputs, `past_i [B, rows, width]` for each part of the state -> output, `new_i [B, new, width]`.
-pub(super) struct Step {
+pub(super) struct FrameNet {
     graph: Graph,
     parts: Vec<Part>,
 }
 
-impl Step {
+impl FrameNet {
     /// The graph in `bytes`, whose weights lie in the file named; `state` is the size of all parts together.
     pub(super) fn new(
         name: &'static str,
