@@ -205,23 +205,30 @@ impl ContainerReader {
         Some((body, if got == computed { Ok(()) } else { Err(error) }))
     }
 
-    fn bundle_at(&mut self) -> Found {
-        let record = &self.buffer[self.at..];
-        let (Some(&frames), Some(&stages)) = (record.get(1), record.get(2)) else { return Ok(None) };
+    /// Frames, stages and first frame of a bundle that says them itself, from byte `at` of its record on; and where they end.
+    fn place(&self, at: usize) -> Result<Option<(u8, StageCount, u64, usize)>, BitstreamError> {
+        let record = self.record();
+        let Some(&[frames, stages]) = record.get(at..).and_then(|r| r.first_chunk::<2>()) else { return Ok(None) };
         if !(1..=Profile::MAX_FRAMES_PER_BUNDLE).contains(&frames) {
-            return Err(self.error(1, "frames of a bundle", frames, "1 to 50"));
+            return Err(self.error(at, "frames of a bundle", frames, "1 to 50"));
         }
-        let stages = StageCount::new(stages).map_err(|e| self.field(2, e))?;
-        match varint::get(&record[3..]) {
-            varint::Found::Value(first, n) => {
-                if first < self.next_frame || first.checked_add(u64::from(frames)).is_none() {
-                    return Err(self.error(3, "first frame", first, "not before the end of the last bundle"));
-                }
-                self.bundle(3 + n, first, frames, stages)
+        let stages = StageCount::new(stages).map_err(|e| self.field(at + 1, e))?;
+        let at = at + 2;
+        match varint::get(&record[at..]) {
+            varint::Found::Value(first, _)
+                if first < self.next_frame || first.checked_add(u64::from(frames)).is_none() =>
+            {
+                Err(self.error(at, "first frame", first, "not before the end of the last bundle"))
             }
+            varint::Found::Value(first, n) => Ok(Some((frames, stages, first, at + n))),
             varint::Found::Incomplete => Ok(None),
-            varint::Found::TooLong => Err(self.error(3, "first frame", "more than 64 bits", "64 bits")),
+            varint::Found::TooLong => Err(self.error(at, "first frame", "more than 64 bits", "64 bits")),
         }
+    }
+
+    fn bundle_at(&mut self) -> Found {
+        let Some((frames, stages, first, head)) = self.place(1)? else { return Ok(None) };
+        self.bundle(head, first, frames, stages)
     }
 
     fn bundle(&mut self, head: usize, first: u64, frames: u8, stages: StageCount) -> Found {
@@ -240,47 +247,21 @@ impl ContainerReader {
 
     /// A record of the regular shape: tag, length, payload.
     fn coded(&mut self, frames: u8, stages: StageCount) -> Found {
-        let first = self.next_frame;
-        self.coded_payload(
-            1,
-            CodedBundle {
-                first_frame: first,
-                frames,
-                stages,
-                graded: self.graded(),
-                restart: false,
-                packed: false,
-                payload: Vec::new(),
-            },
-        )
+        let (first_frame, graded, payload) = (self.next_frame, self.graded(), Vec::new());
+        let (restart, packed) = (false, false);
+        self.coded_payload(1, CodedBundle { first_frame, frames, stages, graded, restart, packed, payload })
     }
 
     /// A record that says everything itself: tag, flags, frames, stages, first frame, length, payload.
     fn coded_at(&mut self) -> Found {
-        let record = self.record();
-        let Some(&[flags, frames, stages]) = record.get(1..4).and_then(|r| r.first_chunk::<3>()) else {
-            return Ok(None);
-        };
+        let Some(&[flags, ..]) = self.record().get(1..4) else { return Ok(None) };
         if flags & !(RESTART | PACKED) != 0 {
             return Err(self.error(1, "flags of a coded bundle", flags, "0 to 3"));
         }
-        if !(1..=Profile::MAX_FRAMES_PER_BUNDLE).contains(&frames) {
-            return Err(self.error(2, "frames of a bundle", frames, "1 to 50"));
-        }
-        let stages = StageCount::new(stages).map_err(|e| self.field(3, e))?;
-        match varint::get(&record[4..]) {
-            varint::Found::Value(first, n) => {
-                if first < self.next_frame || first.checked_add(u64::from(frames)).is_none() {
-                    return Err(self.error(4, "first frame", first, "not before the end of the last bundle"));
-                }
-                let (restart, packed) = (flags & RESTART != 0, flags & PACKED != 0);
-                let (graded, payload) = (self.graded(), Vec::new());
-                let bundle = CodedBundle { first_frame: first, frames, stages, graded, restart, packed, payload };
-                self.coded_payload(4 + n, bundle)
-            }
-            varint::Found::Incomplete => Ok(None),
-            varint::Found::TooLong => Err(self.error(4, "first frame", "more than 64 bits", "64 bits")),
-        }
+        let Some((frames, stages, first_frame, head)) = self.place(2)? else { return Ok(None) };
+        let (restart, packed) = (flags & RESTART != 0, flags & PACKED != 0);
+        let (graded, payload) = (self.graded(), Vec::new());
+        self.coded_payload(head, CodedBundle { first_frame, frames, stages, graded, restart, packed, payload })
     }
 
     fn coded_payload(&mut self, head: usize, mut bundle: CodedBundle) -> Found {

@@ -9,6 +9,8 @@ use anyhow::{Context, Result, ensure};
 
 #[cfg(feature = "referee")]
 use crate::capture::AudioInput;
+#[cfg(feature = "referee")]
+use crate::units::CODEC_RATE;
 
 /// Recordings of a folder in order of their names.
 #[cfg(feature = "referee")]

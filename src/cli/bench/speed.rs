@@ -14,7 +14,7 @@ use crate::codec::{self, Decoder, Encoder, Processor};
 use crate::infer::{self, LoadedModel, Networks};
 use crate::referee::{Codec, Opus, OpusSettings, Packet, Repair, cpu_time};
 use crate::rvq::{BeamWidth, Searcher, SimdLevel, Wanted};
-use crate::units::StageCount;
+use crate::units::{CODEC_RATE, StageCount};
 
 /// Samples of a second.
 const SECOND: usize = CODEC_RATE.hz() as usize;
