@@ -5,12 +5,15 @@ INPUT ?= $(wildcard /usr/share/sounds/alsa/*_*.wav)
 OUT   ?= out
 RATES ?= 1.5,3,6
 
-.PHONY: help setup build run test test-recipe bench install clean
+.PHONY: help setup build run test test-system test-recipe test-deb deny bench install clean
 
 help:
 	@echo "make run [INPUT=file] [RATES=1.5,3,6]  recordings through a daemon and back: out/*.wav, a table, spectrograms"
-	@echo "make test                              formatting, lints, docs, all tests of the Rust code"
-	@echo "make test-recipe                       tests of the training recipe (installs PyTorch outside the checkout)"
+	@echo "make test                              formatting, lints, docs, tests"
+	@echo "make test-system                       tests with a NATS server, a sound server, a browser, a second core"
+	@echo "make test-recipe                       the training recipe (installs PyTorch outside the checkout)"
+	@echo "make test-deb                          the Debian package under systemd in a container (as root)"
+	@echo "make deny                              licences, sources and versions of the dependencies"
 	@echo "make bench [AUDIO=dir]                 beside Opus: quality by rate, under loss, speed: out/bench-*"
 	@echo "make bench-parts                       benchmarks of single parts (criterion)"
 	@echo "make deb                               a Debian package: target/debian/"
@@ -30,18 +33,34 @@ run: build
 demo:
 	@target/release/undertone demo $(INPUT) --out $(OUT) --kbps $(RATES)
 
+# Everything in one set of features, so that it is compiled once: tests, benchmarks, fuzz targets, the comparison with Opus.
+ALL := --locked --workspace --features undertone/referee
+
+# Needs no root (once what is missing is installed) and no browser.
+test: export CARGO := $(CARGO)
 test:
-	@bash scripts/setup.sh chromium
-	$(CARGO) fmt --check
-	$(CARGO) clippy --locked --all-targets -- -D warnings
-	$(CARGO) clippy --locked --lib --no-default-features -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
-	@bash scripts/core-only.sh
+	@bash scripts/setup.sh cmake g++
+	@bash scripts/lint.sh
 	$(CARGO) test --locked --no-default-features --lib
-	$(CARGO) test --locked
+	$(CARGO) build $(ALL) --all-targets
+	$(CARGO) test $(ALL)
+	$(CARGO) test $(ALL) --bench '*'
+
+# What needs more than a checkout: a NATS server, a sound server, a browser, a second core.
+test-system:
+	@bash scripts/setup.sh cmake g++ pulseaudio pulseaudio-utils=pactl nats-server=/usr/sbin/nats-server chromium
+	$(CARGO) test $(ALL) -- --ignored
 
 test-recipe:
 	@bash scripts/test-recipe.sh
+
+# Needs root: the package is tried in a container with a systemd of its own.
+test-deb: deb
+	@bash scripts/install.sh debootstrap systemd-container=systemd-nspawn util-linux=nsenter procps=pgrep
+	bash scripts/try-deb.sh target/debian/undertone_*.deb
+
+deny:
+	@bash scripts/deny.sh
 
 # The comparison with Opus builds libopus (cmake) and so is a feature of its own.
 AUDIO ?= /usr/share/sounds/alsa

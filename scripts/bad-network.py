@@ -5,6 +5,7 @@
 
 The recording (24 kHz, mono, 16 bits) is fed in real time, again and again. Only the standard library is used.
 """
+import contextlib
 import json
 import os
 import random
@@ -81,10 +82,8 @@ class Network(threading.Thread):
                 waiting.append((now + held, ready is self.front, data))
             now = time.monotonic()
             for _, up, data in [w for w in waiting if w[0] <= now]:
-                try:
+                with contextlib.suppress(ConnectionError):
                     self.back.send(data) if up else self.front.sendto(data, client)
-                except ConnectionError:
-                    pass
             waiting = [w for w in waiting if w[0] > now]
 
 
@@ -117,7 +116,7 @@ def heard(process, times, latencies):
 def stages(found, stop):
     while not stop.wait(0.5):
         with urllib.request.urlopen(f"http://127.0.0.1:{HTTP}/status.json") as answer:
-            found += [l["stages"] for l in json.load(answer)["udp_listeners"]]
+            found += [listener["stages"] for listener in json.load(answer)["udp_listeners"]]
 
 
 def run(binary, pcm, seconds, scenario):

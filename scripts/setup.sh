@@ -11,23 +11,9 @@ case "$(uname -m)" in
   *) echo "setup: no ONNX Runtime wheel is pinned for $(uname -m)" >&2; exit 1 ;;
 esac
 
-# Debian packages that are missing: package=what shows that it is there.
-missing=()
-# Sound devices: ALSA's headers to build; a private PulseAudio and a NATS server to test.
-for need in gcc=gcc pkg-config=pkg-config libasound2-dev=/usr/include/alsa/asoundlib.h unzip=unzip python3-pip=pip3 \
-  pulseaudio=pulseaudio pulseaudio-utils=pactl nats-server=/usr/sbin/nats-server \
-  alsa-utils=/usr/share/sounds/alsa/Front_Center.wav \
-  "${@/%/=}"; do
-  what=${need#*=}
-  what=${what:-${need%%=*}}
-  [ -e "$what" ] || command -v "$what" >/dev/null 2>&1 || missing+=("${need%%=*}")
-done
-if [ ${#missing[@]} -gt 0 ]; then
-  sudo=$([ "$(id -u)" = 0 ] || echo sudo)
-  echo "setup: installing ${missing[*]}"
-  $sudo apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
-fi
+# ALSA's headers and its recordings: sound devices, and something to try it with.
+bash scripts/install.sh gcc pkg-config libasound2-dev=/usr/include/alsa/asoundlib.h unzip python3-pip=pip3 \
+  alsa-utils=/usr/share/sounds/alsa/Front_Center.wav "$@"
 
 if ! command -v cargo >/dev/null 2>&1; then
   echo "setup: no cargo found; install Rust 1.92 or newer from https://rustup.rs and run this again" >&2

@@ -48,6 +48,7 @@ async fn three(server: &NatsServer) -> [Daemon; 3] {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs nats-server: make test-system"]
 async fn a_stream_is_heard_on_every_daemon_and_only_wanted_layers_are_fetched() {
     let server = NatsServer::start().await;
     let [a, b, c] = three(&server).await;
@@ -84,6 +85,7 @@ async fn a_stream_is_heard_on_every_daemon_and_only_wanted_layers_are_fetched() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs nats-server: make test-system"]
 async fn a_listener_changes_its_mind_and_the_layers_follow() {
     use undertone::session::{Control, Message};
     let server = NatsServer::start().await;
@@ -112,6 +114,7 @@ async fn refused(daemon: &Daemon, stream: &str) -> Option<Reason> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs nats-server: make test-system"]
 async fn of_two_publishers_of_a_name_the_earlier_is_right_wherever_they_are() {
     let server = NatsServer::start().await;
     let [a, b, c] = three(&server).await;
@@ -173,6 +176,7 @@ async fn of_two_publishers_of_a_name_the_earlier_is_right_wherever_they_are() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs nats-server: make test-system"]
 async fn hostile_messages_are_counted_and_the_stream_goes_on() {
     let server = NatsServer::start().await;
     let [a, b, c] = three(&server).await;
@@ -206,6 +210,7 @@ async fn hostile_messages_are_counted_and_the_stream_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs nats-server: make test-system"]
 async fn while_nats_is_away_a_daemon_serves_its_own_and_afterwards_all() {
     let mut server = NatsServer::start().await;
     let [a, b, c] = three(&server).await;
@@ -240,6 +245,7 @@ async fn while_nats_is_away_a_daemon_serves_its_own_and_afterwards_all() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs nats-server: make test-system"]
 async fn what_a_stream_carried_is_kept_and_read_back() {
     let server = NatsServer::start().await;
     let daemon = Daemon::start(&format!("{}replay_s = 60\nreplay_bytes = 1048576\n", server.config())).await;
@@ -299,6 +305,7 @@ fn job(name: &str, coded: bool) -> Job {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs nats-server: make test-system"]
 async fn every_job_ends_done_or_dead_and_a_second_time_nothing_is_encoded_again() {
     let server = NatsServer::start().await;
     let dir = tempfile::tempdir().unwrap();
@@ -359,6 +366,7 @@ async fn every_job_ends_done_or_dead_and_a_second_time_nothing_is_encoded_again(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs nats-server: make test-system"]
 async fn jobs_outlive_the_server_and_a_worker_that_vanishes() {
     let mut server = NatsServer::start().await;
     let dir = tempfile::tempdir().unwrap();

@@ -102,6 +102,7 @@ async fn heard(client: &mut Client) -> PackedBundle {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs nats-server: make test-system"]
 async fn a_daemon_and_a_worker_are_killed_and_nobody_loses_anything() {
     let server = NatsServer::start().await;
     let dir = tempfile::tempdir().unwrap();

@@ -50,7 +50,7 @@ impl Browser {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .expect("chromium is there: `make test` installs it (scripts/setup.sh chromium)");
+            .expect("chromium is there: `make test-system` installs it");
         let port_file = profile.path().join("DevToolsActivePort");
         let start = Instant::now();
         let port: u16 = loop {
@@ -188,6 +188,7 @@ async fn sound(daemon: &Daemon) -> TcpStream {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs chromium: make test-system"]
 async fn a_person_listens_by_keyboard_and_changes_the_rate() {
     let daemon = Daemon::start(HTTP).await;
     let (mut reading, mut writing) = tokio::io::split(sound(&daemon).await);
@@ -254,6 +255,7 @@ async fn a_person_listens_by_keyboard_and_changes_the_rate() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs chromium: make test-system"]
 async fn a_token_opens_what_it_may_and_is_in_no_address() {
     let daemon = Daemon::start(TOKENS).await;
     let _sound = sound(&daemon).await;

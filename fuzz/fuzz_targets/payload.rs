@@ -16,8 +16,10 @@ static MODEL: LazyLock<Arc<TokenModel>> = LazyLock::new(|| fake_tokens::model(&f
 fuzz_target!(|data: &[u8]| {
     let [flags, rest @ ..] = data else { return };
     let rule = if flags & 1 == 0 { ContextRule::Continuous } else { ContextRule::Bundle };
-    let (mut decoder, mut encoder) =
-        (Decoder::new(Arc::clone(&MODEL), rule, SimdLevel::Scalar), Encoder::new(Arc::clone(&MODEL), rule, SimdLevel::Scalar));
+    let (mut decoder, mut encoder) = (
+        Decoder::new(Arc::clone(&MODEL), rule, SimdLevel::Scalar),
+        Encoder::new(Arc::clone(&MODEL), rule, SimdLevel::Scalar),
+    );
     if flags & 2 != 0 {
         (decoder, encoder) = (decoder.graded(), encoder.graded());
     }
@@ -27,7 +29,9 @@ fuzz_target!(|data: &[u8]| {
         let stages = StageCount::new(stages).expect("1 to 4");
         let Ok(bundle) = decoder.decode(first_frame, frames, stages, n == 0, payload) else { return };
         let mut bytes = Vec::new();
-        let Ok(coded) = encoder.encode(&bundle, n == 0, &mut bytes) else { panic!("a decoded bundle must be encodable") };
+        let Ok(coded) = encoder.encode(&bundle, n == 0, &mut bytes) else {
+            panic!("a decoded bundle must be encodable")
+        };
         if let Coded::Range { .. } = coded {
             let mut again = Decoder::new(Arc::clone(&MODEL), rule, SimdLevel::Scalar);
             if flags & 2 != 0 {

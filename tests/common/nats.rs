@@ -33,7 +33,7 @@ fn spawn(dir: &Path, port: i32, monitor: i32) -> Child {
     server.args(["-a", "127.0.0.1", "-js", "-p", &port.to_string(), "-m", &monitor.to_string()]);
     server.arg("-sd").arg(dir.join("store")).arg("--ports_file_dir").arg(dir.join("ports"));
     server.stdout(Stdio::null()).stderr(Stdio::null());
-    server.spawn().expect("nats-server is installed (scripts/setup.sh does it)")
+    server.spawn().expect("nats-server is there: `make test-system` installs it")
 }
 
 impl NatsServer {

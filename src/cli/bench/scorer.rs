@@ -71,8 +71,8 @@ mod tests {
     fn a_program_is_asked_line_by_line() {
         let mut scorer = Scorer::start("echo 'letters (all)'; while read -r line; do echo ${#line}; done").unwrap();
         assert_eq!(scorer.name, "letters (all)");
-        assert_eq!(scorer.score("speech", Path::new("/a"), Path::new("/bc")).unwrap(), 12.0);
-        assert_eq!(scorer.score("music", Path::new("/a"), Path::new("/b")).unwrap(), 10.0);
+        assert_eq!(scorer.score("speech", Path::new("/a"), Path::new("/bc")).unwrap(), 13.0);
+        assert_eq!(scorer.score("music", Path::new("/a"), Path::new("/b")).unwrap(), 11.0);
     }
 
     #[test]
