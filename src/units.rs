@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use data_encoding::HEXLOWER;
+
 /// Most stages a model or a stream may have.
 pub const MAX_STAGES: u8 = 24;
 /// Sample rate inside the codec.
@@ -156,7 +158,7 @@ pub struct ModelId(pub [u8; 8]);
 
 impl fmt::Display for ModelId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+        HEXLOWER.encode_display(&self.0).fmt(f)
     }
 }
 

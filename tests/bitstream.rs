@@ -1,5 +1,6 @@
 //! Containers: golden bytes, any chunking, any cut, any damage.
 
+use data_encoding::HEXLOWER;
 use proptest::prelude::*;
 use undertone::bitstream::{
     ABSENT, BitstreamError, Bundle, CodedBundle, ContainerReader, ContainerWriter, ContextRule, END_INDEXED_LEN, Item,
@@ -66,7 +67,7 @@ fn golden_bytes() {
     writer.write(&Bundle::new(0, 2, stages(2), vec![1, 2, 1023, 512]).unwrap(), &mut bytes).unwrap();
     writer.write(&Bundle::new(300, 1, stages(1), vec![0x2AA]).unwrap(), &mut bytes).unwrap();
     writer.finish(Some(1_000), &mut bytes);
-    let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+    let hex = HEXLOWER.encode(&bytes);
     assert_eq!(hex, include_str!("golden/container.hex").trim());
 }
 

@@ -5,7 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::output::{BatchError, Place, digest, hex};
+use data_encoding::HEXLOWER;
+
+use super::output::{BatchError, Place, digest};
 use crate::bus::jobs::{Job, Wanted};
 use crate::capture::{AudioInput, CaptureError};
 use crate::codec::Processor;
@@ -78,7 +80,7 @@ impl Coder {
     pub(super) fn key(&mut self, job: &Job, place: &Place) -> Result<String, BatchError> {
         let (input, _) = digest(&place.input)?;
         let (model, steps) = (self.processor.profile().model_id, self.prepare(job)?);
-        let tokens = self.tokens(job)?.map(|t| hex(&t.id())).unwrap_or_default();
+        let tokens = self.tokens(job)?.map(|t| HEXLOWER.encode(&t.id())).unwrap_or_default();
         let Job { wanted, even, bundle, .. } = job;
         let made_of = format!("{RECIPE} {input} {wanted:?} {even} {bundle} {steps} {model} {tokens}");
         Ok(sha256_hex(made_of.as_bytes()))

@@ -5,6 +5,7 @@ use std::io::{BufWriter, Read, Write};
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
+use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 
 use crate::bus::jobs::Job;
@@ -37,11 +38,6 @@ impl BatchError {
     }
 }
 
-/// SHA-256 in hexadecimal digits.
-pub(super) fn hex(digest: &[u8]) -> String {
-    digest.iter().map(|b| format!("{b:02x}")).collect()
-}
-
 /// SHA-256 and length of a file.
 pub(super) fn digest(path: &Path) -> Result<(String, u64), BatchError> {
     let error = |e| BatchError::io(path, e);
@@ -49,7 +45,7 @@ pub(super) fn digest(path: &Path) -> Result<(String, u64), BatchError> {
     let (mut sha, mut chunk, mut length) = (Sha256::new(), vec![0; 64 << 10], 0);
     loop {
         match file.read(&mut chunk).map_err(error)? {
-            0 => return Ok((hex(&sha.finalize()), length)),
+            0 => return Ok((HEXLOWER.encode(&sha.finalize()), length)),
             n => {
                 sha.update(&chunk[..n]);
                 length += n as u64;
@@ -156,8 +152,7 @@ impl Place {
 
     /// A name that nobody else writes to: of two workers with the same job neither spoils the other's file.
     fn part(&self) -> PathBuf {
-        use std::hash::{BuildHasher, Hasher};
-        let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
+        let random = getrandom::u64().unwrap_or_else(|_| std::process::id().into());
         self.folder.join(format!(".{}.{random:016x}.part", self.name))
     }
 

@@ -231,7 +231,8 @@ impl Bus {
         }
         let addresses: Vec<&str> = options.url.split(',').map(str::trim).collect();
         let client = connect.connect(addresses).await.map_err(|e| BusError::Connect(e.to_string()))?;
-        Ok(Self { client, prefix: options.prefix.clone(), id: random(), counters })
+        let id = getrandom::u64().map_err(|e| BusError::Connect(e.to_string()))?;
+        Ok(Self { client, prefix: options.prefix.clone(), id, counters })
     }
 
     /// What happened since the start.
@@ -259,12 +260,4 @@ impl Bus {
         context.set_timeout(ANSWER);
         context
     }
-}
-
-/// A number that no other process has, without a generator of its own: the keys of a hash map are random.
-fn random() -> u64 {
-    use std::hash::{BuildHasher, Hasher};
-    let mut hasher = std::collections::hash_map::RandomState::new().build_hasher();
-    hasher.write_u32(std::process::id());
-    hasher.finish()
 }

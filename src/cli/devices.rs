@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Result;
+use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::capture::device::{DeviceEvent, DeviceInfo, Report, list};
@@ -20,8 +21,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let devices = list()?;
     let mut out = std::io::stdout().lock();
     if args.json {
-        let all = devices.iter().map(json).collect::<Vec<_>>().join(",\n ");
-        writeln!(out, "[{all}]")?;
+        writeln!(out, "{:#}", devices.iter().map(json).collect::<Value>())?;
         return Ok(());
     }
     writeln!(out, "{:<40} {:>14} {:>14} {:>7}  description", "device", "input", "output", "default")?;
@@ -41,34 +41,15 @@ fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-fn json(d: &DeviceInfo) -> String {
-    let shape = |s: Option<(u32, u16)>| {
-        s.map_or_else(
-            || "null".to_owned(),
-            |(hz, channels)| format!("{{\"sample_rate_hz\":{hz},\"channels\":{channels}}}"),
-        )
-    };
-    format!(
-        "{{\"device\":{},\"description\":{},\"input\":{},\"output\":{},\"default\":{}}}",
-        quoted(&d.name),
-        quoted(&d.description),
-        shape(d.input),
-        shape(d.output),
-        d.default
-    )
-}
-
-fn quoted(text: &str) -> String {
-    let mut out = String::from("\"");
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => out.extend(['\\', c]),
-            c if u32::from(c) < 0x20 => out.push_str(&format!("\\u{:04x}", u32::from(c))),
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-    out
+fn json(d: &DeviceInfo) -> Value {
+    let shape = |s: Option<(u32, u16)>| s.map(|(hz, channels)| json!({"sample_rate_hz": hz, "channels": channels}));
+    json!({
+        "device": d.name,
+        "description": d.description,
+        "input": shape(d.input),
+        "output": shape(d.output),
+        "default": d.default,
+    })
 }
 
 /// Tells people at the terminal what happens to a device.
@@ -104,8 +85,8 @@ mod tests {
         let (name, description) = ("alsa:hw:0".to_owned(), "A \"good\" one\n\\o/".to_owned());
         let info = DeviceInfo { name, description, input: Some((48_000, 2)), output: None, default: true };
         assert_eq!(
-            json(&info),
-            r#"{"device":"alsa:hw:0","description":"A \"good\" one\u000a\\o/","input":{"sample_rate_hz":48000,"channels":2},"output":null,"default":true}"#
+            json(&info).to_string(),
+            r#"{"default":true,"description":"A \"good\" one\n\\o/","device":"alsa:hw:0","input":{"channels":2,"sample_rate_hz":48000},"output":null}"#
         );
     }
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
+use data_encoding::HEXLOWER;
 use safetensors::SafeTensors;
 
 use crate::codec::{self, EncodeJob};
@@ -71,7 +72,7 @@ fn info(model: &LoadedModel) -> Result<()> {
     println!("decoder      {:.1} MMAC/s, state of {} values", mmacs(m.decoder.macs_per_frame), m.decoder.state_size);
     for (what, tokens) in [("tokens", model.tokens()?), ("draft", model.draft()?)] {
         if let Some(t) = tokens {
-            let id = t.id().map(|b| format!("{b:02x}")).concat();
+            let id = HEXLOWER.encode(&t.id());
             println!("{what:<12} token model {id}, {:.2} million parameters", t.parameters() as f64 / 1e6);
         }
     }

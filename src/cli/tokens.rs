@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
+use data_encoding::HEXLOWER;
 
 use super::encode::{parse_kbps, tokens};
 use crate::capture::AudioInput;
@@ -56,7 +57,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let loaded = infer::load_model(args.model.as_deref())?;
     let model = tokens(&loaded)?;
     let s = model.shape();
-    println!("token model  {}", model.id().map(|b| format!("{b:02x}")).concat());
+    println!("token model  {}", HEXLOWER.encode(&model.id()));
     println!("parameters   {:.2} million, 8 bit", model.parameters() as f64 / 1e6);
     println!("transformer  {} layers x {} values, {} heads, window {} frames", s.layers, s.width, s.heads, s.window);
     let mut processor = loaded.processor(BeamWidth::new(4).unwrap_or(BeamWidth::GREEDY))?;

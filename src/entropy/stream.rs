@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use data_encoding::HEXLOWER;
+
 use super::{Coded, Decoder, Encoder, EntropyError};
 use crate::bitstream::{
     BitstreamError, Bundle, CodedBundle, ContainerReader, ContainerWriter, ContextRule, IndexEntry, Item, PayloadMode,
@@ -33,7 +35,7 @@ pub enum StreamError {
 }
 
 fn name(id: Option<[u8; 8]>) -> String {
-    id.map_or_else(|| "none".to_owned(), |id| id.iter().map(|b| format!("{b:02x}")).collect())
+    id.map_or_else(|| "none".to_owned(), |id| HEXLOWER.encode(&id))
 }
 
 /// Writes a container, packed or coded as its header says.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use data_encoding::HEXLOWER;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
@@ -109,7 +110,7 @@ fn no_id() -> ModelId {
 
 /// SHA-256 in lower-case hexadecimal.
 pub fn sha256_hex(content: &[u8]) -> String {
-    Sha256::digest(content).iter().map(|b| format!("{b:02x}")).collect()
+    HEXLOWER.encode(&Sha256::digest(content))
 }
 
 impl Manifest {

@@ -1,8 +1,15 @@
-//! A small picture: pixels, letters, colours, PNG.
+//! A small picture: pixels, text, colours, PNG.
 
+use std::convert::Infallible;
 use std::fs::File;
 use std::io::BufWriter;
 use std::path::Path;
+
+use embedded_graphics::mono_font::MonoTextStyle;
+use embedded_graphics::mono_font::ascii::FONT_6X9;
+use embedded_graphics::pixelcolor::Rgb888;
+use embedded_graphics::prelude::*;
+use embedded_graphics::text::{Baseline, Text};
 
 /// Pixels in red, green and blue.
 pub(super) struct Image {
@@ -33,18 +40,30 @@ impl Image {
         }
     }
 
+    /// Writes a line of light letters, nine pixels high.
     pub(super) fn text(&mut self, left: usize, top: usize, text: &str) {
-        for (i, c) in text.to_ascii_uppercase().chars().enumerate() {
-            for (row, bits) in glyph(c).into_iter().enumerate() {
-                for column in 0..3 {
-                    if bits & (4 >> column) != 0 {
-                        for (dx, dy) in [(0, 0), (1, 0), (0, 1), (1, 1)] {
-                            self.set(left + i * 8 + column * 2 + dx, top + row * 2 + dy, [230, 230, 230]);
-                        }
-                    }
-                }
+        let style = MonoTextStyle::new(&FONT_6X9, Rgb888::new(230, 230, 230));
+        let Ok(_) = Text::with_baseline(text, Point::new(left as i32, top as i32), style, Baseline::Top).draw(self);
+    }
+}
+
+impl OriginDimensions for Image {
+    fn size(&self) -> Size {
+        Size::new(self.width as u32, (self.pixels.len() / (3 * self.width)) as u32)
+    }
+}
+
+impl DrawTarget for Image {
+    type Color = Rgb888;
+    type Error = Infallible;
+
+    fn draw_iter<I: IntoIterator<Item = Pixel<Rgb888>>>(&mut self, pixels: I) -> Result<(), Infallible> {
+        for Pixel(at, colour) in pixels {
+            if let (Ok(x), Ok(y)) = (usize::try_from(at.x), usize::try_from(at.y)) {
+                self.set(x, y, [colour.r(), colour.g(), colour.b()]);
             }
         }
+        Ok(())
     }
 }
 
@@ -58,60 +77,16 @@ pub(super) fn heat(share: f32) -> [u8; 3] {
     std::array::from_fn(|i| (STOPS[low][i] + (STOPS[low + 1][i] - STOPS[low][i]) * part) as u8)
 }
 
-/// Rows of a letter of three by five dots, the left dot in bit 2.
-fn glyph(c: char) -> [u8; 5] {
-    match c {
-        '0' | 'O' => [7, 5, 5, 5, 7],
-        '1' => [2, 6, 2, 2, 7],
-        '2' => [7, 1, 7, 4, 7],
-        '3' => [7, 1, 7, 1, 7],
-        '4' => [5, 5, 7, 1, 1],
-        '5' | 'S' => [7, 4, 7, 1, 7],
-        '6' => [7, 4, 7, 5, 7],
-        '7' => [7, 1, 1, 1, 1],
-        '8' => [7, 5, 7, 5, 7],
-        '9' => [7, 5, 7, 1, 7],
-        'A' => [2, 5, 7, 5, 5],
-        'B' => [6, 5, 6, 5, 6],
-        'C' => [7, 4, 4, 4, 7],
-        'D' => [6, 5, 5, 5, 6],
-        'E' => [7, 4, 7, 4, 7],
-        'F' => [7, 4, 7, 4, 4],
-        'G' => [7, 4, 5, 5, 7],
-        'H' => [5, 5, 7, 5, 5],
-        'I' => [7, 2, 2, 2, 7],
-        'J' => [1, 1, 1, 5, 7],
-        'K' => [5, 5, 6, 5, 5],
-        'L' => [4, 4, 4, 4, 7],
-        'M' => [5, 7, 7, 5, 5],
-        'N' => [6, 5, 5, 5, 5],
-        'P' => [7, 5, 7, 4, 4],
-        'Q' => [7, 5, 5, 7, 1],
-        'R' => [6, 5, 6, 5, 5],
-        'T' => [7, 2, 2, 2, 2],
-        'U' => [5, 5, 5, 5, 7],
-        'V' => [5, 5, 5, 5, 2],
-        'W' => [5, 5, 7, 7, 5],
-        'X' => [5, 5, 2, 5, 5],
-        'Y' => [5, 5, 2, 2, 2],
-        'Z' => [7, 1, 2, 4, 7],
-        '%' => [5, 1, 2, 4, 5],
-        '/' => [1, 1, 2, 4, 4],
-        '.' => [0, 0, 0, 0, 2],
-        ',' => [0, 0, 0, 2, 4],
-        '-' => [0, 0, 7, 0, 0],
-        _ => [0; 5],
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn every_letter_and_digit_can_be_written() {
-        for c in ('A'..='Z').chain('0'..='9').chain(['%', '/', '.', ',', '-']) {
-            assert_ne!(glyph(c), [0; 5], "{c}");
-        }
+    fn text_is_light_where_it_is_put_and_cut_at_the_border() {
+        let mut image = Image::new(40, 20);
+        image.text(4, 3, "3 kbit/s, a long line");
+        let light: Vec<_> = image.pixels.chunks(3).enumerate().filter(|p| p.1[0] > 200).map(|p| p.0).collect();
+        assert!(light.len() > 30, "{} pixels", light.len());
+        assert!(light.iter().all(|at| (3..12).contains(&(at / 40)) && at % 40 >= 4));
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! The comparison against Opus needs cargo's feature `referee` (docs/architecture.md says why it is not on by default).
 
+mod chart;
 mod image;
 mod loss;
 mod map;
@@ -21,6 +22,7 @@ mod stoi;
 #[cfg(feature = "referee")]
 mod table;
 
+pub use chart::{Chart, Line, Scale, svg};
 pub use loss::{LossError, LossModel, LossTrace, parse_trace};
 pub use map::write_codebook_map;
 #[cfg(feature = "referee")]

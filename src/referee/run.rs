@@ -28,13 +28,8 @@ pub enum RefereeError {
         seconds: f64,
     },
     /// A table that is not one of ours.
-    #[error("line {line}: {reason}")]
-    Table {
-        /// Counted from 1.
-        line: usize,
-        /// What is wrong.
-        reason: String,
-    },
+    #[error(transparent)]
+    Table(#[from] csv::Error),
 }
 
 /// IPv4 and UDP headers.

@@ -1,7 +1,8 @@
 //! Rows of results, their summary, and both as text.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
+
+use serde_json::{Value, json};
 
 use super::RefereeError;
 use super::stats::{Interval, bootstrap, mean, rate_at};
@@ -41,44 +42,35 @@ impl Row {
 
 const HEAD: [&str; 4] = ["item", "kind", "system", "nominal_kbps"];
 
-/// Rows as CSV with a head line; commas and quotes in names become spaces.
-pub fn write_rows(rows: &[Row]) -> String {
-    let mut out = format!("{},{}\n", HEAD.join(","), Row::NUMBERS.join(","));
+/// Rows as CSV with a head line.
+///
+/// Errors: [`RefereeError::Table`].
+pub fn write_rows(rows: &[Row]) -> Result<String, RefereeError> {
+    let mut out = csv::Writer::from_writer(Vec::new());
+    out.write_record(HEAD.iter().chain(&Row::NUMBERS))?;
     for row in rows {
-        let _ = write!(out, "{},{},{},{}", clean(&row.item), clean(&row.kind), clean(&row.system), row.nominal);
-        for v in row.values {
-            let _ = write!(out, ",{v:.5}");
-        }
-        out.push('\n');
+        let names = [row.item.clone(), row.kind.clone(), row.system.clone(), row.nominal.to_string()];
+        out.write_record(names.into_iter().chain(row.values.map(|v| format!("{v:.5}"))))?;
     }
-    out
-}
-
-/// A name that fits a cell.
-fn clean(name: &str) -> String {
-    name.replace([',', '"', '\n', '\r'], " ")
+    text(out)
 }
 
 /// Reads what [`write_rows`] wrote.
 ///
 /// Errors: [`RefereeError::Table`].
 pub fn read_rows(text: &str) -> Result<Vec<Row>, RefereeError> {
-    let mut rows = Vec::new();
-    for (i, line) in text.lines().enumerate().skip(1) {
-        let error = |reason: &str| RefereeError::Table { line: i + 1, reason: reason.to_owned() };
-        let cells: Vec<&str> = line.split(',').collect();
-        if cells.len() != HEAD.len() + Row::NUMBERS.len() {
-            return Err(error("wrong number of cells"));
-        }
-        let number = |s: &str| s.parse::<f64>().map_err(|_| error("not a number"));
-        let mut values = [0.0; 12];
-        for (v, cell) in values.iter_mut().zip(&cells[HEAD.len()..]) {
-            *v = number(cell)?;
-        }
-        let [item, kind, system] = [0, 1, 2].map(|c| cells[c].to_owned());
-        rows.push(Row { item, kind, system, nominal: number(cells[3])?, values });
-    }
-    Ok(rows)
+    csv::Reader::from_reader(text.as_bytes())
+        .deserialize()
+        .map(|row| {
+            let (item, kind, system, nominal, values) = row?;
+            Ok(Row { item, kind, system, nominal, values })
+        })
+        .collect()
+}
+
+fn text(out: csv::Writer<Vec<u8>>) -> Result<String, RefereeError> {
+    let bytes = out.into_inner().map_err(|e| csv::Error::from(e.into_error()))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Means of one codec at one setting over the recordings of a kind.
@@ -155,60 +147,36 @@ pub fn equivalent_rate(
 }
 
 /// Summary as CSV: mean, low and high of every number.
-pub fn write_summary_csv(summary: &[Summary]) -> String {
-    let mut out = "kind,system,nominal_kbps,items".to_owned();
-    for name in Row::NUMBERS {
-        let _ = write!(out, ",{name},{name}_low,{name}_high");
-    }
-    out.push('\n');
+///
+/// Errors: [`RefereeError::Table`].
+pub fn write_summary_csv(summary: &[Summary]) -> Result<String, RefereeError> {
+    let mut out = csv::Writer::from_writer(Vec::new());
+    let names = Row::NUMBERS.iter().flat_map(|n| [(*n).to_owned(), format!("{n}_low"), format!("{n}_high")]);
+    out.write_record(["kind", "system", "nominal_kbps", "items"].map(str::to_owned).into_iter().chain(names))?;
     for s in summary {
-        let _ = write!(out, "{},{},{},{}", clean(&s.kind), clean(&s.system), s.nominal, s.items);
-        for m in s.means {
-            match m {
-                Some(m) => drop(write!(out, ",{:.4},{:.4},{:.4}", m.mean, m.low, m.high)),
-                None => out.push_str(",,,"),
-            }
-        }
-        out.push('\n');
+        let head = [s.kind.clone(), s.system.clone(), s.nominal.to_string(), s.items.to_string()];
+        let number = |v| format!("{v:.4}");
+        let means =
+            s.means.iter().flat_map(|m| m.map_or_else(Default::default, |m| [m.mean, m.low, m.high].map(number)));
+        out.write_record(head.into_iter().chain(means))?;
     }
-    out
+    text(out)
 }
 
 /// Summary as a JSON array of objects; a number is `[mean, low, high]` or null.
 pub fn write_summary_json(summary: &[Summary]) -> String {
-    let objects: Vec<String> = summary
+    let rounded = |v: f64| (v * 1e4).round() / 1e4;
+    let objects: Vec<Value> = summary
         .iter()
         .map(|s| {
-            let mut o = format!(
-                "{{\"kind\":{},\"system\":{},\"nominal_kbps\":{},\"items\":{}",
-                quoted(&s.kind),
-                quoted(&s.system),
-                s.nominal,
-                s.items
-            );
+            let mut o = json!({"kind": s.kind, "system": s.system, "nominal_kbps": s.nominal, "items": s.items});
             for (name, m) in Row::NUMBERS.iter().zip(s.means) {
-                let value = m.map_or("null".to_owned(), |m| format!("[{:.4},{:.4},{:.4}]", m.mean, m.low, m.high));
-                let _ = write!(o, ",\"{name}\":{value}");
+                o[*name] = m.map(|m| [m.mean, m.low, m.high].map(rounded)).into();
             }
-            o.push('}');
             o
         })
         .collect();
-    format!("[\n{}\n]\n", objects.join(",\n"))
-}
-
-/// A JSON string.
-pub(super) fn quoted(text: &str) -> String {
-    let mut out = String::from('"');
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => out.extend(['\\', c]),
-            c if c.is_control() || c == '<' => drop(write!(out, "\\u{:04x}", c as u32)),
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-    out
+    format!("{:#}\n", Value::from(objects))
 }
 
 #[cfg(test)]
@@ -223,8 +191,8 @@ mod tests {
 
     #[test]
     fn rows_survive_their_file() {
-        let rows = [row("a", "Opus", 6.0, 2.5), row("b", "undertone", 1.5, f64::NAN)];
-        let back = read_rows(&write_rows(&rows)).unwrap();
+        let rows = [row("a, \"b\"\n", "Opus", 6.0, 2.5), row("b", "undertone", 1.5, f64::NAN)];
+        let back = read_rows(&write_rows(&rows).unwrap()).unwrap();
         assert_eq!(back[0], rows[0]);
         assert!(back[1].values[3].is_nan());
         assert!(read_rows("head\n1,2,3\n").is_err());
@@ -243,7 +211,13 @@ mod tests {
     }
 
     #[test]
-    fn a_name_cannot_break_the_json() {
-        assert_eq!(quoted("a\"b\\c\n</script>"), "\"a\\\"b\\\\c\\u000a\\u003c/script>\"");
+    fn what_has_no_mean_is_null_and_an_empty_cell() {
+        let mut means = [None; 12];
+        means[0] = Some(Interval { mean: 1.5, low: 1.25, high: 1.750_04 });
+        let s = Summary { kind: "speech".into(), system: "a, b".into(), nominal: 1.5, items: 2, means };
+        let csv = write_summary_csv(std::slice::from_ref(&s)).unwrap();
+        assert!(csv.contains("\nspeech,\"a, b\",1.5,2,1.5000,1.2500,1.7500,,,,"), "{csv}");
+        let json: Value = serde_json::from_str(&write_summary_json(&[s])).unwrap();
+        assert_eq!((&json[0]["payload_kbps"], &json[0]["pesq_wb"]), (&json!([1.5, 1.25, 1.75]), &Value::Null));
     }
 }

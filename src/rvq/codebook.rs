@@ -1,5 +1,6 @@
 //! Codebooks, laid out for search and for decoding.
 
+use half::f16;
 use safetensors::{Dtype, SafeTensors};
 
 use crate::units::MAX_STAGES;
@@ -135,7 +136,7 @@ impl Codebooks {
                 )));
             }
             Dtype::F32 => tensor.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-            Dtype::F16 => tensor.data().chunks_exact(2).map(|b| half(u16::from_le_bytes([b[0], b[1]]))).collect(),
+            Dtype::F16 => tensor.data().chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
             other => return Err(file(format!("tensor is {other:?}, allowed F32, F16"))),
         };
         Self::new(data, stages, entries, dim)
@@ -220,38 +221,5 @@ impl Codebooks {
             }
         }
         Ok(())
-    }
-}
-
-/// A float of half precision (IEEE 754 binary16), exactly.
-fn half(bits: u16) -> f32 {
-    let (exponent, fraction) = (u32::from(bits >> 10) & 31, u32::from(bits & 0x3FF));
-    let magnitude = match exponent {
-        0 => fraction as f32 / 16_777_216.0,
-        31 => f32::from_bits(0x7F80_0000 | fraction << 13),
-        _ => f32::from_bits((exponent + 112) << 23 | fraction << 13),
-    };
-    if bits & 0x8000 == 0 { magnitude } else { -magnitude }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::half;
-
-    #[test]
-    fn half_precision_is_read_exactly() {
-        for (bits, value) in [
-            (0x0000, 0.0),
-            (0x3C00, 1.0),
-            (0xC000, -2.0),
-            (0x3555, 0.333_251_95),
-            (0x7BFF, 65_504.0),
-            (0x0001, 5.960_464_5e-8),
-            (0x83FF, -6.097_555e-5),
-            (0x0400, 6.103_515_6e-5),
-        ] {
-            assert_eq!(half(bits), value, "{bits:#06x}");
-        }
-        assert!(half(0x7C00).is_infinite() && half(0x7E00).is_nan());
     }
 }

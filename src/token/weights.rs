@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use data_encoding::HEXLOWER;
 use safetensors::{Dtype, SafeTensors};
 use sha2::{Digest, Sha256};
 
@@ -188,7 +189,7 @@ impl TokenModel {
         let id: [u8; 8] = std::array::from_fn(|i| digest[i]);
         let made_for = meta.get("codec").cloned().unwrap_or_default();
         if made_for != codec.to_string() {
-            return Err(TokenError::Codec { token: hex(&id), made_for, codec: codec.to_string() });
+            return Err(TokenError::Codec { token: HEXLOWER.encode(&id), made_for, codec: codec.to_string() });
         }
         let r = Tensors { tensors: SafeTensors::deserialize(bytes).map_err(|e| file(&e))? };
         let s = &shape;
@@ -341,8 +342,4 @@ fn golden(r: &Tensors<'_>, s: &TokenShape) -> Result<Golden, TokenError> {
     let ranges = r.i32s("golden.frequencies", &[frames, stages, 2], 1 << 20)?;
     let ranges = ranges.chunks_exact(2).map(|p| (p[0] as u32, p[1] as u32)).collect();
     Ok((codes.collect::<Result<_, _>>()?, ranges, stages))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }

@@ -7,15 +7,15 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use super::chart::{Chart, svg};
 use super::machine::{command, machine};
 use super::rig::{Meter, Rig, Setup, State, file, percentile, stream};
-
 use crate::cli::encode::parse_kbps;
 use crate::engine::EngineOptions;
 use crate::infer;
+use crate::referee::{Chart, Scale, svg};
 use crate::units::StageCount;
 
 /// How long new streams may take to start before a step is measured.
@@ -126,7 +126,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     std::fs::write(&csv, text).with_context(|| csv.display().to_string())?;
     let knee = steps.iter().take_while(|s| met(s, args)).last().map_or(0, |s| s.running);
     std::fs::write(args.out.join("load.json"), json(&steps, knee))?;
-    std::fs::write(args.out.join("load.svg"), picture(&steps))?;
+    std::fs::write(args.out.join("load.svg"), picture(&steps)?)?;
     println!("\nknee: {knee} duplex streams with p99 below {} ms\nwritten to {}", args.goal_ms, args.out.display());
     Ok(())
 }
@@ -220,55 +220,48 @@ fn measure(
 }
 
 fn json(steps: &[Step], knee: usize) -> String {
-    let names: Vec<&str> = HEAD.split(',').collect();
-    let step = |s: &Step| {
-        let fields: Vec<String> = names.iter().zip(s.numbers()).map(|(k, v)| format!("\"{k}\": {v}")).collect();
-        format!("    {{{}}}", fields.join(", "))
-    };
-    let steps: Vec<String> = steps.iter().map(step).collect();
-    let escape = |text: String| text.replace('\\', "\\\\").replace('"', "\\\"");
-    format!(
-        "{{\n  \"command\": \"{}\",\n  \"machine\": \"{}\",\n  \"knee\": {knee},\n  \"steps\": [\n{}\n  ]\n}}\n",
-        escape(command()),
-        escape(machine()),
-        steps.join(",\n")
-    )
+    let number = |v: String| serde_json::from_str(&v).unwrap_or(Value::Null);
+    let step =
+        |s: &Step| HEAD.split(',').zip(s.numbers().map(number)).map(|(k, v)| (k.to_owned(), v)).collect::<Value>();
+    let steps: Vec<Value> = steps.iter().map(step).collect();
+    format!("{:#}\n", json!({"command": command(), "machine": machine(), "knee": knee, "steps": steps}))
 }
 
-fn picture(steps: &[Step]) -> String {
+fn picture(steps: &[Step]) -> std::io::Result<String> {
     let line = |value: &dyn Fn(&Step) -> f64| steps.iter().map(|s| (s.asked as f64, value(s))).collect::<Vec<_>>();
     let x_name = "duplex streams asked for";
     svg(&[
         Chart {
             title: "latency of a frame, ms",
             x_name,
-            log: true,
+            y: Scale::Log,
             lines: vec![
-                ("p50", line(&|s| s.p50.into())),
-                ("p99", line(&|s| s.p99.into())),
-                ("longest", line(&|s| s.max.into())),
+                ("p50", line(&|s| s.p50.into())).into(),
+                ("p99", line(&|s| s.p99.into())).into(),
+                ("longest", line(&|s| s.max.into())).into(),
             ],
+            ..Chart::default()
         },
         Chart {
             title: "streams",
             x_name,
-            log: false,
             lines: vec![
-                ("running", line(&|s| s.running as f64)),
-                ("refused", line(&|s| s.refused as f64)),
-                ("lost", line(&|s| s.lost as f64)),
+                ("running", line(&|s| s.running as f64)).into(),
+                ("refused", line(&|s| s.refused as f64)).into(),
+                ("lost", line(&|s| s.lost as f64)).into(),
             ],
+            ..Chart::default()
         },
         Chart {
             title: "shares, %",
             x_name,
-            log: false,
             lines: vec![
-                ("missed frames", line(&|s| 100.0 * s.missed as f64 / s.frames.max(1) as f64)),
-                ("stages kept", line(&|s| 100.0 * s.stage_share)),
-                ("daemon's core", line(&|s| 100.0 * s.cores)),
+                ("missed frames", line(&|s| 100.0 * s.missed as f64 / s.frames.max(1) as f64)).into(),
+                ("stages kept", line(&|s| 100.0 * s.stage_share)).into(),
+                ("daemon's core", line(&|s| 100.0 * s.cores)).into(),
             ],
+            ..Chart::default()
         },
-        Chart { title: "memory, MiB", x_name, log: false, lines: vec![("RSS", line(&|s| s.rss_mib))] },
+        Chart { title: "memory, MiB", x_name, lines: vec![("RSS", line(&|s| s.rss_mib)).into()], ..Chart::default() },
     ])
 }

@@ -1,6 +1,5 @@
 //! `undertone bench`: how many streams a daemon carries; against Opus, under loss, and where the time goes.
 
-mod chart;
 mod load;
 #[cfg(feature = "referee")]
 mod loss;

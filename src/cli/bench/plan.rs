@@ -248,7 +248,7 @@ impl Plan<'_> {
         }
         // Whole or not at all: a run that is stopped must not leave half an item.
         let part = cache.with_extension("part");
-        std::fs::write(&part, format!("{key}\n{}", write_rows(&rows)))?;
+        std::fs::write(&part, format!("{key}\n{}", write_rows(&rows)?))?;
         std::fs::rename(&part, &cache)?;
         Ok(rows)
     }

@@ -135,10 +135,10 @@ pub(super) fn run(args: &Args) -> Result<()> {
         let path = args.out.join(name);
         std::fs::write(&path, text).with_context(|| path.display().to_string())
     };
-    write("rows.csv", write_rows(&rows))?;
-    write("summary.csv", write_summary_csv(&summary))?;
+    write("rows.csv", write_rows(&rows)?)?;
+    write("summary.csv", write_summary_csv(&summary)?)?;
     write("summary.json", write_summary_json(&summary))?;
-    write("report.html", write_report("undertone and Opus by rate", &notes, &summary, &equivalents, &listening))?;
+    write("report.html", write_report("undertone and Opus by rate", &notes, &summary, &equivalents, &listening)?)?;
     for s in &summary {
         let at = |k: usize| s.means[k].map_or(f64::NAN, |m: crate::referee::Interval| m.mean);
         println!(

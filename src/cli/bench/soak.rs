@@ -8,13 +8,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use tokio::time::sleep_until;
 
-use super::chart::{Chart, svg};
 use super::machine::{command, machine};
 use super::rig::{Meter, Rig, Setup, State, file, misbehave, percentile, stream};
-
 use crate::cli::encode::parse_kbps;
 use crate::engine::EngineOptions;
 use crate::infer;
+use crate::referee::{Chart, Scale, svg};
 use crate::units::StageCount;
 
 /// Ports for clients that misbehave, and for streams that start while others end.
@@ -94,7 +93,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         let _ = writeln!(text, "{at:.0},{rss:.2},{:.2},{:.2},{:.2},{},{}", r.p50, r.p99, r.max, r.frames, r.missed);
     }
     std::fs::write(&csv, text).with_context(|| csv.display().to_string())?;
-    std::fs::write(args.out.join("soak.svg"), picture(&rows))?;
+    std::fs::write(args.out.join("soak.svg"), picture(&rows)?)?;
     let (frames, missed) = (rows.iter().map(|r| r.frames).sum::<usize>(), rows.iter().map(|r| r.missed).sum::<usize>());
     // The first fifth is warm-up: buffers find their size.
     let settled = &rows[rows.len() / 5..];
@@ -197,22 +196,23 @@ fn look(args: &Args, rig: &Rig, start: Instant, streams: &[(usize, Arc<Meter>)])
     }
 }
 
-fn picture(rows: &[Row]) -> String {
+fn picture(rows: &[Row]) -> std::io::Result<String> {
     let line = |value: &dyn Fn(&Row) -> f64| rows.iter().map(|r| (r.at_s / 60.0, value(r))).collect::<Vec<_>>();
     let x_name = "minutes";
     let missed = |r: &Row| 100.0 * r.missed as f64 / r.frames.max(1) as f64;
     svg(&[
-        Chart { title: "memory, MiB", x_name, log: false, lines: vec![("RSS", line(&|r| r.rss_mib))] },
+        Chart { title: "memory, MiB", x_name, lines: vec![("RSS", line(&|r| r.rss_mib)).into()], ..Chart::default() },
         Chart {
             title: "latency of a frame, ms",
             x_name,
-            log: true,
+            y: Scale::Log,
             lines: vec![
-                ("p50", line(&|r| r.p50.into())),
-                ("p99", line(&|r| r.p99.into())),
-                ("longest", line(&|r| r.max.into())),
+                ("p50", line(&|r| r.p50.into())).into(),
+                ("p99", line(&|r| r.p99.into())).into(),
+                ("longest", line(&|r| r.max.into())).into(),
             ],
+            ..Chart::default()
         },
-        Chart { title: "missed frames, %", x_name, log: false, lines: vec![("missed", line(&missed))] },
+        Chart { title: "missed frames, %", x_name, lines: vec![("missed", line(&missed)).into()], ..Chart::default() },
     ])
 }

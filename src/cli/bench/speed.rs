@@ -6,13 +6,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use super::chart::{Chart, svg};
 use super::machine::{command, machine, memory_mib};
-
 use crate::cli::encode::parse_beam;
 use crate::codec::{self, Decoder, Encoder, Processor};
 use crate::infer::{self, LoadedModel, Networks};
-use crate::referee::{Codec, Opus, OpusSettings, Packet, Repair, cpu_time};
+use crate::referee::{Chart, Codec, Opus, OpusSettings, Packet, Repair, cpu_time, svg};
 use crate::rvq::{BeamWidth, Searcher, SimdLevel, Wanted};
 use crate::units::{CODEC_RATE, StageCount};
 
@@ -107,7 +105,12 @@ pub(super) fn run(args: &Args) -> Result<()> {
     }
     std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
     let by_length = |of: fn(&(f64, f64, f64)) -> f64| lengths.iter().map(|p| (p.0 / 3_600.0, of(p))).collect();
-    let chart = |title, x_name, lines| Chart { title, x_name, log: false, lines };
+    let chart = |title, x_name, lines: Vec<(_, _)>| Chart {
+        title,
+        x_name,
+        lines: lines.into_iter().map(Into::into).collect(),
+        ..Chart::default()
+    };
     let [encode, decode] = by_stages;
     let picture = svg(&[
         chart(
@@ -123,7 +126,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
             "streams in a call of one frame",
             vec![("12 stages", by_streams)],
         ),
-    ]);
+    ])?;
     for (name, text) in [("speed.csv", csv), ("growth.svg", picture)] {
         std::fs::write(args.out.join(name), text).with_context(|| args.out.display().to_string())?;
     }
