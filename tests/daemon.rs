@@ -151,6 +151,31 @@ fn a_killed_publisher_of_a_recording_is_gone_soon() {
     assert!(killed.elapsed() < Duration::from_secs(3), "{:?} after its publisher", killed.elapsed());
 }
 
+#[test]
+fn a_rate_counts_every_byte_of_the_messages_and_they_are_coded() {
+    let dir = tempfile::tempdir().unwrap();
+    // Two and a half seconds of a voice-like sound that comes and goes.
+    let sample = |n: i32| {
+        let t = f64::from(n) / 24_000.0;
+        let voice: f64 = (1..12).map(|k| (t * 120.0 * f64::from(k) * std::f64::consts::TAU).sin() / f64::from(k)).sum();
+        (voice * 4_000.0 * (t * 4.0).sin().max(0.05)) as i16
+    };
+    let raw: Vec<u8> = (0..60_000).flat_map(|n| sample(n).to_le_bytes()).collect();
+    fs::write(dir.path().join("in.raw"), raw).unwrap();
+    let daemon = Daemon::start(&config(dir.path(), ""));
+    for (more, least) in [(&[][..], 2.0), (&["--constant"][..], 2.9), (&["--packed"][..], 2.0)] {
+        let mut send = undertone();
+        send.arg("send").arg(dir.path().join("in.raw")).args(["--to", &daemon.codes, "--kbps", "3", "--beam", "1"]);
+        let output = send.args(["--raw", "s16le:24000:1"]).args(more).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{said}");
+        let kbps: f64 = said.split_whitespace().find_map(|w| w.parse().ok()).unwrap();
+        // The last message is a whole one, however short the rest of the sound.
+        assert!((least..=3.15).contains(&kbps), "{more:?}: {said}");
+        assert_eq!(said.contains("coded"), !more.contains(&"--packed"), "{said}");
+    }
+}
+
 /// The shell gives itself what systemd would give: its own process number, and sockets from descriptor 3 on.
 const ACTIVATE: &str = "exec 3<&0; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" \"$@\"";
 

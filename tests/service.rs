@@ -64,6 +64,29 @@ async fn raw_samples_come_back_as_the_codec_alone_would_give_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn padded_messages_have_one_size_and_carry_as_many_stages_as_fit() {
+    let daemon = Daemon::start("").await;
+    for model in [None, Some(tokens())] {
+        let options = ClientOptions { tokens: model, ..ClientOptions::default() };
+        let address = daemon.codes.to_string();
+        let hello = hello(Role::Publish, "a", Some(6));
+        let mut publisher = Client::connect_with(&address, hello, &options).await.unwrap();
+        let mut listener = daemon.subscriber("a", None).await;
+        for (n, size, stages) in [(0, 70, 6..7), (1, 70, 6..7), (2, 41, 3..6), (3, 41, 3..6), (4, 70, 6..7)] {
+            let (whole, before) = (PackedBundle::pack(&bundle(n)), publisher.bytes_sent());
+            let (sent, length) = publisher.publish_padded(&whole, size).await.unwrap();
+            assert_eq!(publisher.bytes_sent() - before, size as u64);
+            assert!(stages.contains(&sent.value()) && length <= size, "{sent} stages in {length} bytes");
+            assert_eq!(within(listener.next()).await.unwrap(), Some(whole.limited(sent).unwrap()));
+        }
+        let e = publisher.publish_padded(&PackedBundle::pack(&bundle(5)), 15).await.unwrap_err();
+        assert!(matches!(e, ClientError::Small { bytes: 15, frames: 5 }), "{e}");
+        within(publisher.finish()).await.unwrap();
+    }
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn live_sound_that_comes_late_is_dropped_and_a_recording_is_not() {
     let daemon = Daemon::start("").await;
     for (pace, few) in [(Pace::Live, true), (Pace::Recording, false), (Pace::Unknown, false)] {

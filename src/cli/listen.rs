@@ -43,9 +43,13 @@ pub(super) struct Args {
     /// Most kbit/s wanted; the daemon drops stages to get there [default: all there are]
     #[arg(long, value_parser = parse_kbps)]
     kbps: Option<StageCount>,
-    /// Ask for codes that are coded with the token model: fewer bits, the same sound
+    /// Ask for codes that are coded with the token model: fewer bits, the same sound [default over TCP, if the daemon has the same
+    /// model]
     #[arg(long)]
     coded: bool,
+    /// Ask for 10 bits an index
+    #[arg(long, conflicts_with = "coded")]
+    packed: bool,
     /// When the stream ends, let the daemon's token model continue it for so many seconds, up to 10
     #[arg(long = "continue", value_name = "SECONDS", value_parser = parse_continue)]
     continuation: Option<u16>,
@@ -287,7 +291,11 @@ pub(super) fn run(args: Args) -> Result<()> {
     if datagrams.is_some() && options.tls.is_some() {
         bail!("--tls is not to be had over udp://");
     }
-    options.tokens = if args.coded { Some(tokens(&model)?) } else { None };
+    options.tokens = match (args.coded, args.packed || datagrams.is_some()) {
+        (true, false) => Some(tokens(&model)?),
+        (_, true) => None,
+        (false, false) => model.tokens()?,
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut source = match &datagrams {
         Some(address) => {

@@ -7,16 +7,18 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use tokio::runtime::Runtime;
 
-use super::encode::{parse_beam, parse_kbps, refiner, tokens};
+use super::encode::{parse_beam, parse_rate, refiner, tokens};
+use crate::bitstream::Bundle;
 use crate::capture::device::{CpalBackend, DeviceInput};
 use crate::capture::{AudioInput, CaptureError};
-use crate::codec::Encoder;
+use crate::codec::{Bucket, Encoder};
 use crate::infer;
 use crate::jitter::{Pace, Schedule};
 use crate::profile::Profile;
 use crate::rvq::BeamWidth;
-use crate::service::{Client, ClientError, UdpClient};
+use crate::service::{Client, ClientError, ClientOptions, UdpClient};
 use crate::session::{Hello, PROTOCOL_VERSION, PackedBundle, Role, StreamName};
 use crate::synthesis::Analyser;
 use crate::units::{CODEC_RATE, PcmFormat, StageCount};
@@ -26,6 +28,10 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 
 /// The same over UDP, where a pause that is not announced looks like a loss.
 const SIGN_OF_LIFE_UDP: Duration = Duration::from_millis(100);
+
+/// Bytes that a message takes beside its codes, coded (with their check sum) and packed.
+const HEAD_CODED: usize = 16;
+const HEAD_PACKED: usize = 14;
 
 /// How far ahead of real time a recording is sent. What is on its way is heard even if this program is killed, and keeps its
 /// stream's name taken for as long.
@@ -51,21 +57,28 @@ pub(super) struct Args {
     /// Name of the stream
     #[arg(long, default_value = "main", value_parser = parse_stream)]
     stream: StreamName,
-    /// Rate in kbit/s, 0.5 to 12 in steps of 0.5; on average, unless --even is given
-    #[arg(long, default_value = "6", value_parser = parse_kbps)]
-    kbps: StageCount,
+    /// Rate in kbit/s, 0.5 to 12, every byte of the messages counted: no beginning of the stream is above it, and what quiet sound
+    /// leaves is spent in the next seconds. With --even or over UDP, in steps of 0.5, a stage for each, headers not counted
+    #[arg(long, default_value = "6", value_parser = parse_rate)]
+    kbps: f64,
     /// The input is bare samples: s16le or f32le, rate, channels, as in s16le:24000:1
     #[arg(long, value_name = "FORMAT")]
     raw: Option<PcmFormat>,
-    /// Frames of 20 ms that travel together, 1 to 50
-    #[arg(long, value_name = "N", default_value = "5", value_parser = clap::value_parser!(u8).range(1..=i64::from(Profile::MAX_FRAMES_PER_BUNDLE)))]
-    bundle: u8,
+    /// Frames of 20 ms that travel together, 1 to 50 [default: 5; more below 6 kbit/s, so that headers take a fifth of the rate]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=i64::from(Profile::MAX_FRAMES_PER_BUNDLE)))]
+    bundle: Option<u8>,
     /// Give every bundle the same number of stages, instead of more to loud ones and fewer to quiet ones
     #[arg(long)]
     even: bool,
-    /// Code the indices with the token model, if the daemon has the same: fewer bits, the same sound
+    /// Send messages of one size, padded: their sizes then say nothing of what is spoken, and fit slots of a radio
+    #[arg(long, conflicts_with = "even")]
+    constant: bool,
+    /// Code the indices with the token model: fewer bits, the same sound [default over TCP, if the daemon has the same model]
     #[arg(long)]
     coded: bool,
+    /// Send 10 bits an index
+    #[arg(long, conflicts_with = "coded")]
+    packed: bool,
     /// Width of the codebook search, 1 (fastest) to 16 (best)
     #[arg(long, default_value = "4", value_parser = parse_beam)]
     beam: BeamWidth,
@@ -145,11 +158,22 @@ enum Target {
 }
 
 impl Target {
-    async fn publish(&mut self, bundle: PackedBundle) -> Result<(), ClientError> {
-        match self {
-            Self::Tcp(client) => client.publish(bundle).await,
-            Self::Udp(client) => client.publish(&bundle).await,
+    /// Connects, and says so if bundles travel packed that should not.
+    fn connect(args: &Args, hello: Hello, options: ClientOptions, runtime: &Runtime) -> Result<Self> {
+        if let Some(address) = args.to.strip_prefix("udp://") {
+            if args.coded || args.constant {
+                bail!("--coded and --constant need a connection that loses nothing: leave udp:// or them away");
+            }
+            if options.tls.is_some() {
+                bail!("--tls is not to be had over udp://");
+            }
+            return Ok(Self::Udp(Box::new(runtime.block_on(UdpClient::connect(address, hello, options.patience))?)));
         }
+        let client = runtime.block_on(Client::connect_with(&args.to, hello, &options))?;
+        if args.coded && !client.is_coded() {
+            eprintln!("undertone: {} does not code with this token model; the codes travel packed", args.to);
+        }
+        Ok(Self::Tcp(Box::new(client)))
     }
 
     /// Silence of the input after which [`Target::sign_of_life`] is to be called.
@@ -167,12 +191,112 @@ impl Target {
         }
     }
 
+    /// Bytes of messages sent so far, as far as that is counted.
+    fn bytes_sent(&self) -> u64 {
+        match self {
+            Self::Tcp(client) => client.bytes_sent(),
+            Self::Udp(_) => 0,
+        }
+    }
+
     async fn finish(self) -> Result<(), ClientError> {
         match self {
             Self::Tcp(client) => client.finish().await,
             Self::Udp(client) => client.finish().await,
         }
     }
+}
+
+/// Frames that travel together unless somebody says otherwise: five, and more where headers would take much of the rate.
+fn default_bundle(kbps: f64) -> u8 {
+    // 16 bytes of 100 ms are 1.28 kbit/s, a fifth of 6.
+    (29.0 / kbps).ceil().clamp(5.0, 50.0) as u8
+}
+
+/// How many stages bundles get.
+enum Plan {
+    /// As many for each, or on average.
+    Stages,
+    /// As many as the rate has room for, by what messages really take.
+    Held,
+    /// As many as fit into messages of so many bytes.
+    Constant { bytes: usize, bucket: Bucket },
+}
+
+impl Plan {
+    /// How the encoder is to choose stages, and the most it will.
+    fn new(
+        args: &Args,
+        bundle: u8,
+        coded: bool,
+        encoder: &mut Encoder,
+        profile: &Profile,
+    ) -> Result<(Self, StageCount)> {
+        let (head, stage_bits) = if coded { (HEAD_CODED, 7.5) } else { (HEAD_PACKED, 10.0) };
+        let bucket = Bucket::new(args.kbps, head, stage_bits);
+        if args.constant {
+            let bytes = (args.kbps * 125.0 * profile.media_time(bundle).as_secs_f64()) as usize;
+            return Ok((Self::Constant { bytes, bucket }, profile.stages));
+        }
+        if args.even || args.to.starts_with("udp://") {
+            let stages = StageCount::from_kbps(args.kbps)?;
+            encoder.set_stages(stages);
+            let most = if args.even { stages } else { encoder.grade_bundles() };
+            return Ok((Self::Stages, most));
+        }
+        encoder.hold_rate(bucket);
+        Ok((Self::Held, profile.stages))
+    }
+
+    /// Before the encoder makes the next bundle.
+    fn prepare(&self, encoder: &mut Encoder, bundle: u8) {
+        if let Self::Constant { bucket, .. } = self {
+            // One more than usually fits: what does not is left out.
+            let stages = (bucket.mean_stages(bundle) + 1.0).clamp(1.0, 24.0) as u8;
+            encoder.set_stages(StageCount::new(stages).unwrap_or(StageCount::MAX));
+        }
+    }
+
+    /// Sends a bundle; gives the stages that were sent.
+    async fn publish(
+        &mut self,
+        client: &mut Target,
+        encoder: &mut Encoder,
+        bundle: &Bundle,
+    ) -> Result<StageCount, ClientError> {
+        let packed = PackedBundle::pack(bundle);
+        let client = match client {
+            Target::Udp(client) => return client.publish(&packed).await.map(|()| bundle.stages),
+            Target::Tcp(client) => client,
+        };
+        match self {
+            Self::Constant { bytes, bucket } => {
+                let (stages, length) = client.publish_padded(&packed, *bytes).await?;
+                bucket.spent(bundle.frames, stages.value(), 8 * length as u64);
+                Ok(stages)
+            }
+            Self::Stages | Self::Held => {
+                let before = client.bytes_sent();
+                client.publish(packed).await?;
+                encoder.spent(bundle.frames, bundle.stages, 8 * (client.bytes_sent() - before));
+                Ok(bundle.stages)
+            }
+        }
+    }
+}
+
+/// What was sent, in words.
+fn summary(client: &Target, hello: u64, encoder: &Encoder, frames: u64, stage_frames: u64) -> Option<String> {
+    let Target::Tcp(client) = client else { return None };
+    let seconds = frames as f64 / 50.0;
+    if frames == 0 {
+        return None;
+    }
+    let kbps = (client.bytes_sent() - hello) as f64 * 8.0 / 1000.0 / seconds;
+    let stages = stage_frames as f64 / frames as f64;
+    let saved = encoder.bucket().map_or_else(String::new, |b| format!(", {:.1} s of the rate left over", b.saved_s()));
+    let how = if client.is_coded() { "coded" } else { "packed" };
+    Some(format!("{kbps:.2} kbit/s of messages in {seconds:.1} s, {how}, {stages:.1} stages on average{saved}"))
 }
 
 /// Waits until media of this length may be sent.
@@ -187,15 +311,24 @@ pub(super) fn run(args: Args) -> Result<()> {
     let input = Input::open(&args)?;
     let model = infer::load_model(args.model.as_deref())?;
     let mut processor = model.processor(args.beam)?;
-    let tokens = if args.coded { Some(tokens(&model)?) } else { None };
     let profile = processor.profile();
-    let mut encoder = Encoder::new(profile.clone(), args.kbps, args.bundle)?;
-    encoder.set_job_frames(usize::from(args.bundle));
-    let most = if args.even { args.kbps } else { encoder.grade_bundles() };
+    let datagrams = args.to.starts_with("udp://");
+    let mut options = args.remote.options()?;
+    options.tokens = match (args.coded, args.packed || datagrams) {
+        (true, false) => Some(tokens(&model)?),
+        (_, true) => None,
+        (false, false) => model.tokens()?,
+    };
+    let usual = if args.even || datagrams { 5 } else { default_bundle(args.kbps) };
+    let bundle = args.bundle.unwrap_or(usual);
+    let mut encoder = Encoder::new(profile.clone(), profile.stages, bundle)?;
+    encoder.set_job_frames(usize::from(bundle));
+    let coded = options.tokens.is_some();
+    let (mut plan, most) = Plan::new(&args, bundle, coded, &mut encoder, &profile)?;
     let mut refiner = refiner(&model, args.refine)?;
     let mut analyser = refiner.as_mut().map(|refiner| {
         let mut analyser = Analyser::new(profile.clone(), Some(refiner));
-        analyser.set_part(usize::from(args.bundle));
+        analyser.set_part(usize::from(bundle));
         analyser
     });
     // What comes through a pipe may be either; the daemon sees that.
@@ -207,34 +340,21 @@ pub(super) fn run(args: Args) -> Result<()> {
     let hello = Hello {
         version: PROTOCOL_VERSION,
         role: Role::Publish,
-        stream: args.stream,
+        stream: args.stream.clone(),
         model_id: profile.model_id,
         stages: Some(most),
-        frames_per_bundle: args.bundle,
+        frames_per_bundle: bundle,
         token: args.remote.token()?,
         coding: None,
         continuation: None,
         pace,
     };
-    // Reading blocks, so it has a thread of its own; the queue is short, and the server's back-pressure reaches it.
-    let mut options = args.remote.options()?;
-    options.tokens = tokens;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut client = match args.to.strip_prefix("udp://") {
-        Some(_) if args.coded => bail!("--coded needs a connection that loses nothing: leave udp:// or it away"),
-        Some(_) if options.tls.is_some() => bail!("--tls is not to be had over udp://"),
-        Some(address) => {
-            Target::Udp(Box::new(runtime.block_on(UdpClient::connect(address, hello, options.patience))?))
-        }
-        None => {
-            let client = runtime.block_on(Client::connect_with(&args.to, hello, &options))?;
-            if args.coded && !client.is_coded() {
-                eprintln!("undertone: {} does not code with this token model; the codes travel packed", args.to);
-            }
-            Target::Tcp(Box::new(client))
-        }
-    };
+    let mut client = Target::connect(&args, hello, options, &runtime)?;
+    let hello_bytes = client.bytes_sent();
     let mut schedule = Schedule::new(AHEAD);
+    let (mut frames, mut stage_frames) = (0, 0);
+    // Reading blocks, so it has a thread of its own; the queue is short, and the server's back-pressure reaches it.
     let chunks = read_ahead(input);
     loop {
         let pcm = match chunks.recv_timeout(client.silence()) {
@@ -259,14 +379,22 @@ pub(super) fn run(args: Args) -> Result<()> {
             while analyser.next_part(&mut processor, &mut latents)? {}
             encoder.push_latents(&latents);
         }
-        while let Some(bundle) = processor.encode(&mut encoder)? {
-            runtime.block_on(hold(&mut schedule, profile.media_time(bundle.frames)));
-            runtime.block_on(client.publish(PackedBundle::pack(&bundle)))?;
+        plan.prepare(&mut encoder, bundle);
+        while let Some(made) = processor.encode(&mut encoder)? {
+            runtime.block_on(hold(&mut schedule, profile.media_time(made.frames)));
+            let stages = runtime.block_on(plan.publish(&mut client, &mut encoder, &made))?;
+            frames += u64::from(made.frames);
+            stage_frames += u64::from(made.frames) * u64::from(stages.value());
+            plan.prepare(&mut encoder, bundle);
         }
         if !more {
             break;
         }
     }
+    let summary = summary(&client, hello_bytes, &encoder, frames, stage_frames);
     runtime.block_on(client.finish())?;
+    if let Some(summary) = summary {
+        eprintln!("undertone: {summary}");
+    }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{BundleGrading, CodecError, EncodeJob, Grading, level_db};
+use super::{Bucket, BundleGrading, CodecError, EncodeJob, Grading, level_db};
 use crate::bitstream::Bundle;
 use crate::dsp::usable;
 use crate::profile::Profile;
@@ -114,6 +114,24 @@ impl Encoder {
         let grading = BundleGrading::new(self.stages, most.min(self.profile.stages));
         self.bundle_grading = Some(grading);
         grading.most()
+    }
+
+    /// Gives bundles from here on as many stages as the bucket has room for, loud ones more; say with [`Encoder::spent`] what each
+    /// took before the next is asked for.
+    pub fn hold_rate(&mut self, bucket: Bucket) {
+        self.bundle_grading = Some(BundleGrading::within(bucket, self.profile.stages));
+    }
+
+    /// Notes what a bundle really took, its message included.
+    pub fn spent(&mut self, frames: u8, stages: StageCount, bits: u64) {
+        if let Some(grading) = &mut self.bundle_grading {
+            grading.spent(frames, stages, bits);
+        }
+    }
+
+    /// What is left of the rate; None unless one is held.
+    pub fn bucket(&self) -> Option<&Bucket> {
+        self.bundle_grading.as_ref().and_then(BundleGrading::bucket)
     }
 
     /// Samples at the codec's rate. Values that are not finite become 0, others are limited to -1..1.

@@ -5,6 +5,7 @@
 //! fixed number of stages more for each decibel. Measured on speech, the same bits spent this way are worth 0.1 to 0.2 PESQ-WB
 //! (models/EXPERIMENTS.md).
 
+use super::Bucket;
 use crate::profile::Profile;
 use crate::units::{MAX_STAGES, StageCount};
 
@@ -121,6 +122,8 @@ pub struct BundleGrading {
     most: StageCount,
     loudness: Loudness,
     reservoir: BitReservoir,
+    /// Holds to a rate what is really sent; None: every stage counts as it is packed.
+    bucket: Option<Bucket>,
     last: Option<u8>,
 }
 
@@ -128,7 +131,24 @@ impl BundleGrading {
     /// Bundles of `mean` stages on average over half a minute, and at most `most`.
     pub fn new(mean: StageCount, most: StageCount) -> Self {
         let reservoir = BitReservoir::new(mean.kbps() as f32);
-        Self { mean, most, loudness: Loudness::default(), reservoir, last: None }
+        Self { mean, most, loudness: Loudness::default(), reservoir, bucket: None, last: None }
+    }
+
+    /// Bundles of as many stages as the bucket has room for, at most `most`; tell it what they took with [`BundleGrading::spent`].
+    pub fn within(bucket: Bucket, most: StageCount) -> Self {
+        Self { bucket: Some(bucket), ..Self::new(most, most) }
+    }
+
+    /// Notes what a bundle really took.
+    pub fn spent(&mut self, frames: u8, stages: StageCount, bits: u64) {
+        if let Some(bucket) = &mut self.bucket {
+            bucket.spent(frames, stages.value(), bits);
+        }
+    }
+
+    /// What is left of the rate.
+    pub fn bucket(&self) -> Option<&Bucket> {
+        self.bucket.as_ref()
     }
 
     /// Most stages of a bundle.
@@ -139,6 +159,14 @@ impl BundleGrading {
     /// Stages of the bundle that holds `pcm`, some frames of `frame_samples`.
     pub fn next(&mut self, pcm: &[f32], frame_samples: usize) -> StageCount {
         pcm.chunks_exact(frame_samples).for_each(|f| self.loudness.push(level_db(f)));
+        if let Some(bucket) = &self.bucket {
+            let frames = u8::try_from(pcm.len() / frame_samples).unwrap_or(u8::MAX);
+            let mut grading = Grading::new(bucket.mean_stages(frames) as f32, self.loudness.mean_db());
+            grading.base = (bucket.mean_stages(frames) + bucket.correction()) as f32;
+            let depth = grading.depth(level_db(pcm), self.last, self.most).min(bucket.most_stages(frames));
+            self.last = Some(depth);
+            return StageCount::new(depth).unwrap_or(self.most);
+        }
         let mut grading = Grading::new(f32::from(self.mean.value()), self.loudness.mean_db());
         grading.base += self.reservoir.correction();
         let depth = grading.depth(level_db(pcm), self.last, self.most);

@@ -4,6 +4,7 @@
 //! when somebody has run it: [`Processor`] on the spot (command line), or an engine thread that batches the jobs of
 //! many streams. The same jobs give the same bytes either way.
 
+mod bucket;
 mod conceal;
 mod decoder;
 mod encoder;
@@ -13,6 +14,7 @@ mod job;
 mod processor;
 
 pub use crate::profile::Profile;
+pub use bucket::Bucket;
 pub use conceal::{Concealer, Guess, SAMPLED_FRAMES};
 pub use decoder::{Decoder, MAX_GAP_FRAMES};
 pub use encoder::Encoder;

@@ -14,7 +14,7 @@ const STEP: u32 = 32;
 const MOST: u32 = 4096;
 
 /// Counts of changes, apart for frames after a fall, after no change, and after a rise (docs/bitstream.md, section 6).
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Depths {
     counts: [[u32; CHANGES]; 3],
     /// Stages of the frame before, and which counts its own change selects; None at the start.

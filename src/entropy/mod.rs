@@ -73,7 +73,7 @@ pub enum Coded {
 }
 
 /// What encoder and decoder share.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Walk {
     context: Context,
     frequencies: Frequencies,
@@ -125,7 +125,7 @@ impl Walk {
 }
 
 /// Codes a stream's bundles.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Encoder {
     walk: Walk,
     ranges: Vec<(u32, u32)>,

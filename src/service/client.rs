@@ -39,6 +39,14 @@ pub enum ClientError {
     /// A coded bundle that cannot be taken.
     #[error(transparent)]
     Coding(#[from] CodingError),
+    /// A message of a fixed size that cannot hold a bundle.
+    #[error("a message of {bytes} bytes cannot hold one stage of {frames} frames")]
+    Small {
+        /// The size.
+        bytes: usize,
+        /// Frames of the bundle.
+        frames: u8,
+    },
     /// The server closed the session.
     #[error("the server closed the session: {0}")]
     Closed(Close),
@@ -86,6 +94,7 @@ pub struct Client {
     sequence: u64,
     coder: Option<Coder>,
     skipped: u64,
+    sent: u64,
 }
 
 /// Both directions of a coded session.
@@ -169,6 +178,7 @@ impl Client {
             sequence: 0,
             coder: None,
             skipped: 0,
+            sent: 0,
         };
         client.tell(&Message::Hello(hello)).await?;
         match timeout(answer, client.reader.receive()).await.map_err(silent)?? {
@@ -203,6 +213,11 @@ impl Client {
         self.coder.is_some()
     }
 
+    /// Bytes of messages sent so far, length prefixes and padding included.
+    pub fn bytes_sent(&self) -> u64 {
+        self.sent
+    }
+
     /// Frames that the server left out so far because we took what it sent too slowly.
     pub fn frames_skipped(&self) -> u64 {
         self.skipped
@@ -233,6 +248,39 @@ impl Client {
         self.tell(&message).await
     }
 
+    /// Publishes a bundle as a message of exactly `bytes` bytes: stages that do not fit are left out, and what is then missing is
+    /// padded. Gives the stages that were sent, and the bytes without the padding.
+    ///
+    /// Errors: [`ClientError`]; [`ClientError::Small`] if not even one stage fits.
+    pub async fn publish_padded(
+        &mut self,
+        bundle: &PackedBundle,
+        bytes: usize,
+    ) -> Result<(StageCount, usize), ClientError> {
+        while let Some(said) = self.reader.arrived().await {
+            self.heard(said)?;
+        }
+        let sequence = self.sequence;
+        for stages in (1..=bundle.stages.value()).rev().filter_map(|n| StageCount::new(n).ok()) {
+            let bundle = bundle.limited(stages).map_err(|_| WireError::Missing("codes"))?;
+            // The context goes on only from what was really sent.
+            let mut coder = self.coder.as_ref().map(|c| c.out.clone());
+            let message = match &mut coder {
+                Some(coder) => Message::Coded { sequence, bundle: coder.encode(&bundle)? },
+                None => Message::Bundle { sequence, bundle },
+            };
+            if let Some(length) = self.out.put_padded(&message, bytes) {
+                if let (Some(ours), Some(coder)) = (&mut self.coder, coder) {
+                    ours.out = coder;
+                }
+                self.sequence += 1;
+                self.send_out().await?;
+                return Ok((stages, length));
+            }
+        }
+        Err(ClientError::Small { bytes, frames: bundle.frames })
+    }
+
     /// Sends, and meanwhile hears what the server says: its last words say more than a broken pipe.
     async fn tell(&mut self, message: &Message) -> Result<(), ClientError> {
         // Before judging its silence: what has it said?
@@ -240,6 +288,12 @@ impl Client {
             self.heard(said)?;
         }
         self.out.put(message);
+        self.send_out().await
+    }
+
+    /// Sends what is in the outbox, and hears what the server says meanwhile.
+    async fn send_out(&mut self) -> Result<(), ClientError> {
+        self.sent += self.out.waiting() as u64;
         loop {
             let deadline = *self.unanswered.get_or_insert_with(Instant::now) + self.patience;
             let said = tokio::select! {

@@ -3,7 +3,7 @@
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use crate::session::Message;
-use crate::wire::encode;
+use crate::wire::{encode, encode_padded};
 
 /// The message being sent. Bytes that follow a part of it would be taken for its rest, so the rest is remembered.
 #[derive(Debug, Default)]
@@ -18,6 +18,18 @@ impl Outbox {
         self.bytes.drain(..self.sent);
         self.sent = 0;
         encode(message, &mut self.bytes);
+    }
+
+    /// Adds a message of exactly `bytes` bytes, of which the given number is not padding; None if it does not fit.
+    pub(super) fn put_padded(&mut self, message: &Message, bytes: usize) -> Option<usize> {
+        self.bytes.drain(..self.sent);
+        self.sent = 0;
+        encode_padded(message, bytes, &mut self.bytes)
+    }
+
+    /// Bytes that are not sent yet.
+    pub(super) fn waiting(&self) -> usize {
+        self.bytes.len() - self.sent
     }
 
     /// Sends everything. Cancel-safe: a later call goes on where this one was stopped.

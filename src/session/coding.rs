@@ -50,7 +50,7 @@ pub enum CodingError {
 }
 
 /// Codes what one direction of a session sends. The context is continuous, as the transport is reliable.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct SessionEncoder(Encoder);
 
 impl SessionEncoder {

@@ -217,5 +217,5 @@ pub(super) fn to_proto(message: &Message) -> proto::Envelope {
         Message::Control(c) => Kind::Control(proto::Control { stages: count(c.stages), skipped_frames: c.skipped }),
         Message::Close(c) => Kind::Close(proto::Close { reason: proto_reason(c.reason).into(), text: c.text.clone() }),
     };
-    proto::Envelope { kind: Some(kind) }
+    proto::Envelope { kind: Some(kind), padding: Vec::new() }
 }

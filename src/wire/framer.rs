@@ -66,12 +66,39 @@ pub fn encode(message: &Message, out: &mut Vec<u8>) {
     envelope.encode_length_delimited(out).expect("a Vec grows as needed");
 }
 
+/// Appends a message of exactly `bytes` bytes, length prefix and padding included; None, and nothing is appended, if it is longer than
+/// that, or by one byte too short to be padded. Gives its length without the padding.
+pub fn encode_padded(message: &Message, bytes: usize, out: &mut Vec<u8>) -> Option<usize> {
+    let mut envelope = convert::to_proto(message);
+    let plain = envelope.encoded_len();
+    let body = (1..=MAX_PREFIX).map(|prefix| bytes.checked_sub(prefix)).find(|&body| {
+        body.is_some_and(|body| prost::length_delimiter_len(body) + body == bytes && body <= MAX_MESSAGE)
+    })??;
+    envelope.padding = padding(body.checked_sub(plain)?)?;
+    debug_assert_eq!(envelope.encoded_len(), body);
+    envelope.encode_length_delimited(out).expect("a Vec grows as needed");
+    Some(plain + prost::length_delimiter_len(plain))
+}
+
+/// Fields of padding that take `bytes` bytes in all.
+fn padding(bytes: usize) -> Option<Vec<Vec<u8>>> {
+    let field = |bytes: usize| {
+        let lengths = [bytes.checked_sub(2), bytes.checked_sub(3)].into_iter().flatten();
+        lengths.filter(|&n| 1 + prost::length_delimiter_len(n) + n == bytes).map(|n| vec![0; n]).next()
+    };
+    match bytes {
+        0 => Some(Vec::new()),
+        // Where the length of the length grows, one field leaves a hole.
+        _ => field(bytes).map(|f| vec![f]).or_else(|| Some(vec![Vec::new(), field(bytes.checked_sub(2)?)?])),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::bitstream::CodedBundle;
+    use crate::bitstream::{Bundle, CodedBundle};
     use crate::session::{Close, Continuation, Control, Hello, PackedBundle, Reason, Role, StreamName, TokenTag};
     use crate::units::{ModelId, StageCount};
 
@@ -167,5 +194,28 @@ mod tests {
             framer.push(&bytes);
             while let Ok(Some(_)) = framer.next() {}
         }
+    }
+
+    #[test]
+    fn padded_messages_have_the_length_that_was_asked_for() {
+        let bundle = PackedBundle::pack(&Bundle::new(7, 2, StageCount::new(3).unwrap(), vec![5; 6]).unwrap());
+        let message = Message::Bundle { sequence: 3, bundle };
+        let mut plain = Vec::new();
+        encode(&message, &mut plain);
+        let mut refused = Vec::new();
+        for bytes in 1..700 {
+            let mut out = Vec::new();
+            match encode_padded(&message, bytes, &mut out) {
+                Some(length) => {
+                    assert_eq!((out.len(), length), (bytes, plain.len()));
+                    let mut framer = Framer::default();
+                    framer.push(&out);
+                    assert_eq!(framer.next().unwrap(), Some(message.clone()));
+                }
+                None => refused.push(bytes),
+            }
+        }
+        // Shorter than it is, one byte longer, and the length that a longer prefix skips.
+        assert!(refused.iter().all(|&b| b < plain.len() || b == plain.len() + 1 || b == 129), "{refused:?}");
     }
 }

@@ -5,7 +5,7 @@ mod datagram;
 mod framer;
 
 pub use datagram::{COOKIE_LEN, Cookie, Datagram, MAX_DATAGRAM};
-pub use framer::{Framer, MAX_MESSAGE, encode};
+pub use framer::{Framer, MAX_MESSAGE, encode, encode_padded};
 
 use crate::units::OutOfRange;
 
