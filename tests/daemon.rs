@@ -8,6 +8,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
+use undertone::session::{Close, Message, Reason};
+
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn undertone() -> Command {
@@ -62,8 +64,10 @@ impl Drop for Daemon {
 
 fn config(dir: &Path, more: &str) -> std::path::PathBuf {
     let path = dir.join("undertone.toml");
-    let text =
-        format!("pcm_input = []\npcm_output = []\n[codes]\nlisten = \"127.0.0.1:0\"\n[engine]\nthreads = 1\n{more}");
+    let http = if more.contains("[http]") { "" } else { "[http]\nlisten = \"\"\n" };
+    let text = format!(
+        "pcm_input = []\npcm_output = []\n[codes]\nlisten = \"127.0.0.1:0\"\n{http}[engine]\nthreads = 1\n{more}"
+    );
     fs::write(&path, text).unwrap();
     path
 }
@@ -208,4 +212,112 @@ fn a_listener_of_systemd_takes_the_place_of_the_port_with_its_address() {
     let output = activated(&config(dir.path(), "")).stderr(Stdio::piped()).output().unwrap();
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(!output.status.success() && text.contains(&format!("a socket was passed for {address}")), "{text}");
+}
+
+#[test]
+fn a_reload_that_would_open_a_port_to_everybody_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("undertone.toml");
+    let write = |codes: &str, more: &str| {
+        let text = format!(
+            "pcm_input = []\npcm_output = []\n{more}[codes]\nlisten = \"{codes}\"\n[http]\nlisten = \"\"\n\
+             [engine]\nthreads = 1\n"
+        );
+        fs::write(&path, text).unwrap();
+    };
+    let token = "[[token]]\nname = \"t\"\nsecret = \"0123456789abcdef\"\nlisten = [\"*\"]\n";
+    write("0.0.0.0:0", &format!("allow_public = true\n{token}"));
+    let daemon = Daemon::start(&path);
+    // By itself this file is fine: no token, and a port that only this machine reaches.
+    write("127.0.0.1:0", "");
+    daemon.signal("-HUP");
+    let line = daemon.wait_for("stays as it was");
+    assert!(line.contains("codes.listen") && line.contains("login"), "{line}");
+    let port = daemon.codes.rsplit(':').next().unwrap();
+    let output = undertone().args(["listen", "-", "--from", &format!("127.0.0.1:{port}")]).output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && text.contains("the token is missing or not known"), "{text}");
+}
+
+#[test]
+fn a_configuration_is_checked_with_what_it_names_and_no_port_is_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let check = |text: &str| {
+        let path = dir.path().join("c.toml");
+        fs::write(&path, text).unwrap();
+        let output = undertone().args(["serve", "--check"]).arg(&path).output().unwrap();
+        (output.status.success(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    // The port is taken, and nobody minds.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (fine, said, _) = check(&format!("[codes]\nlisten = \"{}\"\n", taken.local_addr().unwrap()));
+    assert!(fine && said.ends_with("c.toml: fine\n"), "{said}");
+    for (text, wanted) in [
+        ("[log]\nlevel = \"inof\"", "log.level = inof"),
+        ("[codes]\nlisten = \"0.0.0.0:1\"", "allow_public"),
+        ("[tls]\ncert = \"no.pem\"\nkey = \"no.key\"", "no.pem"),
+        ("[codec]\nmodel = \"/nonexistent\"", "/nonexistent"),
+        ("[nats]\nurl = \"nats://host\"\ncredentials = \"/nonexistent.creds\"", "/nonexistent.creds"),
+        ("[[token]]\nname = \"t\"\nsecret_file = \"no.token\"\nlisten = [\"*\"]", "no.token"),
+        ("[codec]\nkbits = 3", "kbits"),
+    ] {
+        let (fine, _, said) = check(text);
+        assert!(!fine && said.contains(wanted), "{text}: {said}");
+    }
+}
+
+#[test]
+fn what_a_server_says_never_reaches_the_terminal_as_an_order() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    for (status, body) in [("200 OK", "news\x1b[2J\u{9b}31m\n"), ("500 \x1b]0;title\x07", "\x1b[31mno\n")] {
+        let mut ask = undertone();
+        ask.args(["status", "--from", &address]).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let asking = ask.spawn().unwrap();
+        let (mut socket, _) = listener.accept().unwrap();
+        let _ = socket.read(&mut [0; 1024]).unwrap();
+        socket.write_all(format!("HTTP/1.1 {status}\r\n\r\n{body}").as_bytes()).unwrap();
+        drop(socket);
+        let output = asking.wait_with_output().unwrap();
+        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(!said.is_empty() && said.chars().all(|c| c == '\n' || !c.is_control()), "{said:?}");
+    }
+    // The last words of a session, too.
+    let mut listen = undertone();
+    listen.args(["listen", "-", "--from", &address]).stdout(Stdio::null()).stderr(Stdio::piped());
+    let listening = listen.spawn().unwrap();
+    let (mut socket, _) = listener.accept().unwrap();
+    let close = Close::new(Reason::Denied, "go\x1b[2J away\u{202e}");
+    let mut bytes = Vec::new();
+    undertone::wire::encode(&Message::Close(close), &mut bytes);
+    socket.write_all(&bytes).unwrap();
+    let said = String::from_utf8(listening.wait_with_output().unwrap().stderr).unwrap();
+    assert!(said.contains("go\\u{1b}[2J away") && said.chars().all(|c| c == '\n' || !c.is_control()), "{said:?}");
+}
+
+#[test]
+fn status_asks_for_a_token_in_words_and_takes_one() {
+    let dir = tempfile::tempdir().unwrap();
+    // A free port, which nobody takes in the moment until the daemon has it, most likely.
+    let http = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let token = "[[token]]\nname = \"t\"\nsecret = \"0123456789abcdef\"\nlisten = [\"*\"]\n";
+    let _daemon = Daemon::start(&config(dir.path(), &format!("[http]\nlisten = \"{http}\"\n{token}")));
+    let ask = |secret: Option<&str>| {
+        let mut command = undertone();
+        command.args(["status", "--from", &http]).env_remove("UNDERTONE_TOKEN");
+        if let Some(secret) = secret {
+            command.env("UNDERTONE_TOKEN", secret);
+        }
+        let output = command.output().unwrap();
+        (output.status.success(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+    };
+    let (good, said) = ask(None);
+    assert!(!good && said.contains("asks for a token") && said.contains("--token-file"), "{said}");
+    // As `$(cat file)` without its care leaves it, and as no token can be.
+    assert!(ask(Some("0123456789abcdef\r\n")).0);
+    let (good, said) = ask(Some("0123456789\nabcdef"));
+    assert!(
+        !good && said.contains("UNDERTONE_TOKEN") && said.contains("line break") && !said.contains("abcdef"),
+        "{said}"
+    );
 }

@@ -130,7 +130,7 @@ async fn a_slow_reader_is_closed_by_name_and_gets_whole_messages_only() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_connection_too_many_is_told_so() {
-    let daemon = Daemon::start("[limits]\nmax_connections = 1").await;
+    let daemon = Daemon::start("[limits]\nmax_connections = 1\nmax_connections_per_address = 2").await;
     let publisher = daemon.publisher("a").await;
     let close = speak(daemon.codes, &bytes(&Message::Hello(hello(Role::Subscribe, "a", None)))).await;
     let close = last_words(&close);
@@ -157,7 +157,7 @@ async fn limits_can_change_while_the_daemon_runs() {
     let daemon = Reloadable::start("[limits]\nmax_connections = 1").await;
     let address = daemon.codes.to_string();
     let publisher = within(Client::connect(&address, hello(Role::Publish, "a", Some(6)))).await.unwrap();
-    daemon.reload("[limits]\nmax_connections = 2");
+    daemon.reload("[limits]\nmax_connections = 4");
     let subscriber = within(Client::connect(&address, hello(Role::Subscribe, "a", None))).await.unwrap();
     within(publisher.finish()).await.unwrap();
     assert_eq!(drain(subscriber).await.len(), 0);
@@ -195,7 +195,7 @@ async fn a_listener_of_a_silent_stream_hears_that_the_server_lives() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hello_cut_in_the_middle_leaves_nothing_behind() {
-    let daemon = Daemon::start("[limits]\nmax_connections = 2").await;
+    let daemon = Daemon::start("[limits]\nmax_connections = 4").await;
     let whole = publish("a", 5, 6);
     for cut in 0..whole.len() {
         let mut socket = connected(daemon.codes, &whole[..cut]).await;

@@ -275,6 +275,43 @@ async fn what_a_stream_carried_is_kept_and_read_back() {
     daemon.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs nats-server: make test-system"]
+async fn bundles_lost_in_an_outage_are_counted_and_a_store_that_was_lost_is_made_again() {
+    let mut server = NatsServer::start().await;
+    let config = format!("{}replay_s = 60\nreplay_bytes = 1048576\n", server.config());
+    let (a, b) = (Daemon::start(&config).await, Daemon::start(&server.config()).await);
+    for daemon in [&a, &b] {
+        connected(daemon).await;
+    }
+    let mut there = b.subscriber("radio.news", None).await;
+    until("the stream is followed", async || server.live_subjects().await.len() == 4).await;
+    let mut publisher = a.publisher("radio.news").await;
+    publisher.publish(packed(0)).await.unwrap();
+    assert_eq!(within(there.next()).await.unwrap().unwrap(), packed(0));
+    server.kill();
+    until("the daemon knows", async || metric(http(&a), "nats_connected").await == 0.0).await;
+    for n in 1..6 {
+        publisher.publish(packed(n)).await.unwrap();
+    }
+    until("all are dropped", async || metric(http(&a), "nats_dropped_total").await == 5.0).await;
+    server.restart_empty().await;
+    for daemon in [&a, &b] {
+        connected(daemon).await;
+    }
+    until("the stream is followed again", async || server.live_subjects().await.len() == 4).await;
+    let bus = Bus::connect(&bus_options(&server)).await.unwrap();
+    let name = StreamName::new("radio.news").unwrap();
+    until("streams are kept again", async || bus.replay(&name, SystemTime::UNIX_EPOCH).await.is_ok()).await;
+    publisher.publish(packed(6)).await.unwrap();
+    assert_eq!(within(there.next()).await.unwrap().unwrap(), packed(6));
+    assert_eq!(metric(http(&b), "nats_lost_total").await, 5.0);
+    until("it is kept", async || bus.replay(&name, SystemTime::UNIX_EPOCH).await.unwrap().left() == 2).await;
+    for daemon in [a, b] {
+        daemon.stop().await;
+    }
+}
+
 fn bus_options(server: &NatsServer) -> BusOptions {
     BusOptions { url: server.url(), credentials: None, ca: None, prefix: Prefix::new("test").unwrap() }
 }
@@ -392,4 +429,19 @@ async fn jobs_outlive_the_server_and_a_worker_that_vanishes() {
     let (_stop, stopped) = watch::channel(false);
     let tally = work(&queue, coder(), &options(dir.path(), 5), stopped).await.unwrap();
     assert_eq!(tally.encoded, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs nats-server: make test-system"]
+async fn a_worker_makes_the_queue_again_that_nats_has_lost() {
+    let mut server = NatsServer::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let queue = queue(&server).await;
+    server.kill();
+    server.restart_empty().await;
+    let (_stop, stopped) = watch::channel(false);
+    // It has nothing to do, and ends only because it finds an empty queue.
+    let tally = within(work(&queue, coder(), &options(dir.path(), 5), stopped)).await.unwrap();
+    assert_eq!(tally.encoded, 0);
+    queue.submit("night", &[job("a", false)]).await.unwrap();
 }

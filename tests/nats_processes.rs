@@ -109,7 +109,7 @@ async fn a_daemon_and_a_worker_are_killed_and_nobody_loses_anything() {
     let path = |name: &str| dir.path().join(name);
     let peers = Peers { model: infer::load_model(Some(&model())).unwrap().profile.model_id };
     let text = format!(
-        "pcm_input = []\npcm_output = []\n[codes]\nlisten = \"127.0.0.1:0\"\n[engine]\nthreads = 1\n\
+        "pcm_input = []\npcm_output = []\n[codes]\nlisten = \"127.0.0.1:0\"\n[http]\nlisten = \"\"\n[engine]\nthreads = 1\n\
          [nats]\nurl = \"{}\"\nprefix = \"test\"\nreplay_s = 600\n",
         server.url()
     );

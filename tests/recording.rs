@@ -60,7 +60,7 @@ impl Drop for Daemon {
 fn config(dir: &Path, folder: &Path, more: &str) -> PathBuf {
     let path = dir.join("undertone.toml");
     let text = format!(
-        "pcm_input = []\npcm_output = []\n[codes]\nlisten = \"127.0.0.1:0\"\n[engine]\nthreads = 1\n\
+        "pcm_input = []\npcm_output = []\n[codes]\nlisten = \"127.0.0.1:0\"\n[http]\nlisten = \"\"\n[engine]\nthreads = 1\n\
          [record]\nfolder = \"{}\"\nstreams = [\"radio.*\"]\n{more}",
         folder.display()
     );
@@ -104,7 +104,8 @@ fn check(path: &Path) -> u64 {
 
 fn recordings(folder: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
-    let mut all: Vec<_> = entries.map(|e| e.unwrap().path()).collect();
+    // Now and then the daemon tries whether it can write there, in a file without this ending.
+    let mut all: Vec<_> = entries.map(|e| e.unwrap().path()).filter(|p| p.extension().is_some()).collect();
     all.sort();
     all
 }
@@ -171,14 +172,16 @@ fn fifty_kills_lose_nothing_that_was_written_and_break_no_file() {
 }
 
 #[test]
-fn a_folder_that_cannot_be_written_stalls_nobody_and_streams_not_named_are_left_alone() {
+fn a_folder_that_cannot_be_written_stalls_nobody_and_costs_what_the_queue_does_not_hold() {
     let id = model_id();
     let dir = tempfile::tempdir().unwrap();
-    let blocked = dir.path().join("file");
-    fs::write(&blocked, "not a folder").unwrap();
+    let folder = dir.path().join("folder");
     // After 0.6 s the recording tries again.
-    let daemon = Daemon::start(&config(dir.path(), &blocked, "rotate_minutes = 0.01\n"));
+    let daemon = Daemon::start(&config(dir.path(), &folder, "rotate_minutes = 0.01\n"));
+    fs::remove_dir(&folder).unwrap();
+    fs::write(&folder, "not a folder").unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut n = 30;
     runtime.block_on(async {
         let mut listen = hello(id, "radio.x");
         listen.role = Role::Subscribe;
@@ -190,10 +193,9 @@ fn a_folder_that_cannot_be_written_stalls_nobody_and_streams_not_named_are_left_
             publisher.publish(PackedBundle::pack(&bundle(n))).await.unwrap();
             assert_eq!(listener.next().await.unwrap().unwrap().first_frame, n);
         }
-        fs::remove_file(&blocked).unwrap();
-        let mut n = 30;
+        fs::remove_file(&folder).unwrap();
         let start = Instant::now();
-        while recordings(&blocked).iter().map(|p| fs::metadata(p).unwrap().len()).sum::<u64>() == 0 {
+        while recordings(&folder).iter().map(|p| fs::metadata(p).unwrap().len()).sum::<u64>() == 0 {
             assert!(start.elapsed() < PATIENCE, "the recording never tried again");
             publisher.publish(PackedBundle::pack(&bundle(n))).await.unwrap();
             assert_eq!(listener.next().await.unwrap().unwrap().first_frame, n);
@@ -202,6 +204,26 @@ fn a_folder_that_cannot_be_written_stalls_nobody_and_streams_not_named_are_left_
         publisher.finish().await.unwrap();
         other.finish().await.unwrap();
     });
-    let files = recordings(&blocked);
+    // Nothing is missing: what could not be written waited.
+    let frames = || recordings(&folder).iter().map(|p| check(p)).sum::<u64>();
+    if n < 256 {
+        wait_until("all that was sent is written", || frames() == n);
+    }
+    let files = recordings(&folder);
     assert!(files.iter().all(|p| p.file_name().unwrap().to_str().unwrap().starts_with("radio.x-")), "{files:?}");
+}
+
+#[test]
+fn a_folder_that_cannot_be_used_is_an_error_at_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let blocked = dir.path().join("file");
+    fs::write(&blocked, "not a folder").unwrap();
+    let path = config(dir.path(), &blocked, "");
+    for how in ["--config", "--check"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_undertone"));
+        command.env("UNDERTONE_MODEL", model()).env_remove("JOURNAL_STREAM").args(["serve", how]).arg(&path);
+        let output = command.output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && text.contains(&format!("record.folder = {}", blocked.display())), "{text}");
+    }
 }

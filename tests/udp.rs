@@ -117,7 +117,7 @@ async fn publish(daemon: &Daemon, stream: &str, n: u64) {
 
 async fn get(address: SocketAddr, path: &str) -> String {
     let mut socket = TcpStream::connect(address).await.unwrap();
-    socket.write_all(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes()).await.unwrap();
+    socket.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).await.unwrap();
     let mut text = String::new();
     within(socket.read_to_string(&mut text)).await.unwrap();
     text
@@ -435,5 +435,41 @@ async fn a_publisher_over_udp_may_pause_and_loses_nothing() {
     within(publisher.finish()).await.unwrap();
     let bundles: Vec<_> = listener.await.unwrap().iter().map(|b| b.unpack().unwrap()).collect();
     assert_eq!(bundles, (0..20).map(bundle).collect::<Vec<_>>());
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_whose_port_a_nat_has_changed_is_told_why_it_hears_nothing() {
+    let daemon = Daemon::start(UDP).await;
+    let server = udp(&daemon);
+    // A NAT that gives the client a new port after its first second.
+    let front = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+    let address = front.local_addr().unwrap();
+    let nat = tokio::spawn(async move {
+        let mut backs = [UdpSocket::bind("127.0.0.1:0").await.unwrap(), UdpSocket::bind("127.0.0.1:0").await.unwrap()];
+        let (mut client, mut up, mut down) = (None, [0; 2048], [0; 2048]);
+        loop {
+            tokio::select! {
+                Ok((n, from)) = front.recv_from(&mut up) => {
+                    client = Some(from);
+                    // A report is what an open session sends first.
+                    if Datagram::decode(&up[..n]).is_ok_and(|d| d.report.is_some()) {
+                        backs.swap(0, 1);
+                    }
+                    backs[0].send_to(&up[..n], server).await.unwrap();
+                }
+                Ok((n, _)) = backs[0].recv_from(&mut down) => {
+                    if let Some(client) = client {
+                        front.send_to(&down[..n], client).await.unwrap();
+                    }
+                }
+            }
+        }
+    });
+    let mut listener = connect(address, Role::Subscribe, "a").await;
+    let e = within(listener.next()).await.unwrap_err();
+    let ClientError::Closed(close) = e else { panic!("{e}") };
+    assert!(close.reason == Reason::Protocol && close.text.contains("NAT"), "{close}");
+    nat.abort();
     daemon.stop().await;
 }

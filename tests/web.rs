@@ -309,7 +309,10 @@ async fn wait_for(socket: &mut WebSocketStream<TcpStream>, kind: &str) -> Option
 
 #[tokio::test(flavor = "multi_thread")]
 async fn strangers_and_garbage_are_refused_and_slots_are_bounded() {
-    let daemon = Daemon::start(&format!("{HTTP}names = [\"audio.example\"]\n[limits]\nmax_connections = 32\n")).await;
+    let daemon = Daemon::start(&format!(
+        "{HTTP}names = [\"audio.example\"]\n[limits]\nmax_connections = 32\nmax_connections_per_address = 32\n"
+    ))
+    .await;
     let http = daemon.http.unwrap();
     let (host, origin) = (http.to_string(), format!("http://{http}"));
     for (host, origin) in [

@@ -78,10 +78,18 @@ pub async fn work(
         };
         let taken = match next {
             Ok(Some(taken)) => taken,
-            Ok(None) if options.drain && jobs.open().await.is_ok_and(|n| n == 0) => return Ok(tally),
-            Ok(None) => continue,
+            Ok(None) => match jobs.open().await {
+                Ok(0) if options.drain => return Ok(tally),
+                Ok(_) => continue,
+                // NATS came back without its store, or is away: then the next attempt fails, too.
+                Err(_) => {
+                    let _ = jobs.renew().await;
+                    continue;
+                }
+            },
             Err(e) => {
                 warn!(error = %e, "no jobs to be had, trying again");
+                let _ = jobs.renew().await;
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(Duration::from_secs(30));
                 continue;

@@ -162,6 +162,13 @@ impl Bus {
 }
 
 impl Jobs {
+    /// Makes the queue again if the server has lost it: NATS may come back without its store.
+    ///
+    /// Errors: [`BusError`] if the server does not answer or refuses.
+    pub async fn renew(&self) -> Result<(), BusError> {
+        self.bus.jobs().await.map(|_| ())
+    }
+
     /// Puts jobs into the queue; when this returns, the server has them on disk. Handing the same in again within two
     /// minutes does nothing.
     ///

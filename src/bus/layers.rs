@@ -32,6 +32,12 @@ const MAX_JUMP: u64 = 1_000;
 /// Later bundles that were begun when a bundle stops waiting for its missing layers.
 const PATIENCE: usize = 2;
 
+/// A bundle that is older than this by its number is no straggler.
+const LATE: u64 = 16;
+
+/// Frames by which a bundle may be ahead of what the bundles before it say: the publisher left some out.
+const MAX_AHEAD: u64 = 500;
+
 /// Layers that hold the first `stages` stages.
 pub fn layers_of(stages: StageCount) -> usize {
     ENDS.iter().take_while(|&&end| end < stages.index()).count() + 1
@@ -100,6 +106,14 @@ pub enum MessageError {
     /// Codes that do not fit the numbers.
     #[error(transparent)]
     Codes(#[from] BitstreamError),
+    /// Frame numbers that do not follow from the bundles before.
+    #[error("frame {got}, but {next} is the next one")]
+    Frame {
+        /// The bundle's first frame.
+        got: u64,
+        /// The frame that was expected.
+        next: u64,
+    },
     /// A bundle from so far ahead that the number cannot be true.
     #[error("bundle {got}, but {next} is the next one")]
     Jump {
@@ -279,12 +293,18 @@ pub struct Assembler {
     pending: VecDeque<Pending>,
     next: Option<u64>,
     lost: u64,
+    /// The bundle that would follow one whose number was far from what was expected.
+    elsewhere: Option<u64>,
+    /// The frame that follows the last bundle given out, and the one that would follow a bundle that was not believed.
+    frame: Option<u64>,
+    doubted: Option<u64>,
 }
 
 impl Assembler {
     /// For so many layers of a model with so many entries in a codebook.
     pub fn new(wanted: usize, entries: usize) -> Self {
-        Self { wanted, entries, pending: VecDeque::new(), next: None, lost: 0 }
+        let pending = VecDeque::new();
+        Self { wanted, entries, pending, next: None, lost: 0, elsewhere: None, frame: None, doubted: None }
     }
 
     /// Other layers from here on.
@@ -297,6 +317,11 @@ impl Assembler {
         std::mem::take(&mut self.lost)
     }
 
+    /// Bundle that comes next; None before the first.
+    pub fn expected(&self) -> Option<u64> {
+        self.next
+    }
+
     /// Whether something waits for its layers.
     pub fn is_waiting(&self) -> bool {
         !self.pending.is_empty()
@@ -307,11 +332,8 @@ impl Assembler {
     /// Errors: [`MessageError`] for one that contradicts the others, or codes that the model does not have.
     pub fn push(&mut self, message: &LayerMessage) -> Result<(), MessageError> {
         let sequence = message.sequence;
-        if message.kind != Kind::Codes || self.next.is_some_and(|next| sequence < next) {
+        if message.kind != Kind::Codes || !self.is_near(message)? {
             return Ok(());
-        }
-        if let Some(next) = self.next.filter(|n| sequence - n > MAX_JUMP) {
-            return Err(MessageError::Jump { got: sequence, next });
         }
         let part = message.codes()?;
         if let Some(&code) = part.codes.iter().find(|&&c| usize::from(c) >= self.entries) {
@@ -334,6 +356,41 @@ impl Assembler {
         Ok(())
     }
 
+    /// Whether a message belongs to the bundles that are put together now. A number far away is believed when the next
+    /// one follows it: one message of anybody's must not make the publisher's own look late, or too early, for ever.
+    fn is_near(&mut self, message: &LayerMessage) -> Result<bool, MessageError> {
+        let sequence = message.sequence;
+        let Some(next) = self.next else { return Ok(true) };
+        let is_early = sequence > next && sequence - next > MAX_JUMP;
+        if sequence >= next && !is_early {
+            return Ok(true);
+        }
+        if message.layer == 0 && (is_early || next - sequence > LATE) {
+            if self.elsewhere == Some(sequence) {
+                self.pending.clear();
+                (self.next, self.elsewhere) = (Some(sequence), None);
+                return Ok(true);
+            }
+            self.elsewhere = sequence.checked_add(1);
+        }
+        if is_early { Err(MessageError::Jump { got: sequence, next }) } else { Ok(false) }
+    }
+
+    /// Whether a bundle's frames follow from those before it, of which `missed` bundles did not come; if not, the next one
+    /// is believed that follows this one.
+    fn follows(&mut self, bundle: &PackedBundle, missed: u64) -> Result<(), MessageError> {
+        let first = bundle.first_frame;
+        let after = first.checked_add(u64::from(bundle.frames));
+        let ahead = MAX_AHEAD.saturating_add(missed.saturating_mul(50));
+        let near = |from: u64| (from..=from.saturating_add(ahead)).contains(&first);
+        if self.frame.is_none_or(near) || self.doubted.is_some_and(near) {
+            (self.frame, self.doubted) = (after, None);
+            return Ok(());
+        }
+        self.doubted = after;
+        Err(MessageError::Frame { got: first, next: self.frame.unwrap_or_default() })
+    }
+
     /// The next bundle; with `hurry` whatever there is of it.
     ///
     /// Errors: [`MessageError`] if the layers make no bundle.
@@ -353,7 +410,16 @@ impl Assembler {
             match first.layers().min(self.wanted) {
                 // Without the first layer the others mean nothing.
                 0 => self.lost = self.lost.saturating_add(1),
-                layers => return first.bundle(layers).map(|b| Some(PackedBundle::pack(&b))),
+                layers => {
+                    let bundle = PackedBundle::pack(&first.bundle(layers)?);
+                    return match self.follows(&bundle, missed) {
+                        Ok(()) => Ok(Some(bundle)),
+                        Err(e) => {
+                            self.lost = self.lost.saturating_add(1);
+                            Err(e)
+                        }
+                    };
+                }
             }
         }
         Ok(None)
@@ -430,6 +496,62 @@ mod tests {
         let order: Vec<_> = std::iter::from_fn(|| all.pop(false).unwrap()).map(|b| b.first_frame).collect();
         assert_eq!(order, [5, 10]);
         assert_eq!(all.take_lost(), 0);
+    }
+
+    /// One message whose numbers are somebody else's, among eight good bundles: how many of these come out.
+    fn with_one_forged(forge: impl Fn(&mut LayerMessage)) -> (Vec<u64>, u64) {
+        let (mut all, mut got) = (Assembler::new(LAYERS, 256), Vec::new());
+        let mut give = |all: &mut Assembler, message: &LayerMessage| {
+            let _ = all.push(message);
+            loop {
+                match all.pop(false) {
+                    Ok(Some(b)) => got.push(b.first_frame / 5),
+                    Ok(None) => break,
+                    Err(_) => {}
+                }
+            }
+        };
+        for n in 0..40 {
+            if n == 3 {
+                let mut forged = parts(n, 2)[0].clone();
+                forge(&mut forged);
+                give(&mut all, &forged);
+            }
+            give(&mut all, &parts(n, 2)[0]);
+        }
+        (got, all.take_lost())
+    }
+
+    #[test]
+    fn one_forged_number_costs_a_bundle_or_a_second_and_not_the_stream() {
+        for (what, forge, most) in [
+            ("a frame near 2^64", (|m: &mut LayerMessage| m.first_frame = u64::MAX - 9) as fn(&mut LayerMessage), 1),
+            ("a frame an hour ahead", |m| m.first_frame += 180_000, 1),
+            ("a bundle near 2^64", |m| m.sequence = u64::MAX - 1, 0),
+            ("a bundle far ahead", |m| m.sequence += 900, 1),
+            ("a bundle a little ahead", |m| m.sequence += 10, 11),
+        ] {
+            let (got, _) = with_one_forged(forge);
+            let own: Vec<u64> = got.iter().copied().filter(|n| *n < 40).collect();
+            assert!(own.len() >= 40 - most - 1 && own.last() == Some(&39), "{what}: {got:?}");
+        }
+    }
+
+    #[test]
+    fn the_first_bundle_may_be_forged_and_a_publisher_may_jump() {
+        let mut all = Assembler::new(LAYERS, 256);
+        let at = |n: u64, first_frame: u64| LayerMessage { first_frame, ..parts(n, 2)[0].clone() };
+        let mut pop = |message: LayerMessage| {
+            all.push(&message).unwrap();
+            all.pop(false).map(|b| b.map(|b| b.first_frame))
+        };
+        assert_eq!(pop(at(0, u64::MAX - 9)).unwrap(), Some(u64::MAX - 9));
+        assert!(matches!(pop(at(1, 5)), Err(MessageError::Frame { got: 5, .. })));
+        assert_eq!(pop(at(2, 10)).unwrap(), Some(10));
+        // A pause that the publisher left out, and a long one.
+        assert_eq!(pop(at(3, 500)).unwrap(), Some(500));
+        assert!(pop(at(4, 100_000)).is_err());
+        assert_eq!(pop(at(5, 100_005)).unwrap(), Some(100_005));
     }
 
     #[test]

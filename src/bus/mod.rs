@@ -21,7 +21,8 @@ use std::time::Duration;
 
 use async_nats::connection::State;
 use async_nats::jetstream;
-use async_nats::{Client, ConnectOptions, Event};
+use async_nats::{Client, ConnectOptions, Event, ServerAddr};
+use tokio::sync::watch;
 
 use crate::session::StreamName;
 
@@ -41,7 +42,7 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(5);
 
 /// Where NATS is and what to call things there.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct BusOptions {
     /// Addresses, separated by commas: `nats://HOST:4222`, `tls://HOST:4222`.
     pub url: String,
@@ -51,6 +52,31 @@ pub struct BusOptions {
     pub ca: Option<PathBuf>,
     /// First part of every subject.
     pub prefix: Prefix,
+}
+
+impl std::fmt::Debug for BusOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The address may hold a password.
+        f.debug_struct("BusOptions").field("prefix", &self.prefix).finish_non_exhaustive()
+    }
+}
+
+impl BusOptions {
+    /// Whether the files can be read and the addresses are some; whether NATS is there is not asked.
+    ///
+    /// Errors: [`BusError`] naming the file.
+    pub fn check(&self) -> Result<(), BusError> {
+        for path in self.credentials.iter().chain(&self.ca) {
+            std::fs::File::open(path).map_err(|source| BusError::Credentials { path: path.clone(), source })?;
+        }
+        self.addresses().map(|_| ())
+    }
+
+    fn addresses(&self) -> Result<Vec<ServerAddr>, BusError> {
+        // The reason for a wrong one could repeat its password.
+        let wrong = |_| BusError::Connect("an address is not nats://HOST:PORT or tls://HOST:PORT".to_owned());
+        self.url.split(',').map(|a| a.trim().parse().map_err(wrong)).collect()
+    }
 }
 
 /// First part of every subject, 1 to 32 characters of `A-Z a-z 0-9 _ -`.
@@ -97,8 +123,8 @@ fn stream_token(name: &StreamName) -> String {
 /// Why NATS did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum BusError {
-    /// The credentials could not be read.
-    #[error("nats credentials {path}: {source}")]
+    /// The credentials, or the authorities, could not be read.
+    #[error("nats: {path}: {source}")]
     Credentials {
         /// The file.
         path: PathBuf,
@@ -163,6 +189,7 @@ pub struct Bus {
     /// Tells this process from all others.
     id: u64,
     counters: Arc<BusCounters>,
+    connections: watch::Receiver<u64>,
 }
 
 impl std::fmt::Debug for Bus {
@@ -189,6 +216,7 @@ impl Bus {
     async fn open(options: &BusOptions, background: bool) -> Result<Self, BusError> {
         let counters = Arc::new(BusCounters::default());
         let events = Arc::clone(&counters);
+        let (made, connections) = watch::channel(0);
         let mut connect = ConnectOptions::new()
             .name("undertone")
             // A daemon must not hear itself: neither its streams nor its claims.
@@ -202,11 +230,12 @@ impl Bus {
                 (Duration::from_millis(25) * 2u32.pow(exponent)).min(LONGEST_BACKOFF)
             })
             .event_callback(move |event| {
-                let counters = Arc::clone(&events);
+                let (counters, made) = (Arc::clone(&events), made.clone());
                 async move {
                     match event {
                         Event::Connected => {
                             BusCounters::add(&counters.connects, 1);
+                            made.send_modify(|n| *n += 1);
                             tracing::info!("nats: connected");
                         }
                         Event::Disconnected => tracing::warn!("nats: connection lost, trying again"),
@@ -229,15 +258,20 @@ impl Bus {
         if background {
             connect = connect.retry_on_initial_connect();
         }
-        let addresses: Vec<&str> = options.url.split(',').map(str::trim).collect();
+        let addresses = options.addresses()?;
         let client = connect.connect(addresses).await.map_err(|e| BusError::Connect(e.to_string()))?;
         let id = getrandom::u64().map_err(|e| BusError::Connect(e.to_string()))?;
-        Ok(Self { client, prefix: options.prefix.clone(), id, counters })
+        Ok(Self { client, prefix: options.prefix.clone(), id, counters, connections })
     }
 
     /// What happened since the start.
     pub fn counters(&self) -> &BusCounters {
         &self.counters
+    }
+
+    /// Number of the connection, which changes whenever one is made.
+    pub fn connections(&self) -> watch::Receiver<u64> {
+        self.connections.clone()
     }
 
     /// Whether NATS can be reached now.

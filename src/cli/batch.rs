@@ -155,7 +155,8 @@ async fn status(args: Status) -> Result<()> {
     println!("{} jobs are worked on now", status.running);
     if let Some(name) = &args.name {
         for record in queue.dead(name, MOST_DEAD).await? {
-            println!("given up: {}: {}", record.input, record.error.unwrap_or_default());
+            let line = format!("given up: {}: {}", record.input, record.error.unwrap_or_default());
+            println!("{}", crate::session::printable(&line));
         }
     }
     Ok(())

@@ -168,7 +168,8 @@ fn print_table(rows: &[Row], algorithmic: f64) {
 fn one(args: &Args, stages: StageCount, pcm: &[f32], file: &Path) -> Result<Row> {
     let kbps = stages.kbps().to_string();
     let any = "127.0.0.1:0";
-    let serve = ["--listen-pcm", any, "--listen-codes", any, "--listen-pcm-out", any, "--kbps", &kbps];
+    let serve =
+        ["--listen-pcm", any, "--listen-codes", any, "--listen-pcm-out", any, "--listen-http", any, "--kbps", &kbps];
     let daemon = Daemon::start(&serve, args.model.as_deref())?;
     let [pcm_in, codes, pcm_out] = ["pcm", "codes", "pcm_out"].map(|kind| daemon.addresses(kind).join(","));
     let mut listen = Command::new(std::env::current_exe()?);

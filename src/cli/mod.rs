@@ -109,7 +109,8 @@ pub fn main() -> ExitCode {
         // The reader of our pipe went away: nobody is left to tell.
         Err(e) if is_broken_pipe(&e) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("undertone: {e:#}");
+            // What a server said, or a name of a file, may hold what a terminal would obey.
+            eprintln!("undertone: {}", crate::session::printable(&format!("{e:#}")));
             ExitCode::FAILURE
         }
     }

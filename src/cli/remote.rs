@@ -1,4 +1,4 @@
-//! How `send` and `listen` reach a daemon: TLS, token, patience.
+//! How `send`, `listen` and `status` reach a daemon: TLS, token, patience.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -54,11 +54,39 @@ impl Args {
     /// The bearer token; empty if there is none.
     pub(super) fn token(&self) -> Result<String> {
         match &self.token_file {
-            None => Ok(std::env::var(TOKEN_VARIABLE).unwrap_or_default()),
+            None => match std::env::var(TOKEN_VARIABLE) {
+                Ok(text) => one_line(&text).context(TOKEN_VARIABLE),
+                Err(std::env::VarError::NotPresent) => Ok(String::new()),
+                Err(std::env::VarError::NotUnicode(_)) => bail!("{TOKEN_VARIABLE} is not UTF-8"),
+            },
             Some(path) => {
                 let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-                Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+                one_line(&text).with_context(|| path.display().to_string())
             }
+        }
+    }
+}
+
+/// A token without the line ends that files and `$(cat ...)` leave behind it.
+fn one_line(text: &str) -> Result<String> {
+    let token = text.trim_end_matches(['\r', '\n']);
+    if token.chars().any(char::is_control) {
+        bail!("a token is one line, and this one has a line break or another control character inside");
+    }
+    Ok(token.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_loses_its_line_end_and_may_have_none_inside() {
+        assert_eq!(one_line("0123456789abcdef\r\n").unwrap(), "0123456789abcdef");
+        assert_eq!(one_line("").unwrap(), "");
+        for bad in ["0123456789abcdef\n0123", "\n0123456789abcdef", "0123\x1b[0m"] {
+            let e = one_line(bad).unwrap_err().to_string();
+            assert!(e.contains("line break") && !e.contains("0123"), "{e}");
         }
     }
 }

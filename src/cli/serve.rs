@@ -1,7 +1,8 @@
 //! `undertone serve`: the daemon.
 
+use std::io::IsTerminal;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -29,6 +30,9 @@ pub(super) struct Args {
     /// Configuration (TOML); packaging/undertone.toml shows every key
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Only check a configuration, and what it names: certificates, keys, tokens, model, folders
+    #[arg(long, value_name = "FILE", conflicts_with = "config")]
+    check: Option<PathBuf>,
     /// Model folder [default: the shipped model]
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
@@ -44,12 +48,15 @@ pub(super) struct Args {
     /// Address of the first raw PCM output; port 0 takes a free one
     #[arg(long, value_name = "ADDR")]
     listen_pcm_out: Option<SocketAddr>,
+    /// Address for HTTP; port 0 takes a free one
+    #[arg(long, value_name = "ADDR")]
+    listen_http: Option<SocketAddr>,
 }
 
 impl Args {
     /// The file, with what the command line says on top.
     fn config(&self) -> Result<Config> {
-        let mut config = match &self.config {
+        let mut config = match self.check.as_ref().or(self.config.as_ref()) {
             Some(path) => Config::load(path)?,
             None => Config::default(),
         };
@@ -66,6 +73,7 @@ impl Args {
             port.listen = address;
         }
         config.codes = self.listen_codes.or(config.codes);
+        config.http.listen = self.listen_http.or(config.http.listen);
         config.check_addresses()?;
         Ok(config)
     }
@@ -90,7 +98,9 @@ fn start_log(log: &Log) -> Result<LevelHandle> {
     if journal {
         registry.with(tracing_journald::layer().context("log.target: no systemd journal here")?).init();
     } else {
-        registry.with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr)).init();
+        // Colours are for people: in a file they would be rubbish.
+        let colours = std::io::stderr().is_terminal();
+        registry.with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colours)).init();
     }
     Ok(handle)
 }
@@ -103,8 +113,20 @@ fn passed() -> Result<Vec<TcpListener>> {
     all.filter_map(|n| take(n).transpose()).collect()
 }
 
+/// Checks a configuration and what it names, and opens no port.
+fn check(path: &Path, config: &Config) -> Result<()> {
+    filter(&config.log.level)?;
+    service::check(config)?;
+    infer::load_model(config.codec.model.as_deref())?;
+    println!("{}: fine", path.display());
+    Ok(())
+}
+
 pub(super) fn run(args: Args) -> Result<()> {
     let config = Arc::new(args.config()?);
+    if let Some(path) = &args.check {
+        return check(path, &config);
+    }
     let passed = passed()?;
     let level = start_log(&config.log)?;
     let (tokens, factory) = infer::load_processor_factory(config.codec.model.as_deref(), config.engine.networks)?;
@@ -140,7 +162,7 @@ async fn serve(
     // Who reads that we listen may send a signal at once: from here on none ends the process by itself.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let hangup = signal(SignalKind::hangup())?;
-    let http = list(inputs + outputs + usize::from(config.codes.is_some()), usize::from(config.http.is_some()));
+    let http = list(inputs + outputs + usize::from(config.codes.is_some()), usize::from(config.http.listen.is_some()));
     if !http.is_empty() {
         info!(address = %http, "HTTP for operators");
     }
@@ -200,13 +222,20 @@ fn notify(states: &[sd_notify::NotifyState<'_>]) {
     let _ = sd_notify::notify(states);
 }
 
+/// What a reload puts in force, and the keys that wait for a restart.
+fn reloaded(args: &Args, started: &Config) -> Result<(EnvFilter, Config, Vec<&'static str>)> {
+    let new = args.config()?;
+    let fixed = started.needs_restart(&new);
+    let new = started.reloaded(new)?;
+    Ok((filter(&new.log.level)?, new, fixed))
+}
+
 async fn reload_on_hangup(mut hangup: Signal, args: Args, sender: watch::Sender<Arc<Config>>, level: LevelHandle) {
     // What needs a restart still needs it at the second reload: the measure is what the process started with.
     let started = Arc::clone(&sender.borrow());
     while hangup.recv().await.is_some() {
-        match args.config().and_then(|new| Ok((filter(&new.log.level)?, new))) {
-            Ok((filter, new)) => {
-                let fixed = started.needs_restart(&new);
+        match reloaded(&args, &started) {
+            Ok((filter, new, fixed)) => {
                 if !fixed.is_empty() {
                     warn!(keys = fixed.join(", "), "these keys take effect only after a restart");
                 }

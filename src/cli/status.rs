@@ -1,42 +1,37 @@
 //! `undertone status`: what a running daemon does.
 
-use std::io::{Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
-use std::time::Duration;
+use std::io::Write;
 
 use anyhow::{Context, Result, bail};
 
-/// How long the daemon may take.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Most bytes of an answer.
-const MAX_ANSWER: u64 = 16 << 20;
+use crate::service;
+use crate::session::printable;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The daemon's HTTP port (http.listen), without TLS
+    /// The daemon's HTTP port (http.listen)
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7703")]
     from: String,
     /// JSON instead of a table
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    remote: super::remote::Args,
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
     let name = || format!("{}: is the daemon running, and http.listen set?", args.from);
-    let address = args.from.to_socket_addrs().with_context(name)?.next().with_context(name)?;
-    let mut socket = TcpStream::connect_timeout(&address, PATIENCE).with_context(name)?;
-    socket.set_read_timeout(Some(PATIENCE))?;
-    socket.set_write_timeout(Some(PATIENCE))?;
     let path = if args.json { "/status.json" } else { "/status" };
-    write!(socket, "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", args.from).with_context(name)?;
-    let mut answer = Vec::new();
-    socket.take(MAX_ANSWER).read_to_end(&mut answer).with_context(name)?;
-    let answer = String::from_utf8_lossy(&answer);
-    let Some((head, body)) = answer.split_once("\r\n\r\n") else { bail!("{}: not an answer of HTTP", args.from) };
-    let line = head.lines().next().unwrap_or_default();
-    if line.split(' ').nth(1) != Some("200") {
-        bail!("{}: {line}", args.from);
+    let (token, options) = (args.remote.token()?, args.remote.options()?);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let answer = runtime.block_on(service::fetch(&args.from, path, &token, &options));
+    let (line, body) = answer.with_context(name)?;
+    match line.split(' ').nth(1) {
+        Some("200") => {}
+        Some("401") => bail!("{}: the daemon asks for a token it knows: --token-file, or UNDERTONE_TOKEN", args.from),
+        _ => bail!("{}: {line}: {}", args.from, body.lines().next().unwrap_or_default()),
     }
-    std::io::stdout().write_all(body.as_bytes())?;
+    // Whoever answers may have written anything.
+    std::io::stdout().write_all(printable(&body).as_bytes())?;
     Ok(())
 }

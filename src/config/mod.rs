@@ -1,8 +1,28 @@
 //! The daemon's configuration: raw TOML -> checked values. packaging/undertone.toml shows every key.
 
+/// Declares a section whose keys have defaults.
+macro_rules! section {
+    ($name:ident { $($key:ident: $type:ty = $default:expr),* $(,)? }) => {
+        #[derive(Debug, serde::Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub(super) struct $name { $($key: $type,)* }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($key: $default,)* }
+            }
+        }
+    };
+}
+
 mod device;
 mod error;
+mod http;
+mod limits;
+mod log;
+mod nats;
 mod record;
+mod reload;
 mod security;
 
 use std::net::SocketAddr;
@@ -15,12 +35,18 @@ use crate::engine::EngineOptions;
 use crate::infer::Networks;
 use crate::jitter::Pace;
 use crate::profile::Profile;
-use crate::session::{StreamName, Timeouts};
+use crate::session::StreamName;
 use crate::units::{OutOfRange, PcmFormat, StageCount};
 pub use device::DevicePort;
 use device::RawDevice;
 pub use error::ConfigError;
 use error::{value_error, within};
+pub use http::Http;
+use http::RawHttp;
+pub use limits::Limits;
+use limits::RawLimits;
+use log::RawLog;
+pub use log::{Log, LogTarget};
 pub use nats::Nats;
 use nats::RawNats;
 use record::RawRecord;
@@ -50,11 +76,9 @@ pub struct Config {
     /// Where codes are published and subscribed over UDP.
     pub udp: Option<SocketAddr>,
     /// Where operators ask for health and metrics, and browsers for the page.
-    pub http: Option<SocketAddr>,
+    pub http: Http,
     /// How other daemons are reached; None is not at all.
     pub nats: Option<Nats>,
-    /// Names by which browsers may reach the page, besides addresses and localhost.
-    pub http_names: Vec<String>,
     /// Recording of streams; None is none.
     pub record: Option<Record>,
     /// What clients may do.
@@ -80,27 +104,6 @@ pub struct PcmPort {
     pub plain: bool,
     /// Where samples come in: whether they are worth less when they are late.
     pub pace: Pace,
-}
-
-/// What clients may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Connections at once, over all ports.
-    pub max_connections: usize,
-    /// Connections at once of one address; an IPv6 network of 64 bits counts as one.
-    pub max_connections_per_address: usize,
-    /// New connections a second of one address; as many may come at once.
-    pub new_connections_per_s: u32,
-    /// Patience with handshakes and silence.
-    pub timeouts: Timeouts,
-    /// Bundles that wait for a listener before it skips ahead, and if that does not help is closed as too slow.
-    pub listener_queue: usize,
-    /// How late live sound may be before it is left out.
-    pub max_lag: Duration,
-    /// Bytes that the system may hold for a listener of codes.
-    pub send_buffer: u32,
-    /// Sessions at once whose bundles are range-coded.
-    pub coded_sessions: usize,
 }
 
 /// How raw samples are encoded.
@@ -145,27 +148,6 @@ impl Engine {
             pin: self.pin,
         }
     }
-}
-
-/// The log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Log {
-    /// Filter, as in `info` or `undertone=debug`.
-    pub level: String,
-    /// Where it goes.
-    pub target: LogTarget,
-}
-
-/// Where the log goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogTarget {
-    /// The journal under systemd, else the standard error.
-    Auto,
-    /// The standard error.
-    Stderr,
-    /// The systemd journal.
-    Journald,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -226,37 +208,8 @@ fn codec_format() -> String {
     PcmFormat::CODEC.to_string()
 }
 
-/// Declares a section whose keys have defaults.
-macro_rules! section {
-    ($name:ident { $($key:ident: $type:ty = $default:expr),* $(,)? }) => {
-        #[derive(Debug, Deserialize)]
-        #[serde(default, deny_unknown_fields)]
-        pub(super) struct $name { $($key: $type,)* }
-
-        impl Default for $name {
-            fn default() -> Self {
-                Self { $($key: $default,)* }
-            }
-        }
-    };
-}
-
-mod nats;
-
 section!(RawCodes { listen: String = "127.0.0.1:7701".to_owned() });
-section!(RawHttp { listen: String = String::new(), names: Vec<String> = Vec::new() });
 section!(RawUdp { listen: String = String::new() });
-section!(RawLimits {
-    max_connections: usize = 256,
-    max_connections_per_address: usize = 256,
-    new_connections_per_s: u32 = 200,
-    handshake_s: f64 = 5.0,
-    idle_s: f64 = 30.0,
-    listener_queue_bundles: usize = 64,
-    max_lag_ms: u64 = 400,
-    send_buffer_bytes: u32 = 16_384,
-    coded_sessions: usize = 64,
-});
 section!(RawCodec { model: String = String::new(), kbps: f64 = 6.0, graded: bool = true, frames_per_bundle: u8 = 5 });
 section!(RawEngine {
     threads: usize = 0,
@@ -266,7 +219,6 @@ section!(RawEngine {
     gather_us: u64 = 500,
     networks: String = "int8".to_owned(),
 });
-section!(RawLog { level: String = "info".to_owned(), target: LogTarget = LogTarget::Auto });
 
 impl Default for Config {
     fn default() -> Self {
@@ -287,7 +239,7 @@ impl Config {
     ///
     /// Errors: [`ConfigError`] naming the key, the value and what is allowed.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
-        let raw: Raw = toml::from_str(text).map_err(|e| ConfigError::Syntax(e.to_string()))?;
+        let raw: Raw = toml::from_str(text).map_err(|e| ConfigError::syntax(text, &e))?;
         let public = raw.allow_public;
         let tls = raw.tls.check()?;
         let tokens = raw.token.into_iter().map(RawToken::check).collect::<Result<Vec<_>, _>>()?;
@@ -310,15 +262,10 @@ impl Config {
             "" => None,
             listen => Some(address("codes.listen", listen)?),
         };
-        let http = match raw.http.listen.as_str() {
-            "" => None,
-            listen => Some(address("http.listen", listen)?),
-        };
         let udp = match raw.udp.listen.as_str() {
             "" => None,
             listen => Some(address("udp.listen", listen)?),
         };
-        let seconds = |key, got| within(key, got, 0.05, 86_400.0).map(Duration::from_secs_f64);
         let stages = StageCount::from_kbps(raw.codec.kbps)
             .map_err(|e| value_error("codec.kbps", raw.codec.kbps, e.to_string()))?;
         let config = Self {
@@ -330,40 +277,11 @@ impl Config {
             device_input: devices("device_input", raw.device_input)?,
             device_output: devices("device_output", raw.device_output)?,
             codes,
-            http,
+            http: raw.http.check()?,
             nats: raw.nats.check()?,
-            http_names: raw.http.names,
             record: raw.record.check()?,
             udp,
-            limits: Limits {
-                max_connections: within("limits.max_connections", raw.limits.max_connections, 1, 100_000)?,
-                max_connections_per_address: within(
-                    "limits.max_connections_per_address",
-                    raw.limits.max_connections_per_address,
-                    1,
-                    100_000,
-                )?,
-                new_connections_per_s: within(
-                    "limits.new_connections_per_s",
-                    raw.limits.new_connections_per_s,
-                    1,
-                    100_000,
-                )?,
-                timeouts: Timeouts {
-                    handshake: seconds("limits.handshake_s", raw.limits.handshake_s)?,
-                    idle: seconds("limits.idle_s", raw.limits.idle_s)?,
-                },
-                listener_queue: within(
-                    "limits.listener_queue_bundles",
-                    raw.limits.listener_queue_bundles,
-                    // A publisher may be half a second ahead: 25 bundles of one frame.
-                    32,
-                    10_000,
-                )?,
-                max_lag: Duration::from_millis(within("limits.max_lag_ms", raw.limits.max_lag_ms, 100, 60_000)?),
-                send_buffer: within("limits.send_buffer_bytes", raw.limits.send_buffer_bytes, 4_096, 4_194_304)?,
-                coded_sessions: within("limits.coded_sessions", raw.limits.coded_sessions, 0, 100_000)?,
-            },
+            limits: raw.limits.check()?,
             codec: Codec {
                 model: (!raw.codec.model.is_empty()).then(|| PathBuf::from(raw.codec.model)),
                 stages,
@@ -387,34 +305,10 @@ impl Config {
                     .parse()
                     .map_err(|_| value_error("engine.networks", &raw.engine.networks, "allowed float, int8"))?,
             },
-            log: Log { level: raw.log.level, target: raw.log.target },
+            log: raw.log.check()?,
         };
         config.check_addresses()?;
         Ok(config)
-    }
-
-    /// Keys that differ in `new` and take effect only after a restart.
-    pub fn needs_restart(&self, new: &Self) -> Vec<&'static str> {
-        [
-            ("pcm_input", self.pcm_input != new.pcm_input),
-            ("pcm_output", self.pcm_output != new.pcm_output),
-            ("device_input", self.device_input != new.device_input),
-            ("device_output", self.device_output != new.device_output),
-            ("http.listen", self.http != new.http),
-            ("record", self.record != new.record),
-            ("udp.listen", self.udp != new.udp),
-            ("codes.listen", self.codes != new.codes),
-            ("nats", self.nats != new.nats),
-            ("tls (its files may change)", self.tls != new.tls),
-            ("limits.send_buffer_bytes", self.limits.send_buffer != new.limits.send_buffer),
-            ("limits.coded_sessions", self.limits.coded_sessions != new.limits.coded_sessions),
-            ("codec.model", self.codec.model != new.codec.model),
-            ("engine", self.engine != new.engine),
-            ("log.target", self.log.target != new.log.target),
-        ]
-        .into_iter()
-        .filter_map(|(key, differs)| differs.then_some(key))
-        .collect()
     }
 }
 
@@ -432,7 +326,7 @@ impl Config {
         let codes = Guard { login: certified || !self.tokens.is_empty(), ..guard };
         self.udp.iter().try_for_each(|&a| security::open_datagrams("udp.listen", a, self.allow_public))?;
         self.codes.iter().try_for_each(|&a| security::open("codes.listen", a, codes))?;
-        self.http.iter().try_for_each(|&a| security::open("http.listen", a, guard))
+        self.http.check_address(codes)
     }
 }
 
@@ -466,6 +360,9 @@ mod tests {
             "client_ca",
             "# [[token]]",
             "max_connections_per_address",
+            "reserved_percent",
+            "public_url",
+            "status_without_token",
             "new_connections_per_s",
             "plain",
             "[[pcm_input]]",
@@ -542,12 +439,5 @@ mod tests {
             assert!(wanted.iter().all(|w| e.contains(w)), "{e}");
         }
         assert!(Config::parse("allow_public = true\n[codes]\nlisten = \"0.0.0.0:7701\"").is_ok());
-    }
-
-    #[test]
-    fn a_reload_says_what_it_cannot_change() {
-        let old = Config::default();
-        let new = Config::parse("[codec]\nkbps = 3\n[codes]\nlisten = \"127.0.0.1:1\"\n[engine]\nslots = 3").unwrap();
-        assert_eq!(old.needs_restart(&new), ["codes.listen", "engine"]);
     }
 }

@@ -3,8 +3,6 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Deserialize;
-
 use super::{ConfigError, value_error, within};
 use crate::bus::{BusOptions, Kept, Prefix};
 

@@ -124,7 +124,7 @@ impl RawToken {
             (false, true) => self.secret,
             (true, false) => {
                 let path = PathBuf::from(self.secret_file);
-                let text = std::fs::read_to_string(&path).map_err(|source| ConfigError::Io { path, source })?;
+                let text = std::fs::read_to_string(&path).map_err(|source| unreadable(&self.name, path, source))?;
                 text.trim_end_matches(['\r', '\n']).to_owned()
             }
             _ => return Err(value_error("token", &self.name, "give either secret or secret_file")),
@@ -133,6 +133,14 @@ impl RawToken {
             // The length only: this text goes into the log.
             let got = format!("a secret of {} bytes for token {}", secret.len(), self.name);
             return Err(value_error("token", got, format!("allowed {MIN_SECRET} to {MAX_SECRET} bytes")));
+        }
+        if secret.chars().any(char::is_control) {
+            let got = format!("a secret of {} bytes for token {}", secret.len(), self.name);
+            return Err(value_error(
+                "token",
+                got,
+                "one line, without a line break or another control character inside",
+            ));
         }
         if self.publish.is_empty() && self.listen.is_empty() {
             return Err(value_error("token", &self.name, "it may neither publish nor listen; name streams, or \"*\""));
@@ -147,6 +155,17 @@ impl RawToken {
             name: self.name,
         })
     }
+}
+
+/// The file of a token that cannot be read. What does not look like a path may be the secret itself, put at the wrong key.
+fn unreadable(name: &str, path: PathBuf, source: std::io::Error) -> ConfigError {
+    let text = path.to_string_lossy();
+    let in_a_folder = path.parent().is_some_and(|p| p.components().count() > 1 && p.is_dir());
+    if in_a_folder || path.extension().is_some_and(|e| e.len() <= 8) {
+        return ConfigError::Io { path, source };
+    }
+    let got = format!("a name of {} bytes for token {name}", text.len());
+    value_error("token.secret_file", got, format!("{source} (relative names start at the working directory)"))
 }
 
 /// What makes an address safe to open to other machines.
@@ -178,7 +197,8 @@ pub(super) fn open(key: &'static str, address: SocketAddr, guard: Guard) -> Resu
         (false, true) => "encryption",
         (false, false) => "encryption and login",
     };
-    let cure = if key == "codes.listen" { "[[token]] or tls.client_ca" } else { "tls.client_ca" };
+    let tokens = ["codes.listen", "http.listen"].contains(&key);
+    let cure = if tokens { "[[token]] or tls.client_ca" } else { "tls.client_ca" };
     let allowed = format!(
         "not a loopback address, and this port is without {missing}: set [tls] cert and key and {cure}, \
          or allow_public = true if you mean it"
@@ -242,6 +262,7 @@ mod tests {
         for (text, word) in [
             ("[[token]]\nname = \"t\"\nsecret = \"tooshort\"\nlisten = [\"*\"]", "16 to 1024"),
             ("[[token]]\nname = \"t\"\nlisten = [\"*\"]", "secret_file"),
+            ("[[token]]\nname = \"t\"\nsecret = \"0123456789abcdef\\nx\"\nlisten = [\"*\"]", "line break"),
             ("[[token]]\nname = \"t\"\nsecret = \"0123456789abcdef\"", "neither"),
             ("[[token]]\nname = \"t\"\nsecret = \"0123456789abcdef\"\nlisten = [\"a b\"]", "a b"),
             ("[tls]\ncert = \"a\"", "tls.key"),

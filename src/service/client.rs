@@ -7,6 +7,7 @@ use tokio::io::{AsyncReadExt, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::foreign::Foreign;
 use super::outbox::Outbox;
 use super::tls::{ClientTls, Socket};
 use crate::session::{
@@ -128,6 +129,12 @@ impl Reader {
             match read.map_err(|source| ClientError::Io { address: self.address.clone(), source })? {
                 0 => return Err(ClientError::Cut(self.address.clone())),
                 n => {
+                    if self.received == 0
+                        && let Some(foreign) = Foreign::of_messages(&self.bytes[..n])
+                    {
+                        let source = std::io::Error::new(std::io::ErrorKind::InvalidData, foreign.to_server());
+                        return Err(ClientError::Io { address: self.address.clone(), source });
+                    }
                     self.received += n as u64;
                     self.framer.push(&self.bytes[..n]);
                 }

@@ -27,6 +27,12 @@ const HOLD: Duration = Duration::from_millis(60);
 /// Shortest silence after which a relay follows another publisher.
 const SHORTEST_SILENCE: Duration = Duration::from_millis(250);
 
+/// A bundle has a frame at least.
+const SHORTEST_BUNDLE: Duration = Duration::from_millis(20);
+
+/// How often JetStream is asked again to keep streams, although nothing happened that would make it forget.
+const KEEP_AGAIN: Duration = Duration::from_secs(60);
+
 /// How often the wishes of listeners are looked at when nobody reports a change.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -136,15 +142,33 @@ impl Cluster {
         self.carriers.wait().await;
     }
 
-    /// Asks JetStream to keep what is published, until it agrees.
+    /// Has JetStream keep what is published: asks until it agrees, and again whenever NATS was away, since it may have
+    /// come back without its store.
     pub(super) async fn keep(&self, kept: Kept) {
-        let mut wait = Duration::from_secs(1);
-        while let Err(e) = self.bus.keep(kept).await {
-            warn!(error = %e, "streams are not kept for replay yet");
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(Duration::from_secs(60));
+        let mut connections = self.bus.connections();
+        let (mut wait, mut told) = (Duration::from_secs(1), None);
+        loop {
+            let connection = *connections.borrow_and_update();
+            let pause = match self.bus.keep(kept).await {
+                Ok(()) => {
+                    if told.replace(connection) != Some(connection) {
+                        info!(age = ?kept.age, bytes = kept.bytes, "streams are kept for replay");
+                    }
+                    wait = Duration::from_secs(1);
+                    KEEP_AGAIN
+                }
+                Err(e) => {
+                    warn!(error = %e, "streams are not kept for replay yet");
+                    let pause = wait;
+                    wait = (wait * 2).min(KEEP_AGAIN);
+                    pause
+                }
+            };
+            tokio::select! {
+                changed = connections.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(pause) => {}
+            }
         }
-        info!(age = ?kept.age, bytes = kept.bytes, "streams are kept for replay");
     }
 
     /// Fetches what listeners here want and nobody here publishes, and nothing else.
@@ -288,6 +312,7 @@ impl Follower {
         if silent || successor {
             // The first bundle, the publisher came back after a pause, or another one took its place.
             self.pass_on(true);
+            self.count_missed(message, now);
             let assembler = Assembler::new(wanted, self.profile.entries);
             let (epoch, heard) = (message.epoch, now);
             let silence = (self.profile.media_time(message.frames) * 2).max(SHORTEST_SILENCE);
@@ -304,6 +329,17 @@ impl Follower {
         }
         self.pass_on(false);
         false
+    }
+
+    /// Counts what a publisher sent while nothing of it came, as when NATS was away.
+    fn count_missed(&self, message: &LayerMessage, now: Instant) {
+        let Some(f) = self.following.as_ref().filter(|f| f.epoch == message.epoch) else { return };
+        let silence = now.duration_since(f.heard);
+        let missed = missed(f.assembler.expected(), message.sequence, silence);
+        if missed > 0 {
+            warn!(stream = %self.name, missed, silence_s = silence.as_secs_f64(), "bundles of another daemon were lost");
+            BusCounters::add(&self.bus.counters().lost, missed);
+        }
     }
 
     /// Gives whole bundles to those who listen here; with `hurry` what there is of them.
@@ -327,5 +363,28 @@ impl Follower {
             }
         }
         BusCounters::add(&counters.lost, f.assembler.take_lost());
+    }
+}
+
+/// Bundles between the one that was expected and the one that came after a silence: no more than can have been sent in
+/// that time, whatever a message claims.
+fn missed(expected: Option<u64>, came: u64, silence: Duration) -> u64 {
+    let possible = silence.as_millis() / SHORTEST_BUNDLE.as_millis();
+    let gap = expected.map_or(0, |expected| came.saturating_sub(expected));
+    gap.min(u64::try_from(possible).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_outage_cost_is_counted_and_no_claim_is_believed() {
+        let minute = Duration::from_secs(60);
+        assert_eq!(missed(Some(10), 610, minute), 600);
+        assert_eq!(missed(Some(10), 10, minute), 0);
+        assert_eq!(missed(Some(10), 3, minute), 0);
+        assert_eq!(missed(None, 700, minute), 0);
+        assert_eq!(missed(Some(10), u64::MAX, minute), 3_000);
     }
 }

@@ -1,23 +1,25 @@
 //! Connections that speak the protocol: publishers and subscribers of codes.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep_until, timeout};
 use tracing::{debug, info, warn};
 
-use super::access::{Flood, authorize};
+use super::access::{Flood, Pass, authorize};
+use super::door::Guest;
 use super::ending::Ending;
+use super::foreign::Foreign;
 use super::hub::{Ended, Heard, Listener, Publisher};
 use super::outbox::Outbox;
 use super::pacer::Pacer;
 use super::tls::Socket;
 use super::{Counters, Shared};
+use crate::config::Config;
 use crate::jitter::{Keep, Pacing, Passed};
 use crate::session::{
     Close, Control, Event, Hello, Message, PackedBundle, Reason, Role, ServerSession, SessionDecoder, SessionEncoder,
@@ -39,6 +41,13 @@ const SIGNS_OF_LIFE: u32 = 2;
 /// And at least this often, whatever the idle time: clients lose patience after `client::PATIENCE`.
 const LONGEST_SILENCE: Duration = Duration::from_secs(15);
 
+/// What a connection's coded bundles cost in its first seconds is charged to its address: a client that connects again
+/// and again must not cost more than one that stays.
+const PROOF: Duration = Duration::from_secs(5);
+
+/// How far coded bundles may be ahead of real time, besides what live sound may lag, before their decoding waits.
+const AHEAD: Duration = Duration::from_millis(1_500);
+
 /// What a session does once it is open.
 enum Task {
     Waiting,
@@ -57,6 +66,14 @@ struct Publishing {
 
 struct Connection<'a> {
     shared: &'a Shared,
+    guest: &'a Guest,
+    /// Changes of the configuration; a token may be taken back.
+    config: watch::Receiver<Arc<Config>>,
+    /// What the session was let in for.
+    pass: Option<Pass>,
+    since: Instant,
+    /// Length of the coded bundles that were decoded.
+    media: Duration,
     session: ServerSession,
     framer: Framer,
     task: Task,
@@ -75,11 +92,18 @@ enum Coder {
 }
 
 /// Serves one connection to its end.
-pub(super) async fn serve(shared: Shared, mut socket: Socket, peer: SocketAddr) {
+pub(super) async fn serve(shared: Shared, mut socket: Socket, guest: &Guest) {
+    let (peer, mut config) = (guest.peer, shared.config.clone());
+    config.mark_unchanged();
     let timeouts = shared.config.borrow().limits.timeouts;
     let session = ServerSession::new(timeouts, shared.coding.as_ref().map(|c| c.tag), Instant::now());
     let mut connection = Connection {
         shared: &shared,
+        guest,
+        config,
+        pass: None,
+        since: Instant::now(),
+        media: Duration::ZERO,
         session,
         framer: Framer::default(),
         task: Task::Waiting,
@@ -140,12 +164,19 @@ impl Connection<'_> {
             let step = tokio::select! {
                 biased;
                 () = stop.cancelled() => Step::Stop,
+                Ok(()) = self.config.changed() => Step::Reloaded,
                 next = async { match listener { Some(l) => l.next().await, None => std::future::pending().await } } => {
                     Step::Next(next)
                 }
                 read = socket.read(&mut bytes), if reads => Step::Read(read),
                 () = sleep_until(deadline.into()) => Step::Deadline,
             };
+            // What woke us may be what the reload did to somebody else, such as the end of the stream.
+            if self.config.has_changed().unwrap_or(false)
+                && let Err(close) = self.still_allowed()
+            {
+                return Some(close);
+            }
             let result = match step {
                 Step::Stop => {
                     let flushed = self.flush_queue(socket).await;
@@ -159,21 +190,38 @@ impl Connection<'_> {
                 Step::Next(Err(Ended::Slow)) => {
                     Err(Close::new(Reason::SlowConsumer, "more bundles waited than the server keeps for a listener"))
                 }
+                Step::Reloaded => self.still_allowed(),
                 Step::Read(Ok(0) | Err(_)) => {
                     // What was taken is still heard, in its time.
                     let _ = self.drain().await;
                     return None;
                 }
-                Step::Read(Ok(n)) => {
-                    self.framer.push(&bytes[..n]);
-                    self.messages(socket).await
-                }
+                Step::Read(Ok(n)) => match self.foreign(&bytes[..n]) {
+                    Some(close) => Err(close),
+                    None => {
+                        self.framer.push(&bytes[..n]);
+                        self.messages(socket).await
+                    }
+                },
                 Step::Deadline => self.deadline(socket).await,
             };
             if let Err(close) = result {
                 return Some(close);
             }
         }
+    }
+
+    /// Whether the token would still open this session. Asked again whenever the configuration has changed.
+    fn still_allowed(&mut self) -> Result<(), Close> {
+        let config = self.config.borrow_and_update();
+        self.pass.as_ref().map_or(Ok(()), |pass| pass.check(&config.tokens))
+    }
+
+    /// What the connection speaks instead of our protocol, if these are its first bytes.
+    fn foreign(&self, bytes: &[u8]) -> Option<Close> {
+        let first = matches!(self.task, Task::Waiting) && self.framer.buffered() == 0;
+        let foreign = if first { Foreign::of_messages(bytes) } else { None };
+        foreign.map(|f| Close::new(Reason::Protocol, f.to_client()))
     }
 
     /// When to look at the clock again.
@@ -228,12 +276,20 @@ impl Connection<'_> {
             }
             let next = self.framer.next().map_err(|e| Close::new(Reason::Protocol, e.to_string()))?;
             let Some(message) = next else { return Ok(()) };
-            let message = self.decoded(message).await?;
+            // A reload holds from the next message on, however many have arrived.
+            if self.config.has_changed().unwrap_or(false) {
+                self.still_allowed()?;
+            }
+            let (message, work) = self.decoded(message).await?;
             let profile = self.shared.engine.profile();
             if !matches!(message, Message::Bundle { .. }) {
                 self.flood.message(Instant::now())?;
             }
-            match self.session.handle(message, &profile, Instant::now())? {
+            let handled = self.session.handle(message, &profile, Instant::now());
+            if handled.is_err() || self.since.elapsed() < PROOF {
+                self.guest.visit.charge(work, Instant::now());
+            }
+            match handled? {
                 Event::Opened(hello, ack) => self.open(&hello, ack, socket).await?,
                 Event::Bundle(bundle) => {
                     self.take(bundle);
@@ -277,16 +333,43 @@ impl Connection<'_> {
         ack
     }
 
-    /// A coded bundle becomes a packed one, off the threads that serve connections.
-    async fn decoded(&mut self, message: Message) -> Result<Message, Close> {
-        let Message::Coded { sequence, bundle } = message else { return Ok(message) };
-        let Coder::Publisher(coder, _) = &mut self.coder else { return Ok(Message::Coded { sequence, bundle }) };
+    /// A coded bundle becomes a packed one, off the threads that serve connections; with the time that took.
+    ///
+    /// Not before its time: a client may cost what real time costs, and a new one what its address has not spent.
+    async fn decoded(&mut self, message: Message) -> Result<(Message, Duration), Close> {
+        let Message::Coded { sequence, bundle } = message else { return Ok((message, Duration::ZERO)) };
+        if !matches!(self.coder, Coder::Publisher(..)) {
+            return Ok((Message::Coded { sequence, bundle }, Duration::ZERO));
+        }
+        tokio::select! {
+            () = tokio::time::sleep(self.turn(Instant::now())) => {}
+            () = self.shared.stop_input.cancelled() => return Err(self.shutting_down()),
+        }
+        self.media += self.shared.engine.profile().media_time(bundle.frames);
+        let Coder::Publisher(coder, _) = &mut self.coder else { return Err(stopped()) };
         let Some(mut decoder) = coder.take() else { return Err(stopped()) };
-        let work = spawn_blocking(move || (decoder.decode(&bundle), decoder));
-        let (result, decoder) = work.await.map_err(|_| stopped())?;
+        let work = spawn_blocking(move || {
+            let start = Instant::now();
+            let result = decoder.decode(&bundle);
+            (result, decoder, start.elapsed())
+        });
+        let (result, decoder, took) = work.await.map_err(|_| stopped())?;
         *coder = Some(decoder);
-        let bundle = result.map_err(|e| Close::new(Reason::Protocol, e.to_string()))?;
-        Ok(Message::Bundle { sequence, bundle })
+        match result {
+            Ok(bundle) => Ok((Message::Bundle { sequence, bundle }, took)),
+            Err(e) => {
+                self.guest.visit.charge(took, Instant::now());
+                Err(Close::new(Reason::Protocol, e.to_string()))
+            }
+        }
+    }
+
+    /// How long the next coded bundle has to wait.
+    fn turn(&self, now: Instant) -> Duration {
+        let age = now.saturating_duration_since(self.since);
+        let ahead = self.media.saturating_sub(self.shared.config.borrow().limits.max_lag + AHEAD);
+        let spent = self.guest.visit.wait(now).min(PROOF.saturating_sub(age));
+        ahead.saturating_sub(age).max(spent)
     }
 
     async fn coded(&mut self, sequence: u64, bundle: PackedBundle) -> Result<Message, Close> {
@@ -301,7 +384,8 @@ impl Connection<'_> {
 
     async fn open(&mut self, hello: &Hello, ack: Message, socket: &mut Socket) -> Result<(), Close> {
         let name = &hello.stream;
-        authorize(&self.shared.config.borrow().tokens, hello)?;
+        authorize(&self.config.borrow_and_update().tokens, hello)?;
+        self.pass = Some(Pass::of(hello));
         self.task = match hello.role {
             Role::Publish => {
                 let publisher = self.shared.publish(name).await;
@@ -480,6 +564,7 @@ fn stopped() -> Close {
 /// What woke a connection up.
 enum Step {
     Stop,
+    Reloaded,
     Next(Result<Heard, Ended>),
     Read(std::io::Result<usize>),
     Deadline,

@@ -5,9 +5,11 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
+use super::access::View;
+use super::door::Guest;
 use super::tls::Socket;
 use super::web::{self, Upgrade};
-use super::{Counters, Shared, metrics};
+use super::{Counters, Shared, metrics, names};
 
 /// Longest request that is read.
 const MAX_HEAD: usize = 8 << 10;
@@ -23,10 +25,13 @@ struct Answer {
     body: String,
 }
 
+fn text(status: &'static str, body: &str) -> Answer {
+    Answer { status, kind: TEXT, body: body.to_owned() }
+}
+
 /// Serves one request.
-pub(super) async fn serve(shared: Shared, mut socket: Socket) {
+pub(super) async fn serve(shared: Shared, mut socket: Socket, guest: &Guest) {
     let patience = shared.config.borrow().limits.timeouts.handshake;
-    let text = |status, body: &str| Answer { status, kind: TEXT, body: body.to_owned() };
     let (answer, body_wanted) = match timeout(patience, head(&mut socket)).await {
         // Gone, or silent: nobody to tell.
         Ok(Err(_)) | Err(_) => {
@@ -37,21 +42,23 @@ pub(super) async fn serve(shared: Shared, mut socket: Socket) {
         Ok(Ok(Some((head, rest)))) => {
             let line = head.lines().next().unwrap_or_default();
             match line.split(' ').collect::<Vec<_>>()[..] {
-                ["GET", "/ws", "HTTP/1.1"] => match web::upgrade(&shared, &head) {
+                ["GET", "/ws", "HTTP/1.1"] => match web::upgrade(&shared, &head, guest) {
                     Upgrade::Accepted(answer) => {
                         let answered = timeout(ANSWER, async {
                             socket.write_all(answer.as_bytes()).await?;
                             socket.flush().await
                         });
                         if matches!(answered.await, Ok(Ok(()))) {
-                            web::serve(shared, socket, rest).await;
+                            web::serve(shared, socket, rest, guest).await;
                         }
                         return;
                     }
                     Upgrade::Refused(status, why) => (text(status, why), true),
                 },
-                ["GET", path, version] if version.starts_with("HTTP/1.") => (route(&shared, path), true),
-                ["HEAD", path, version] if version.starts_with("HTTP/1.") => (route(&shared, path), false),
+                ["GET", path, version] if version.starts_with("HTTP/1.") => (route(&shared, path, &head, guest), true),
+                ["HEAD", path, version] if version.starts_with("HTTP/1.") => {
+                    (route(&shared, path, &head, guest), false)
+                }
                 [_, _, version] if version.starts_with("HTTP/1.") => {
                     (text("405 Method Not Allowed", "only GET and HEAD\n"), true)
                 }
@@ -65,9 +72,10 @@ pub(super) async fn serve(shared: Shared, mut socket: Socket) {
     let Answer { status, kind, body } = answer;
     let mut out = format!(
         "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nCache-Control: no-store\r\n\
-         X-Content-Type-Options: nosniff\r\n{}Connection: close\r\n\r\n",
+         X-Content-Type-Options: nosniff\r\n{}{}Connection: close\r\n\r\n",
         body.len(),
-        web::HEADERS
+        web::HEADERS,
+        if status == UNAUTHORIZED { "WWW-Authenticate: Bearer\r\n" } else { "" },
     );
     if body_wanted {
         out.push_str(&body);
@@ -104,23 +112,52 @@ async fn head(socket: &mut Socket) -> std::io::Result<Option<(String, Vec<u8>)>>
     Ok(None)
 }
 
-fn route(shared: &Shared, path: &str) -> Answer {
+const UNAUTHORIZED: &str = "401 Unauthorized";
+
+fn route(shared: &Shared, path: &str, head: &str, guest: &Guest) -> Answer {
     let ok = |kind, body| Answer { status: "200 OK", kind, body };
-    match path.split('?').next().unwrap_or_default() {
-        "/healthz" => ok(TEXT, "ok\n".to_owned()),
-        "/readyz" => match metrics::unready(shared) {
-            None => ok(TEXT, "ready\n".to_owned()),
-            Some(why) => Answer { status: "503 Service Unavailable", kind: TEXT, body: format!("{why}\n") },
-        },
-        "/metrics" => ok("text/plain; version=0.0.4; charset=utf-8", metrics::prometheus(shared)),
-        "/status" => ok(TEXT, metrics::table(shared)),
-        "/status.json" => ok("application/json", metrics::json(shared)),
-        path => {
-            if let Some((kind, text)) = web::file(path) {
-                return ok(kind, text.to_owned());
-            }
-            let body = "there are / /healthz /readyz /metrics /status /status.json\n".to_owned();
-            Answer { status: "404 Not Found", kind: TEXT, body }
+    let path = path.split('?').next().unwrap_or_default();
+    match path {
+        // Whether the daemon lives is no secret, and who watches it uses any name.
+        "/healthz" => return ok(TEXT, "ok\n".to_owned()),
+        "/readyz" => {
+            return match metrics::unready(shared) {
+                None => ok(TEXT, "ready\n".to_owned()),
+                Some(why) => Answer { status: "503 Service Unavailable", kind: TEXT, body: format!("{why}\n") },
+            };
         }
+        _ => {}
     }
+    // A page of anybody's could read what we say under a name that it points at us.
+    if let Err(why) = names::known_host(head, &shared.config.borrow().http) {
+        return text("403 Forbidden", why);
+    }
+    if let Some((kind, text)) = web::file(path) {
+        return ok(kind, text.to_owned());
+    }
+    if !["/metrics", "/status", "/status.json"].contains(&path) {
+        return text("404 Not Found", "there are / /healthz /readyz /metrics /status /status.json\n");
+    }
+    let Some(view) = view(shared, head, guest) else {
+        Counters::add(&shared.counters.refused);
+        return text(UNAUTHORIZED, "this needs a token: Authorization: Bearer ...\n");
+    };
+    match path {
+        "/metrics" => ok("text/plain; version=0.0.4; charset=utf-8", metrics::prometheus(shared, &view)),
+        "/status" => ok(TEXT, metrics::table(shared, &view)),
+        _ => ok("application/json", metrics::json(shared, &view)),
+    }
+}
+
+/// What the asker may see; None without a token that is known, where one is needed.
+fn view(shared: &Shared, head: &str, guest: &Guest) -> Option<View> {
+    let config = shared.config.borrow();
+    // From this machine: nobody stands behind the peer, as with a proxy.
+    let direct = guest.peer.ip().to_canonical().is_loopback() && !names::came_through_a_proxy(head);
+    if config.http.status_without_token && direct {
+        return Some(View::All);
+    }
+    let bearer = names::header(head, "Authorization").and_then(|v| v.split_once(' '));
+    let secret = bearer.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("Bearer")).map_or("", |(_, s)| s.trim());
+    View::of(&config.tokens, secret)
 }

@@ -62,14 +62,25 @@ struct Stream {
 }
 
 impl Stream {
-    /// Gives a bundle to every listener; one that does not keep up is dropped.
-    fn give(&mut self, mut heard: Heard, source: Option<u64>) {
+    /// The number that listeners see for a frame of the source: it never goes back, and a jump that no pause explains is
+    /// none, so that what one bundle claims does not put all later ones out of reach.
+    fn place(&mut self, first_frame: u64, source: Option<u64>) -> u64 {
         if self.source != source {
             self.source = source;
-            self.shift = self.next_frame.saturating_sub(heard.first_frame);
+            self.shift = self.next_frame.saturating_sub(first_frame);
         }
-        let first_frame = heard.first_frame.saturating_add(self.shift);
-        if self.shift > 0 {
+        let place = first_frame.wrapping_add(self.shift);
+        let most = if self.bundles > 0 { self.next_frame.saturating_add(LONGEST_PAUSE) } else { LAST_BEGINNING };
+        if place < self.next_frame {
+            self.shift = self.next_frame.wrapping_sub(first_frame);
+        }
+        if (self.next_frame..=most).contains(&place) { place } else { self.next_frame }
+    }
+
+    /// Gives a bundle to every listener; one that does not keep up is dropped.
+    fn give(&mut self, mut heard: Heard, source: Option<u64>) {
+        let first_frame = self.place(heard.first_frame, source);
+        if first_frame != heard.first_frame {
             heard.bundle = Arc::new(PackedBundle { first_frame, ..PackedBundle::clone(&heard) });
         }
         if self.bundles > 0 {
@@ -85,6 +96,12 @@ impl Stream {
         self.listeners.retain(|outlet| outlet.give(&heard));
     }
 }
+
+/// Frames that a stream may leave out: a day.
+const LONGEST_PAUSE: u64 = 50 * 86_400;
+
+/// Largest frame number that a stream may begin with: counting on from there takes longer than anybody listens.
+const LAST_BEGINNING: u64 = 1 << 62;
 
 /// A stream as operators see it.
 pub(crate) struct StreamState {
@@ -340,5 +357,27 @@ mod tests {
         }
         drop(publisher);
         assert_eq!(listener.next().await.unwrap_err(), Ended::Stream);
+    }
+
+    #[tokio::test]
+    async fn a_frame_number_near_the_end_of_numbers_puts_no_later_bundle_out_of_reach() {
+        let (hub, name) = (Arc::new(Hub::default()), StreamName::new("a").unwrap());
+        let mut listener = hub.listen(&name, everything(20));
+        hub.relay(&name, 1, bundle(70));
+        for (source, frame) in [(1, u64::MAX - 3), (1, 71), (1, 72), (2, u64::MAX - 2), (1, 73), (1, 75)] {
+            hub.relay(&name, source, bundle(frame));
+        }
+        for frame in [70, 71, 72, 73, 74, 75, 77] {
+            assert_eq!(listener.next().await.unwrap().first_frame, frame);
+        }
+        // And who begins there is led back.
+        let name = StreamName::new("b").unwrap();
+        let mut listener = hub.listen(&name, everything(20));
+        let publisher = hub.publish(&name).unwrap();
+        publisher.send(bundle(u64::MAX - 2));
+        publisher.send(bundle(u64::MAX - 1));
+        assert_eq!(listener.next().await.unwrap().first_frame, 0);
+        assert_eq!(listener.next().await.unwrap().first_frame, 1);
+        assert!(hub.list()[0].lost < 10);
     }
 }

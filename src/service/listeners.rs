@@ -2,27 +2,29 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
-use super::access::Gate;
+use super::access::{Gate, Purpose};
 use super::cluster::Cluster;
 use super::devices::Devices;
 use super::door::{Door, Room};
 use super::hub::Hub;
 use super::outbox::Outbox;
 use super::record::{self, Recorder};
+use super::sockets::{self, Pulse};
 use super::tls::{Server, Socket, TlsError};
 use super::{Coding, Counters, Shared, codes, http, pcm, udp};
 use crate::bus::{Bus, BusError};
-use crate::config::{Config, PcmPort};
+use crate::config::{Config, PcmPort, Record};
 use crate::engine::EngineHandle;
 use crate::session::{Close, Reason};
 use crate::token::TokenModel;
@@ -35,9 +37,6 @@ const LAST_HANDSHAKES: Duration = Duration::from_millis(500);
 
 /// Connections at once that are told why they are refused; beyond these they are dropped without a word.
 const REFUSALS: usize = 16;
-
-/// Connections that the system completes before they are accepted.
-const BACKLOG: u32 = 1024;
 
 /// Why the daemon could not run.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +55,14 @@ pub enum ServiceError {
     /// TLS could not be set up.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// Recordings cannot be written.
+    #[error("record.folder = {folder}: {source}")]
+    Record {
+        /// The folder.
+        folder: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
     /// NATS could not be set up; that it is away is no error.
     #[error(transparent)]
     Bus(#[from] BusError),
@@ -92,6 +99,23 @@ impl Kind {
             Self::Codes | Self::Http => false,
         }
     }
+
+    fn purpose(&self) -> Purpose {
+        match self {
+            Self::Input(_) | Self::Output(_) | Self::Codes => Purpose::Sound,
+            Self::Http => Purpose::Http,
+        }
+    }
+
+    /// Whether nobody stays on this port without having logged in, or it is the operators'.
+    fn may_use_reserve(&self, config: &Config) -> bool {
+        let certified = !self.plain() && config.tls.as_ref().is_some_and(|t| t.client_ca.is_some());
+        match self {
+            Self::Input(_) | Self::Output(_) => certified,
+            Self::Codes => certified || !config.tokens.is_empty(),
+            Self::Http => true,
+        }
+    }
 }
 
 /// Open ports.
@@ -99,6 +123,7 @@ pub struct Bound {
     ports: Vec<(TcpListener, Kind)>,
     tls: Option<Arc<Server>>,
     bus: Option<Bus>,
+    recorder: Option<Recorder>,
     udp: Option<UdpSocket>,
     /// Addresses in the order raw in, raw out, codes, HTTP, UDP; port 0 has become a real one.
     pub addresses: Vec<SocketAddr>,
@@ -108,6 +133,21 @@ impl std::fmt::Debug for Bound {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Bound").field("addresses", &self.addresses).finish_non_exhaustive()
     }
+}
+
+/// Whether what a configuration names can be used, as far as that shows without opening a port: certificates, keys, the
+/// credentials for NATS, the folder for recordings.
+///
+/// Errors: [`ServiceError`] with the file or folder.
+pub fn check(config: &Config) -> Result<(), ServiceError> {
+    config.tls.as_ref().map(Server::load).transpose()?;
+    config.nats.as_ref().map(|nats| nats.bus.check()).transpose()?;
+    config.record.as_ref().map(|r| record::check(r).map_err(no_folder(r))).transpose()?;
+    Ok(())
+}
+
+fn no_folder(record: &Record) -> impl FnOnce(std::io::Error) -> ServiceError + '_ {
+    |source| ServiceError::Record { folder: record.folder.clone(), source }
 }
 
 impl Bound {
@@ -129,12 +169,16 @@ impl Bound {
         let output = config.pcm_output.iter().map(|p| (p.listen, Kind::Output(Arc::new(p.clone()))));
         let codes = config.codes.iter().map(|&a| (a, Kind::Codes));
         let tls = config.tls.as_ref().map(Server::load).transpose()?.map(Arc::new);
-        let http = config.http.iter().map(|&a| (a, Kind::Http));
+        let http = config.http.listen.iter().map(|&a| (a, Kind::Http));
         let bus = match &config.nats {
             Some(nats) => Some(Bus::start(&nats.bus).await?),
             None => None,
         };
-        let mut bound = Self { tls, bus, udp: None, ports: Vec::new(), addresses: Vec::new() };
+        let recorder = match &config.record {
+            Some(record) => Some(Recorder::open(record.clone()).await.map_err(no_folder(record))?),
+            None => None,
+        };
+        let mut bound = Self { tls, bus, recorder, udp: None, ports: Vec::new(), addresses: Vec::new() };
         let wanted: Vec<(SocketAddr, Kind)> = input.chain(output).chain(codes).chain(http).collect();
         if let Some((stray, _)) = passed.iter().find(|(a, _)| wanted.iter().all(|(w, _)| w != a)) {
             let all: Vec<String> = wanted.iter().map(|(a, _)| a.to_string()).collect();
@@ -147,8 +191,8 @@ impl Bound {
                 Kind::Input(port) | Kind::Output(port) => config.limits.send_buffer.max(one_second(port)),
             };
             let listener = match passed.iter().position(|(a, _)| *a == address) {
-                Some(at) => adopt(passed.swap_remove(at).1),
-                None => listen(address, buffer),
+                Some(at) => sockets::adopt(passed.swap_remove(at).1),
+                None => sockets::listen(address, buffer),
             };
             let listener = listener.map_err(bind)?;
             bound.addresses.push(listener.local_addr().map_err(bind)?);
@@ -169,22 +213,6 @@ fn one_second(port: &PcmPort) -> u32 {
     u32::try_from(port.format.bytes_per_sample()).unwrap_or(u32::MAX).saturating_mul(port.format.rate.hz())
 }
 
-/// A port whose connections hold at most about `buffer` bytes that their peers do not read. By itself Linux would let
-/// megabytes pile up: an hour of codes for a listener that stopped reading long ago.
-fn listen(address: SocketAddr, buffer: u32) -> std::io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    socket.set_reuseaddr(true)?;
-    socket.set_send_buffer_size(buffer)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
-}
-
-/// A listener that was opened by somebody else, who also said how much its connections hold.
-fn adopt(listener: std::net::TcpListener) -> std::io::Result<TcpListener> {
-    listener.set_nonblocking(true)?;
-    TcpListener::from_std(listener)
-}
-
 /// Serves until `shutdown`; with `tokens`, sessions that have the same token model are coded. Then it stops input, flushes
 /// encoders, drains listeners, and gives up after 5 s.
 pub async fn run(
@@ -195,13 +223,14 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> Summary {
     let devices = Devices::new(&config.borrow());
-    let (recorder, joiner) = config.borrow().record.clone().map(Recorder::new).unzip();
+    let joiner = bound.recorder.as_ref().map(Recorder::joiner);
+    let recorded = bound.recorder.as_ref().map(Recorder::counts).unwrap_or_default();
     let shared = Shared {
         engine,
         hub: Arc::new(Hub::new(joiner)),
         stop_input: CancellationToken::new(),
         stop_output: CancellationToken::new(),
-        counters: Arc::new(Counters::default()),
+        counters: Arc::new(Counters { recorded, ..Counters::default() }),
         guesses: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from))),
         coding: tokens.map(|t| Coding::new(t, config.borrow().limits.coded_sessions)),
         devices: devices.states().into(),
@@ -224,7 +253,7 @@ pub async fn run(
     }
     devices.start(&shared, &inputs, &outputs);
     accepting.spawn(renew(shared.clone()));
-    let recording = recorder.map(|r| tokio::spawn(r.run(shared.clone())));
+    let recording = bound.recorder.map(|r| tokio::spawn(r.run(shared.clone())));
     shutdown.await;
     let (streams, listeners) = shared.hub.count();
     info!(streams, listeners, "shutting down");
@@ -324,42 +353,42 @@ async fn accept(listener: TcpListener, kind: Kind, shared: Shared, door: Door, t
             }
         };
         Counters::add(&shared.counters.connections);
-        let limits = shared.config.borrow().limits;
-        let max = limits.max_connections;
-        // Who opens connections like a flood gets no words: they would cost more than the flood does.
-        let Some(visit) = door.gate.enter(peer.ip(), &limits, std::time::Instant::now()) else {
-            Counters::add(&shared.counters.refused);
-            debug!(%peer, "too many connections of this address (limits.*_per_address, limits.new_connections_per_s)");
-            continue;
+        let (limits, may_use_reserve) = {
+            let config = shared.config.borrow();
+            (config.limits, kind.may_use_reserve(&config))
         };
-        let Some(permit) = door.room.enter(max) else {
-            Counters::add(&shared.counters.refused);
-            warn!(%peer, max, "all connections of limits.max_connections are in use");
-            // Samples have no words; a peer that speaks the protocol is told.
-            if let (Kind::Codes, Ok(word)) = (kind.as_ref(), Arc::clone(&door.refusals).try_acquire_owned()) {
-                let (shared, kind) = (shared.clone(), Arc::clone(&kind));
-                tracker.spawn(async move {
-                    let text = format!("all {max} connections (limits.max_connections) are in use");
-                    if let Some(socket) = secure(&shared, &kind, socket, peer).await {
-                        codes::goodbye(socket, Outbox::default(), Close::new(Reason::Full, text)).await;
-                    }
-                    drop((word, visit));
-                });
+        let guest = match door.enter(peer, kind.purpose(), &limits, may_use_reserve) {
+            Ok(entered) => entered,
+            Err(why) => {
+                Counters::add(&shared.counters.refused);
+                let Some(why) = why else { continue };
+                warn!(%peer, why);
+                // Samples have no words; a peer that speaks the protocol is told.
+                if let (Kind::Codes, Ok(word)) = (kind.as_ref(), Arc::clone(&door.refusals).try_acquire_owned()) {
+                    let (shared, kind) = (shared.clone(), Arc::clone(&kind));
+                    tracker.spawn(async move {
+                        if let Some(socket) = secure(&shared, &kind, socket, peer).await {
+                            codes::goodbye(socket, Outbox::default(), Close::new(Reason::Full, why)).await;
+                        }
+                        drop(word);
+                    });
+                }
+                continue;
             }
-            continue;
         };
         let _ = socket.set_nodelay(true);
+        sockets::keep_alive(&socket, limits.timeouts.idle);
+        let pulse = if matches!(kind.as_ref(), Kind::Output(_)) { Pulse::of(&socket) } else { None };
         let (shared, kind) = (shared.clone(), Arc::clone(&kind));
         tracker.spawn(async move {
             if let Some(socket) = secure(&shared, &kind, socket, peer).await {
                 match kind.as_ref() {
-                    Kind::Input(port) => pcm::serve_input(shared, Arc::clone(port), socket).await,
-                    Kind::Output(port) => pcm::serve_output(shared, Arc::clone(port), socket).await,
-                    Kind::Codes => codes::serve(shared, socket, peer).await,
-                    Kind::Http => http::serve(shared, socket).await,
+                    Kind::Input(port) => pcm::serve_input(shared, Arc::clone(port), socket, &guest).await,
+                    Kind::Output(port) => pcm::serve_output(shared, Arc::clone(port), socket, &guest, pulse).await,
+                    Kind::Codes => codes::serve(shared, socket, &guest).await,
+                    Kind::Http => http::serve(shared, socket, &guest).await,
                 }
             }
-            drop((permit, visit));
         });
     }
 }

@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::sync::atomic::Ordering;
 
 use super::Shared;
+use super::access::View;
 use super::cluster::Cluster;
 use crate::capture::device::DeviceStats;
 use crate::engine::Histogram;
@@ -13,7 +14,10 @@ pub(super) fn unready(shared: &Shared) -> Option<String> {
     if let Some(reason) = shared.engine.ended() {
         return Some(format!("the engine ended: {reason}"));
     }
-    shared.stop_input.is_cancelled().then(|| "shutting down".to_owned())
+    if shared.stop_input.is_cancelled() {
+        return Some("shutting down".to_owned());
+    }
+    shared.counters.recorded.failing().map(|why| format!("recording fails: {why}"))
 }
 
 /// Writing into a String cannot fail, so results are dropped here.
@@ -41,7 +45,7 @@ impl Page {
 }
 
 /// Prometheus' text format, version 0.0.4.
-pub(super) fn prometheus(shared: &Shared) -> String {
+pub(super) fn prometheus(shared: &Shared, view: &View) -> String {
     let mut page = Page(String::with_capacity(8 << 10));
     let c = &shared.counters;
     let (streams, listeners) = shared.hub.count();
@@ -66,6 +70,7 @@ pub(super) fn prometheus(shared: &Shared) -> String {
         ("recorded_bytes_total", "Bytes written to recordings.", &c.recorded.bytes),
         ("recorded_files_total", "Files of recordings begun.", &c.recorded.files),
         ("recorded_files_deleted_total", "Recordings deleted to stay below record.disk_mb.", &c.recorded.deleted),
+        ("recorded_lost_bundles_total", "Bundles that a disk did not take in time.", &c.recorded.lost),
         ("recording_errors_total", "Times that a recording failed or fell behind.", &c.recorded.errors),
     ] {
         page.number(name, "counter", help, value.load(Ordering::Relaxed) as f64);
@@ -87,9 +92,9 @@ pub(super) fn prometheus(shared: &Shared) -> String {
         let bits = bits.load(Ordering::Relaxed);
         let _ = writeln!(page.0, "undertone_stage_bits_total{{stage=\"{}\"}} {bits}", stage + 1);
     }
-    ages(&mut page, shared);
-    devices(&mut page, shared);
-    c.udp.page(&mut page.0);
+    ages(&mut page, shared, view);
+    devices(&mut page, shared, view);
+    c.udp.page(&mut page.0, view);
     page.head("phase_seconds", "histogram", "Time by phase: queue (a job), compute (a batch), send (a message).");
     let phases = shared.engine.phases();
     page.histogram("queue", &phases.queue);
@@ -99,10 +104,10 @@ pub(super) fn prometheus(shared: &Shared) -> String {
 }
 
 /// How late each stream is.
-fn ages(page: &mut Page, shared: &Shared) {
+fn ages(page: &mut Page, shared: &Shared, view: &View) {
     let help = "How long ago what listeners get was recorded, as far as this daemon can tell: most of the last second.";
     page.head("stream_age_seconds", "gauge", help);
-    for s in shared.hub.list() {
+    for s in shared.hub.list().into_iter().filter(|s| view.shows(&s.name)) {
         if let Some(age) = s.age {
             let _ = writeln!(page.0, "undertone_stream_age_seconds{{stream=\"{}\"}} {}", s.name, age.as_secs_f64());
         }
@@ -110,7 +115,7 @@ fn ages(page: &mut Page, shared: &Shared) {
 }
 
 /// One line a device and figure. Names have no characters that need escaping (src/config/device.rs).
-fn devices(page: &mut Page, shared: &Shared) {
+fn devices(page: &mut Page, shared: &Shared, view: &View) {
     type Figure = (&'static str, &'static str, &'static str, fn(&DeviceStats) -> f64);
     let figures: [Figure; 6] = [
         ("open", "gauge", "Whether the device is open.", |s| f64::from(u8::from(s.is_open()))),
@@ -120,9 +125,10 @@ fn devices(page: &mut Page, shared: &Shared) {
         ("reopened_total", "counter", "Times that the device was lost and opened again.", |s| s.reopened() as f64),
         ("drift_ppm", "gauge", "How much faster the audio's source is than its sink.", DeviceStats::drift_ppm),
     ];
-    for (name, kind, help, value) in figures.into_iter().filter(|_| !shared.devices.is_empty()) {
+    let shown: Vec<_> = shared.devices.iter().filter(|d| view.shows(&d.port.stream)).collect();
+    for (name, kind, help, value) in figures.into_iter().filter(|_| !shown.is_empty()) {
         page.head(&format!("device_{name}"), kind, help);
-        for d in shared.devices.iter() {
+        for d in &shown {
             let (direction, port, value) = (d.direction, &d.port, value(&d.stats));
             let labels = format!("direction=\"{direction}\",device=\"{}\",stream=\"{}\"", port.device, port.stream);
             let _ = writeln!(page.0, "undertone_device_{name}{{{labels}}} {value}");
@@ -158,7 +164,7 @@ fn nats(page: &mut Page, cluster: &Cluster) {
 }
 
 /// For people.
-pub(super) fn table(shared: &Shared) -> String {
+pub(super) fn table(shared: &Shared, view: &View) -> String {
     let (used, slots) = shared.engine.slots();
     let mut page = Page(String::new());
     let state = unready(shared).unwrap_or_else(|| "ready".to_owned());
@@ -168,21 +174,22 @@ pub(super) fn table(shared: &Shared) -> String {
         "{:<32} {:>9} {:>9} {:>10} {:>12} {:>7}",
         "stream", "published", "listeners", "bundles", "bytes", "age ms"
     );
-    for s in shared.hub.list() {
+    for s in shared.hub.list().into_iter().filter(|s| view.shows(&s.name)) {
         let published = if s.published { "yes" } else { "no" };
         let name = s.name.as_str();
         let age = s.age.map_or_else(|| "-".to_owned(), |a| format!("{:.0}", a.as_secs_f64() * 1e3));
         let _ =
             writeln!(page.0, "{name:<32} {published:>9} {:>9} {:>10} {:>12} {age:>7}", s.listeners, s.bundles, s.bytes);
     }
-    if !shared.devices.is_empty() {
+    let shown: Vec<_> = shared.devices.iter().filter(|d| view.shows(&d.port.stream)).collect();
+    if !shown.is_empty() {
         let _ = writeln!(
             page.0,
             "\n{:<32} {:>9} {:<20} {:>5} {:>8} {:>9} {:>9} {:>8}",
             "device", "direction", "stream", "open", "ring ms", "overruns", "underruns", "ppm"
         );
     }
-    for d in shared.devices.iter() {
+    for d in shown {
         let (s, open) = (&d.stats, if d.stats.is_open() { "yes" } else { "no" });
         let _ = writeln!(
             page.0,
@@ -196,12 +203,12 @@ pub(super) fn table(shared: &Shared) -> String {
             s.drift_ppm()
         );
     }
-    shared.counters.udp.table(&mut page.0);
+    shared.counters.udp.table(&mut page.0, view);
     page.0
 }
 
 /// For programs. Names of streams have no characters that JSON escapes.
-pub(super) fn json(shared: &Shared) -> String {
+pub(super) fn json(shared: &Shared, view: &View) -> String {
     let (used, slots) = shared.engine.slots();
     let stream = |s: super::hub::StreamState| {
         format!(
@@ -214,7 +221,8 @@ pub(super) fn json(shared: &Shared) -> String {
             s.age.map_or_else(|| "null".to_owned(), |a| a.as_secs_f64().to_string())
         )
     };
-    let streams = shared.hub.list().into_iter().map(stream).collect::<Vec<_>>().join(",");
+    let listed = shared.hub.list().into_iter().filter(|s| view.shows(&s.name));
+    let streams = listed.map(stream).collect::<Vec<_>>().join(",");
     let device = |d: &super::shared::DeviceState| {
         let s = &d.stats;
         format!(
@@ -231,11 +239,12 @@ pub(super) fn json(shared: &Shared) -> String {
             s.drift_ppm()
         )
     };
-    let devices = shared.devices.iter().map(device).collect::<Vec<_>>().join(",");
+    let shown = shared.devices.iter().filter(|d| view.shows(&d.port.stream));
+    let devices = shown.map(device).collect::<Vec<_>>().join(",");
     format!(
         "{{\"version\":\"{}\",\"ready\":{},\"engine_slots_used\":{used},\"engine_slots\":{slots},\"streams\":[{streams}],\"devices\":[{devices}],\"udp_listeners\":{}}}\n",
         env!("CARGO_PKG_VERSION"),
         unready(shared).is_none(),
-        shared.counters.udp.json(),
+        shared.counters.udp.json(view),
     )
 }

@@ -4,13 +4,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep_until, timeout, timeout_at};
 use tracing::{info, warn};
 
+use super::access::SlotShare;
+use super::door::Guest;
+use super::foreign::Foreign;
 use super::hub::{Ended, Heard, Publisher};
 use super::shared::{encode, process};
+use super::sockets::Pulse;
 use super::tls::Socket;
 use super::{Counters, Shared};
 use crate::codec::{Concealer, Decoder, Encoder, Guess};
@@ -43,11 +47,15 @@ pub(super) enum PcmError {
     Overruled,
     #[error("the listener does not read fast enough")]
     Slow,
+    #[error("its address has all the engine slots that one may have ({0}, half of engine.slots)")]
+    Share(usize),
+    #[error("{}", .0.to_client())]
+    Foreign(Foreign),
 }
 
 /// Serves one connection that brings samples.
-pub(super) async fn serve_input(shared: Shared, port: Arc<PcmPort>, mut socket: Socket) {
-    match input(&shared, &port, &mut socket).await {
+pub(super) async fn serve_input(shared: Shared, port: Arc<PcmPort>, mut socket: Socket, guest: &Guest) {
+    match input(&shared, &port, &mut socket, guest).await {
         Ok(samples) => {
             info!(stream = %port.stream, seconds = samples as f64 / f64::from(CODEC_RATE.hz()), "input ended")
         }
@@ -58,11 +66,19 @@ pub(super) async fn serve_input(shared: Shared, port: Arc<PcmPort>, mut socket: 
     }
 }
 
-async fn input(shared: &Shared, port: &PcmPort, socket: &mut Socket) -> Result<u64, PcmError> {
+/// The engine slot of a connection, counted for its address.
+pub(super) fn slot_share(shared: &Shared, guest: &Guest) -> Result<SlotShare, PcmError> {
+    let share = shared.config.borrow().limits.slots_per_address(shared.engine.slots().1);
+    guest.visit.slot(share).ok_or(PcmError::Share(share))
+}
+
+async fn input(shared: &Shared, port: &PcmPort, socket: &mut Socket, guest: &Guest) -> Result<u64, PcmError> {
+    let _share = slot_share(shared, guest)?;
     let mut source = Source::open(shared, &port.stream, port.pace).await?;
     let (mut reader, mut bytes, mut pcm) = (PcmReader::new(port.format), vec![0; CHUNK], Vec::new());
     let idle = shared.config.borrow().limits.timeouts.idle;
     let mut heard = Instant::now();
+    let mut first = true;
     let result = loop {
         let reads = source.reads();
         let read = tokio::select! {
@@ -82,6 +98,11 @@ async fn input(shared: &Shared, port: &PcmPort, socket: &mut Socket) -> Result<u
             Ok(Ok(0)) => break Ok(()),
             Ok(Ok(n)) => {
                 heard = Instant::now();
+                if std::mem::take(&mut first)
+                    && let Some(foreign) = Foreign::of_samples(&bytes[..n])
+                {
+                    return Err(PcmError::Foreign(foreign));
+                }
                 pcm.clear();
                 reader.push(&bytes[..n], &mut pcm);
                 shared.hub.heard(&port.stream, &pcm);
@@ -196,26 +217,42 @@ impl<'a> Source<'a> {
     }
 }
 
-/// Serves one connection that takes samples.
-pub(super) async fn serve_output(shared: Shared, port: Arc<PcmPort>, mut socket: Socket) {
-    match output(&shared, &port, &mut socket).await {
+/// Serves one connection that takes samples; `pulse` tells whether it still lives.
+pub(super) async fn serve_output(
+    shared: Shared,
+    port: Arc<PcmPort>,
+    socket: Socket,
+    guest: &Guest,
+    pulse: Option<Pulse>,
+) {
+    match output(&shared, &port, socket, guest, pulse).await {
         Ok(()) => info!(stream = %port.stream, "output ended"),
         Err(e) => {
-            if matches!(e, PcmError::Slow) {
-                Counters::add(&shared.counters.slow);
+            match e {
+                PcmError::Slow => Counters::add(&shared.counters.slow),
+                PcmError::Share(_) => Counters::add(&shared.counters.refused),
+                PcmError::Foreign(_) => Counters::add(&shared.counters.hostile),
+                _ => {}
             }
             warn!(stream = %port.stream, error = %e, "output closed");
         }
     }
 }
 
-async fn output(shared: &Shared, port: &PcmPort, socket: &mut Socket) -> Result<(), PcmError> {
+async fn output(
+    shared: &Shared,
+    port: &PcmPort,
+    socket: Socket,
+    guest: &Guest,
+    pulse: Option<Pulse>,
+) -> Result<(), PcmError> {
+    let _share = slot_share(shared, guest)?;
     let config = Arc::clone(&shared.config.borrow());
     let sound = Sound::open(shared, &port.stream)?;
     let mut listener = shared.listen(&port.stream, Keep::Prompt);
     let mut sink = Sink { sound, writer: PcmWriter::new(port.format), bytes: Vec::new() };
-    let (mut reader, mut writer) = tokio::io::split(socket);
-    let mut scratch = [0; 256];
+    let (reader, mut writer) = tokio::io::split(socket);
+    let mut gone = std::pin::pin!(hung_up(reader, pulse));
     let ended = loop {
         tokio::select! {
             next = listener.next() => match next {
@@ -227,8 +264,8 @@ async fn output(shared: &Shared, port: &PcmPort, socket: &mut Socket) -> Result<
                 }
                 Err(ended) => break ended,
             },
-            // Who hangs up is noticed even while the stream is silent; what it says is thrown away.
-            read = reader.read(&mut scratch) => if read? == 0 { return Ok(()) },
+            // Who hangs up is noticed even while the stream is silent.
+            gone = &mut gone => return gone,
             () = shared.stop_output.cancelled() => {
                 while let Some(bundle) = listener.queued() {
                     sink.decode(&bundle, &mut writer).await?;
@@ -244,6 +281,33 @@ async fn output(shared: &Shared, port: &PcmPort, socket: &mut Socket) -> Result<
     sink.writer.finish(&mut sink.bytes);
     writer.write_all(&sink.bytes).await?;
     writer.shutdown().await?;
+    Ok(())
+}
+
+/// How often a connection whose peer has nothing more to say is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Waits until a listener of samples has gone; what it says is thrown away. Who says that nothing more will come
+/// (`nc -N`, a closed standard input) still listens: such a connection is over when the system says so, which asks now
+/// and then.
+async fn hung_up(mut reader: ReadHalf<Socket>, pulse: Option<Pulse>) -> Result<(), PcmError> {
+    let (mut scratch, mut first) = ([0; 256], true);
+    loop {
+        match reader.read(&mut scratch).await? {
+            0 => break,
+            n => {
+                if std::mem::take(&mut first)
+                    && let Some(foreign) = Foreign::of_samples(&scratch[..n])
+                {
+                    return Err(PcmError::Foreign(foreign));
+                }
+            }
+        }
+    }
+    let Some(pulse) = pulse else { return Ok(()) };
+    while !pulse.is_lost() {
+        tokio::time::sleep(LOOK).await;
+    }
     Ok(())
 }
 

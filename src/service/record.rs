@@ -1,11 +1,15 @@
 //! Recording of streams: an ordinary listener that writes files.
 //!
 //! A recording never keeps a publisher waiting: bundles go from the hub into a bounded queue here, and from there to
-//! the disk on threads that may block. When the disk fails or falls behind, that recording pauses for
-//! [`PAUSE`], or until its next rotation is due if that is sooner.
+//! the disk on threads that may block. What a disk that fails or hangs does not take waits in the queue; when the queue is
+//! full, what comes is dropped and counted. After a failure a recording tries again after [`PAUSE`], or when its next
+//! rotation is due if that is sooner.
 
 mod counters;
+mod error;
 mod file;
+mod folder;
+mod name;
 
 pub(super) use counters::Recorded;
 
@@ -14,9 +18,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::{JoinHandle, spawn_blocking};
-use tokio::time::sleep_until;
+use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
@@ -24,7 +28,9 @@ use super::Shared;
 use super::hub::{Ended, Joiner, Listener};
 use crate::config::{Fsync, Record};
 use crate::session::{PackedBundle, StreamName};
-use file::{Disk, RecordError, Recording};
+use error::RecordError;
+use file::Recording;
+use folder::Disk;
 
 /// Streams recorded at once.
 const MAX_RECORDINGS: usize = 1024;
@@ -35,47 +41,114 @@ const QUEUE: usize = 256;
 /// Writes at once; a disk that hangs must not take all threads that may block.
 const WRITES: usize = 8;
 
+/// Of these, writes that begin or end a file: streams that come and go by the thousand must not keep others waiting.
+const BEGINNINGS: usize = 4;
+
+/// How long the disk may take to show at the start that the folder can be used.
+const FIRST_WRITE: Duration = Duration::from_secs(5);
+
 /// How long a recording pauses after a failure.
 const PAUSE: Duration = Duration::from_secs(10);
 
 /// Streams to be recorded, as they are published.
 pub(super) struct Recorder {
-    record: Record,
+    disk: Arc<Disk>,
     joined: mpsc::Receiver<(StreamName, Listener)>,
+    tell: mpsc::Sender<(StreamName, Listener)>,
+    permits: Permits,
+}
+
+/// Who may write now.
+#[derive(Clone)]
+struct Permits {
+    writes: Arc<Semaphore>,
+    beginnings: Arc<Semaphore>,
+}
+
+impl Permits {
+    /// Waits for a turn, which lasts as long as what is given.
+    async fn turn(self, begins_or_ends: bool) -> [Option<OwnedSemaphorePermit>; 2] {
+        let beginning = if begins_or_ends { self.beginnings.acquire_owned().await.ok() } else { None };
+        [beginning, self.writes.acquire_owned().await.ok()]
+    }
 }
 
 impl Recorder {
-    /// The recorder, and how the hub tells it of streams.
-    pub(super) fn new(record: Record) -> (Self, Joiner) {
+    /// Makes the folder if it is missing, and sees whether it can be written to.
+    ///
+    /// Errors: the system's reason, unless the disk is only full or slow: then the daemon serves without recording until
+    /// that is over.
+    pub(super) async fn open(record: Record) -> std::io::Result<Self> {
+        let disk = Arc::new(Disk::new(record, Arc::default()));
+        let folder = disk.record.folder.clone();
+        let tried = spawn_blocking(move || {
+            std::fs::create_dir_all(&folder)?;
+            Disk::probe(&folder)
+        });
+        match timeout(FIRST_WRITE, tried).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(e))) if is_full(&e) => {
+                warn!(folder = %disk.record.folder.display(), error = %e, "nothing is recorded until there is room");
+                disk.counts.failed(e.to_string());
+            }
+            Ok(Ok(Err(e))) => return Err(e),
+            Ok(Err(_)) | Err(_) => {
+                warn!(folder = %disk.record.folder.display(), "the disk for recordings does not answer");
+                disk.counts.failed("the disk does not answer".to_owned());
+            }
+        }
         let (tell, joined) = mpsc::channel(MAX_RECORDINGS);
-        let covered = record.clone();
-        (Self { record, joined }, Joiner::new(move |name| covered.covers(name).then_some(QUEUE), tell))
+        let permits =
+            Permits { writes: Arc::new(Semaphore::new(WRITES)), beginnings: Arc::new(Semaphore::new(BEGINNINGS)) };
+        Ok(Self { disk, joined, tell, permits })
+    }
+
+    /// What happens to recordings.
+    pub(super) fn counts(&self) -> Arc<Recorded> {
+        Arc::clone(&self.disk.counts)
+    }
+
+    /// How the hub tells it of streams.
+    pub(super) fn joiner(&self) -> Joiner {
+        let covered = self.disk.record.clone();
+        Joiner::new(move |name| covered.covers(name).then_some(QUEUE), self.tell.clone())
     }
 
     /// Records until the output is to stop and everything is written.
     pub(super) async fn run(mut self, shared: Shared) {
-        let disk = Arc::new(Disk::new(self.record, Arc::clone(&shared.counters.recorded)));
-        let (room, writes) = (Arc::new(Semaphore::new(MAX_RECORDINGS)), Arc::new(Semaphore::new(WRITES)));
+        let room = Arc::new(Semaphore::new(MAX_RECORDINGS));
         let tasks = TaskTracker::new();
+        let mut ticks = interval(PAUSE);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // The disk is asked one thing at a time: when it hangs, so does the question, and no more than one.
+        let mut housekeeping: Option<JoinHandle<()>> = None;
         loop {
             let (stream, listener) = tokio::select! {
                 biased;
                 Some(joined) = self.joined.recv() => joined,
                 () = shared.stop_output.cancelled() => break,
+                _ = ticks.tick() => {
+                    if housekeeping.as_ref().is_none_or(JoinHandle::is_finished) {
+                        let disk = Arc::clone(&self.disk);
+                        housekeeping = Some(spawn_blocking(move || keep_house(&disk)));
+                    }
+                    continue;
+                }
             };
             let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
-                disk.counts.errors.fetch_add(1, Ordering::Relaxed);
+                self.disk.counts.errors.fetch_add(1, Ordering::Relaxed);
                 warn!(%stream, "{MAX_RECORDINGS} streams are recorded already: this one is not");
                 continue;
             };
-            let recording = Recording::new(Arc::clone(&disk), stream.clone(), shared.engine.profile());
+            let recording = Recording::new(Arc::clone(&self.disk), stream.clone(), shared.engine.profile());
             let task = Task {
-                disk: Arc::clone(&disk),
+                disk: Arc::clone(&self.disk),
                 stream,
-                writes: Arc::clone(&writes),
+                permits: self.permits.clone(),
                 waiting: VecDeque::new(),
                 recording: Some(Box::new(recording)),
                 paused_until: None,
+                overflows: false,
             };
             let shared = shared.clone();
             tasks.spawn(async move {
@@ -88,17 +161,51 @@ impl Recorder {
     }
 }
 
-type Write = JoinHandle<(Box<Recording>, Result<(), RecordError>)>;
+/// Whether a disk has no room, or not for us.
+fn is_full(e: &std::io::Error) -> bool {
+    matches!(e.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+}
+
+/// Looks whether trouble is over that no stream would notice, and reads the folder now and then.
+fn keep_house(disk: &Disk) {
+    let now = Instant::now();
+    if disk.counts.failing().is_some() && Disk::probe(&disk.record.folder).is_ok() {
+        disk.counts.recovered(now);
+    }
+    if disk.is_stale(now)
+        && let Err(error) = disk.read()
+    {
+        warn!(folder = %disk.record.folder.display(), %error, "the folder of recordings cannot be read");
+    }
+}
+
+/// Whether the folder can be used, without making it.
+///
+/// Errors: the system's reason.
+pub(super) fn check(record: &Record) -> std::io::Result<()> {
+    match record.folder.metadata() {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(e),
+        Ok(_) => Disk::probe(&record.folder),
+    }
+}
+
+/// A write that is under way: the recording comes back with the bundles that are not written.
+type Write = JoinHandle<(Box<Recording>, Waiting, Result<(), RecordError>)>;
+
+type Waiting = VecDeque<Arc<PackedBundle>>;
 
 struct Task {
     disk: Arc<Disk>,
     stream: StreamName,
-    writes: Arc<Semaphore>,
-    waiting: VecDeque<Arc<PackedBundle>>,
+    permits: Permits,
+    waiting: Waiting,
     /// Away while it writes.
     recording: Option<Box<Recording>>,
-    /// After a failure bundles are thrown away until then.
+    /// After a failure nothing is written until then.
     paused_until: Option<Instant>,
+    /// Whether bundles are being dropped.
+    overflows: bool,
 }
 
 impl Task {
@@ -110,16 +217,13 @@ impl Task {
             if write.is_none() {
                 write = self.start(false);
             }
-            let sync_at = match self.disk.record.fsync {
-                Fsync::Every(time) => self.recording.as_ref().and_then(|r| r.dirty()).map(|dirty| dirty + time),
-                Fsync::Never | Fsync::Bundle => None,
-            };
+            let wake = self.wake();
             tokio::select! {
                 next = listener.next() => match next {
                     Ok(heard) => self.take(heard.bundle),
                     Err(Ended::Stream) => break,
                     Err(Ended::Slow) => {
-                        self.failed("the daemon is too busy to record");
+                        self.failed(&"the daemon is too busy to record", "the daemon is too busy to record".to_owned());
                         // If the stream has ended meanwhile, its next publisher begins a new recording.
                         match shared.hub.rejoin(&self.stream, QUEUE) {
                             Some(again) => listener = again,
@@ -129,11 +233,11 @@ impl Task {
                 },
                 done = async { match &mut write { Some(w) => w.await, None => std::future::pending().await } } => {
                     write = None;
-                    let Ok((recording, result)) = done else { break };
-                    self.back(recording, result);
+                    let Ok((recording, left, result)) = done else { break };
+                    self.back(recording, left, result);
                 }
                 // Nothing new came, but what came last is due.
-                () = async { match sync_at { Some(at) => sleep_until(at.into()).await, None => std::future::pending().await } } => {
+                () = async { match wake { Some(at) => sleep_until(at.into()).await, None => std::future::pending().await } } => {
                     write = self.start(true);
                 }
                 () = shared.stop_output.cancelled() => {
@@ -148,35 +252,53 @@ impl Task {
         self.disk.counts.running.fetch_sub(1, Ordering::Relaxed);
     }
 
-    fn take(&mut self, bundle: Arc<PackedBundle>) {
-        match self.paused_until {
-            Some(until) if Instant::now() < until => return,
-            Some(_) => {
-                info!(stream = %self.stream, "recording tries again");
-                self.paused_until = None;
-            }
-            None => {}
+    /// When something is to be done although nothing comes: a pause ends, or what was written is to be forced to the disk.
+    fn wake(&self) -> Option<Instant> {
+        let recording = self.recording.as_ref()?;
+        if let Some(until) = self.paused_until {
+            return (!self.waiting.is_empty()).then_some(until);
         }
-        if self.waiting.len() == QUEUE {
-            self.failed("the disk does not keep up");
+        match self.disk.record.fsync {
+            Fsync::Every(time) => recording.dirty().map(|dirty| dirty + time),
+            Fsync::Never | Fsync::Bundle => None,
+        }
+    }
+
+    /// Takes a bundle into the queue. When the disk hangs, the queue is what is saved.
+    fn take(&mut self, bundle: Arc<PackedBundle>) {
+        if self.waiting.len() < QUEUE {
+            self.waiting.push_back(bundle);
             return;
         }
-        self.waiting.push_back(bundle);
+        self.disk.counts.lost.fetch_add(1, Ordering::Relaxed);
+        if !std::mem::replace(&mut self.overflows, true) {
+            let why = "the disk does not keep up: what comes now is lost to the recording";
+            warn!(stream = %self.stream, why);
+            self.disk.counts.failed("the disk does not keep up".to_owned());
+        }
     }
 
     /// Starts writing what waits; `anyway` even if nothing does.
     fn start(&mut self, anyway: bool) -> Option<Write> {
-        if self.waiting.is_empty() && !anyway {
+        let now = Instant::now();
+        if (self.waiting.is_empty() && !anyway) || self.paused_until.is_some_and(|until| now < until) {
             return None;
         }
         let mut recording = self.recording.take()?;
-        let bundles: Vec<_> = self.waiting.drain(..).collect();
-        let writes = Arc::clone(&self.writes);
+        if self.paused_until.take().is_some() {
+            info!(stream = %self.stream, "recording tries again");
+        }
+        let mut bundles = std::mem::take(&mut self.waiting);
+        let (turn, counts) = (self.permits.clone().turn(recording.is_closed()), Arc::clone(&self.disk.counts));
         Some(tokio::spawn(async move {
-            let permit = writes.acquire_owned().await;
+            let permit = turn.await;
             let work = spawn_blocking(move || {
-                let result = recording.write(&bundles);
-                (recording, result)
+                let began = Instant::now();
+                let result = recording.write(&mut bundles);
+                if result.is_ok() {
+                    counts.recovered(began);
+                }
+                (recording, bundles, result)
             });
             let done = work.await;
             drop(permit);
@@ -184,35 +306,46 @@ impl Task {
         }))
     }
 
-    fn back(&mut self, recording: Box<Recording>, result: Result<(), RecordError>) {
+    /// The write is over; what it left is still the oldest.
+    fn back(&mut self, recording: Box<Recording>, mut left: Waiting, result: Result<(), RecordError>) {
         self.recording = Some(recording);
-        if let Err(e) = result {
-            self.failed(e);
+        left.append(&mut self.waiting);
+        let lost = left.len().saturating_sub(QUEUE);
+        left.truncate(QUEUE);
+        self.disk.counts.lost.fetch_add(lost as u64, Ordering::Relaxed);
+        self.waiting = left;
+        match result {
+            Ok(()) => self.overflows = false,
+            Err(e) => self.failed(&e, e.reason()),
         }
     }
 
-    fn failed(&mut self, why: impl std::fmt::Display) {
-        self.disk.counts.errors.fetch_add(1, Ordering::Relaxed);
+    fn failed(&mut self, why: &dyn std::fmt::Display, reason: String) {
+        self.disk.counts.failed(reason);
         let pause = self.disk.record.rotate_after.min(PAUSE);
         warn!(stream = %self.stream, reason = %why, pause_s = pause.as_secs_f64(), "recording failed and pauses");
         self.paused_until = Some(Instant::now() + pause);
-        self.waiting.clear();
     }
 
     /// Writes what waits and ends the file.
     async fn close(&mut self, write: Option<Write>) {
-        if let Some(Ok((recording, result))) = match write {
+        if let Some(Ok((recording, left, result))) = match write {
             Some(write) => Some(write.await),
             None => None,
         } {
-            self.back(recording, result);
+            self.back(recording, left, result);
         }
-        let (Some(mut recording), Ok(_permit)) = (self.recording.take(), self.writes.acquire().await) else { return };
-        let bundles: Vec<_> = self.waiting.drain(..).collect();
-        let work = spawn_blocking(move || recording.write(&bundles).and_then(|()| recording.finish()));
-        if let Ok(Err(e)) = work.await {
-            self.disk.counts.errors.fetch_add(1, Ordering::Relaxed);
-            warn!(stream = %self.stream, error = %e, "the last of the recording was not written");
+        let Some(mut recording) = self.recording.take() else { return };
+        let _turn = self.permits.clone().turn(true).await;
+        let mut bundles = std::mem::take(&mut self.waiting);
+        let work = spawn_blocking(move || {
+            let result = recording.write(&mut bundles).and_then(|()| recording.finish());
+            (bundles.len() as u64, result)
+        });
+        if let Ok((lost, Err(e))) = work.await {
+            self.disk.counts.failed(e.reason());
+            self.disk.counts.lost.fetch_add(lost, Ordering::Relaxed);
+            warn!(stream = %self.stream, error = %e, lost, "the last of the recording was not written");
         }
     }
 }

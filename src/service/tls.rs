@@ -40,7 +40,15 @@ pub enum TlsError {
         /// What is wrong with it.
         reason: String,
     },
-    /// The files do not fit together.
+    /// The key is another certificate's.
+    #[error("the key in {key} does not belong to the first certificate in {cert}")]
+    Pair {
+        /// The certificate's file.
+        cert: PathBuf,
+        /// The key's file.
+        key: PathBuf,
+    },
+    /// The files cannot be used.
     #[error("TLS: {0}")]
     Rustls(#[from] rustls::Error),
     /// The authorities cannot check clients.
@@ -68,7 +76,46 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
 }
 
 fn key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    PrivateKeyDer::from_pem_file(path).map_err(file(path))
+    PrivateKeyDer::from_pem_file(path).map_err(|e| {
+        let named = |reason: &str| TlsError::File { path: path.to_owned(), reason: reason.to_owned() };
+        let text = std::fs::read(path).map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default();
+        // Both ways in which PEM says so: PKCS #8, and the headers of OpenSSL before it.
+        if text.contains("BEGIN ENCRYPTED PRIVATE KEY") || text.contains("Proc-Type: 4,ENCRYPTED") {
+            return named("the key is encrypted, and nobody could type its password: openssl pkey -in FILE -out PLAIN");
+        }
+        match e {
+            rustls::pki_types::pem::Error::NoItemsFound => named("no private key in it (PEM wanted)"),
+            e => file(path)(e),
+        }
+    })
+}
+
+/// What a failed handshake means for people; None if its own words say it.
+fn cause(e: &io::Error) -> Option<&'static str> {
+    use rustls::{AlertDescription, CertificateError, Error};
+    if e.kind() == io::ErrorKind::UnexpectedEof {
+        return Some("the peer hung up in the TLS handshake: perhaps it does not speak TLS on this port");
+    }
+    match e.get_ref()?.downcast_ref::<Error>()? {
+        Error::InvalidMessage(_) => Some("the peer does not speak TLS on this port"),
+        Error::AlertReceived(AlertDescription::CertificateRequired) => {
+            Some("the server asks for a client certificate (--cert and --key)")
+        }
+        Error::AlertReceived(AlertDescription::UnknownCA) => Some("the peer does not know who signed our certificate"),
+        Error::NoCertificatesPresented => Some("the client showed no certificate, and tls.client_ca asks for one"),
+        Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+            Some("the certificate was signed by none of the authorities given (--ca, or tls.client_ca)")
+        }
+        _ => None,
+    }
+}
+
+/// The error of a handshake with its cause in front.
+fn explained(e: io::Error) -> io::Error {
+    match cause(&e) {
+        Some(cause) => io::Error::new(e.kind(), format!("{cause} ({e})")),
+        None => e,
+    }
 }
 
 fn authorities(path: &Path) -> Result<RootCertStore, TlsError> {
@@ -103,7 +150,7 @@ impl Server {
     /// The server's half of the handshake; the caller sets the deadline.
     pub(super) async fn accept(&self, socket: TcpStream) -> io::Result<Socket> {
         let acceptor = self.acceptor.read().unwrap_or_else(PoisonError::into_inner).clone();
-        Ok(Box::new(acceptor.accept(socket).await?))
+        Ok(Box::new(acceptor.accept(socket).await.map_err(explained)?))
     }
 }
 
@@ -117,7 +164,10 @@ fn acceptor(tls: &Tls) -> Result<TlsAcceptor, TlsError> {
             builder.with_client_cert_verifier(verifier.map_err(|e| TlsError::Clients(e.to_string()))?)
         }
     };
-    let config = builder.with_single_cert(certificates(&tls.cert)?, key(&tls.key)?)?;
+    let config = builder.with_single_cert(certificates(&tls.cert)?, key(&tls.key)?).map_err(|e| match e {
+        rustls::Error::InconsistentKeys(_) => TlsError::Pair { cert: tls.cert.clone(), key: tls.key.clone() },
+        e => TlsError::Rustls(e),
+    })?;
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
@@ -161,6 +211,6 @@ impl ClientTls {
         let name = self.name.as_deref().unwrap_or(host).to_owned();
         let name = ServerName::try_from(name.clone())
             .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, TlsError::Name(name)))?;
-        Ok(Box::new(self.connector.connect(name, socket).await?))
+        Ok(Box::new(self.connector.connect(name, socket).await.map_err(explained)?))
     }
 }

@@ -2,11 +2,13 @@
 //!
 //! A page that plays is a listener of the hub with a slot of the engine, as any raw output is.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt, StreamExt};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -15,14 +17,17 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role as Side, WebSock
 use tokio_tungstenite::tungstenite::{Bytes, Message};
 use tracing::{debug, info, warn};
 
-use super::access::{Flood, may_listen};
+use super::access::{Flood, SlotShare, known, may_listen};
+use super::door::Guest;
 use super::hub::{Ended, Heard, Listener};
-use super::pcm::{PcmError, Sound};
+use super::names::{header, our_page};
+use super::pcm::{PcmError, Sound, slot_share};
 use super::tls::Socket;
 use super::{Counters, Shared};
+use crate::config::Config;
 use crate::dsp::PcmWriter;
 use crate::jitter::Keep;
-use crate::session::{PackedBundle, StreamName};
+use crate::session::{PackedBundle, StreamName, Timeouts};
 use crate::units::{PcmFormat, StageCount};
 
 /// The page's files: path, kind, text.
@@ -54,27 +59,6 @@ pub(super) fn file(path: &str) -> Option<(&'static str, &'static str)> {
     FILES.iter().find(|(p, ..)| *p == path).map(|(_, kind, text)| (*kind, *text))
 }
 
-/// The value of a header that is given once.
-fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
-    let mut values =
-        head.lines().skip(1).filter_map(|l| l.split_once(':')).filter(|(n, _)| n.eq_ignore_ascii_case(name));
-    let (_, value) = values.next()?;
-    values.next().is_none().then_some(value.trim())
-}
-
-/// Whether a browser may call this host ours. Any page can point a name of its own at our address; it cannot do so
-/// with an address, nor with localhost.
-fn known(host: &str, names: &[String]) -> bool {
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
-        _ => host,
-    };
-    let ip = name.strip_prefix('[').and_then(|n| n.strip_suffix(']')).unwrap_or(name);
-    ip.parse::<std::net::IpAddr>().is_ok()
-        || name.eq_ignore_ascii_case("localhost")
-        || names.iter().any(|n| n.eq_ignore_ascii_case(name))
-}
-
 /// What a request for the WebSocket gets.
 pub(super) enum Upgrade {
     /// The head of the answer; the connection is a WebSocket from there on.
@@ -84,7 +68,7 @@ pub(super) enum Upgrade {
 }
 
 /// Answers a request for the WebSocket.
-pub(super) fn upgrade(shared: &Shared, head: &str) -> Upgrade {
+pub(super) fn upgrade(shared: &Shared, head: &str, guest: &Guest) -> Upgrade {
     let has = |name: &str, word: &str| {
         header(head, name).is_some_and(|v| v.split(',').any(|w| w.trim().eq_ignore_ascii_case(word)))
     };
@@ -95,14 +79,11 @@ pub(super) fn upgrade(shared: &Shared, head: &str) -> Upgrade {
         return Upgrade::Refused("426 Upgrade Required", "a WebSocket of version 13 is here\n");
     }
     let config = shared.config.borrow();
-    let scheme = if shared.tls.is_some() { "https://" } else { "http://" };
-    let host = header(head, "Host").unwrap_or_default();
-    // Browsers let any page open a WebSocket to anybody: only ours may.
-    if header(head, "Origin").and_then(|o| o.strip_prefix(scheme)) != Some(host) || host.is_empty() {
-        return Upgrade::Refused("403 Forbidden", "only this daemon's own page may connect\n");
+    if let Err(why) = our_page(head, &config.http, shared.tls.is_some()) {
+        return Upgrade::Refused("403 Forbidden", why);
     }
-    if !known(host, &config.http_names) {
-        return Upgrade::Refused("403 Forbidden", "this name is not in http.names\n");
+    if guest.permit.is_reserved && config.tokens.is_empty() {
+        return Upgrade::Refused("503 Service Unavailable", "all connections (limits.max_connections) are in use\n");
     }
     Upgrade::Accepted(format!(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {}\r\n\r\n",
@@ -126,17 +107,32 @@ type End = Option<(CloseCode, &'static str)>;
 
 struct Page<'a> {
     shared: &'a Shared,
+    guest: &'a Guest,
+    config: watch::Receiver<Arc<Config>>,
     socket: WebSocketStream<Socket>,
     /// Empty until the page logs in.
     secret: String,
-    logged_in: bool,
+    login: Login,
     player: Option<Player<'a>>,
-    opened: Instant,
     heard_from: Instant,
     flood: Flood,
 }
 
+/// How far a page has come with its login.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Login {
+    /// Not asked yet.
+    New,
+    /// It was in, and a reload changed that.
+    Lost,
+    /// Asked, then; what it sent before it could know is no offence for so long.
+    Asked(Instant, Duration),
+    /// It has shown a token that is still known, or none is needed.
+    In,
+}
+
 struct Player<'a> {
+    _share: SlotShare,
     listener: Listener,
     sound: Sound<'a>,
     writer: PcmWriter,
@@ -146,17 +142,18 @@ struct Player<'a> {
 }
 
 /// Serves a page from the end of the handshake; `read` was read already.
-pub(super) async fn serve(shared: Shared, socket: Socket, read: Vec<u8>) {
+pub(super) async fn serve(shared: Shared, socket: Socket, read: Vec<u8>, guest: &Guest) {
     let config = WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE)).max_frame_size(Some(MAX_MESSAGE));
     let socket = WebSocketStream::from_partially_read(socket, read, Side::Server, Some(config)).await;
     let now = Instant::now();
     let mut page = Page {
         shared: &shared,
+        guest,
+        config: shared.config.clone(),
         socket,
         secret: String::new(),
-        logged_in: false,
+        login: Login::New,
         player: None,
-        opened: now,
         heard_from: now,
         flood: Flood::new(now),
     };
@@ -183,6 +180,10 @@ impl Page<'_> {
             let result = tokio::select! {
                 biased;
                 () = shared.stop_output.cancelled() => Err(Some((CloseCode::Away, "the daemon is shutting down"))),
+                Ok(()) = self.config.changed() => {
+                    self.config.mark_unchanged();
+                    self.tick().await
+                }
                 _ = ticks.tick() => self.tick().await,
                 message = self.socket.next() => match message {
                     Some(Ok(message)) => self.message(message).await,
@@ -226,21 +227,46 @@ impl Page<'_> {
         may_listen(&self.shared.config.borrow().tokens, &self.secret, stream)
     }
 
+    /// Whether the page may ask for anything now. Asked anew every time: a reload may take its token back, or begin to
+    /// ask for one.
+    fn is_in(&mut self) -> bool {
+        if known(&self.shared.config.borrow().tokens, &self.secret) {
+            self.login = Login::In;
+            return true;
+        }
+        if self.login == Login::In {
+            self.login = Login::Lost;
+        }
+        false
+    }
+
+    /// Asks for a token once, and then waits for it.
+    async fn ask_to_log_in(&mut self, timeouts: Timeouts) -> Result<(), End> {
+        let Login::Asked(at, _) = self.login else {
+            if self.player.is_some() {
+                self.stop("A token is needed now").await?;
+            }
+            let reason = if self.secret.is_empty() { "" } else { "This token is not known any more." };
+            self.secret.clear();
+            let late = if self.login == Login::Lost { LATE } else { Duration::ZERO };
+            self.login = Login::Asked(Instant::now(), late);
+            return self.tell(json!({"type": "login", "reason": reason})).await;
+        };
+        // A person types the token: they have as long as a silent peer, but not in a place that is kept for who logs in.
+        let patience = if self.guest.permit.is_reserved { timeouts.handshake } else { timeouts.idle.max(LOGIN) };
+        if at.elapsed() > patience {
+            return Err(Some((CloseCode::Policy, "no token in time")));
+        }
+        self.send(Message::Ping(Bytes::new())).await
+    }
+
     async fn tick(&mut self) -> Result<(), End> {
         let timeouts = self.shared.config.borrow().limits.timeouts;
         if self.heard_from.elapsed() > timeouts.idle {
             return Err(Some((CloseCode::Policy, "nothing was heard from the page")));
         }
-        let open = self.shared.config.borrow().tokens.is_empty();
-        if !open && !self.logged_in {
-            // A person types the token: they have as long as a silent peer, but the machine's part is quick.
-            if self.opened.elapsed() > timeouts.idle.max(LOGIN) {
-                return Err(Some((CloseCode::Policy, "no token in time")));
-            }
-            if self.opened.elapsed() < STATUS {
-                return self.tell(json!({"type": "login"})).await;
-            }
-            return self.send(Message::Ping(Bytes::new())).await;
+        if !self.is_in() {
+            return self.ask_to_log_in(timeouts).await;
         }
         if self.player.as_ref().is_some_and(|p| !self.may(p.sound.stream())) {
             self.stop("The token may no longer listen to this stream").await?;
@@ -278,10 +304,16 @@ impl Page<'_> {
         let Ok(ask) = serde_json::from_str::<Ask>(&text) else {
             return Err(Some((CloseCode::Policy, "not a message of the page")));
         };
-        let open = self.shared.config.borrow().tokens.is_empty();
         match ask {
             Ask::Login { token } => self.login(token).await,
-            _ if !open && !self.logged_in => Err(Some((CloseCode::Policy, "a token is needed first"))),
+            _ if !self.is_in() => match self.login {
+                Login::Lost => {
+                    let timeouts = self.shared.config.borrow().limits.timeouts;
+                    self.ask_to_log_in(timeouts).await
+                }
+                Login::Asked(at, late) if at.elapsed() < late => Ok(()),
+                _ => Err(Some((CloseCode::Policy, "a token is needed first"))),
+            },
             Ask::Listen { stream, stages } => self.listen(&stream, stages).await,
             Ask::Stages { stages } => {
                 if let (Some(player), Ok(stages)) = (&mut self.player, StageCount::new(stages)) {
@@ -298,13 +330,12 @@ impl Page<'_> {
     }
 
     async fn login(&mut self, token: String) -> Result<(), End> {
-        let known = super::access::known(&self.shared.config.borrow().tokens, &token);
-        if !known {
+        if !known(&self.shared.config.borrow().tokens, &token) {
             Counters::add(&self.shared.counters.refused);
             warn!("a page showed a token that is not known");
             return self.tell(json!({"type": "login", "reason": "This token is not known."})).await;
         }
-        (self.secret, self.logged_in) = (token, true);
+        self.secret = token;
         self.tick().await
     }
 
@@ -317,8 +348,9 @@ impl Page<'_> {
             Counters::add(&self.shared.counters.refused);
             return self.stop("The token may not listen to this stream").await;
         }
-        let sound = match Sound::open(self.shared, &stream) {
-            Ok(sound) => sound,
+        let opened = slot_share(self.shared, self.guest).and_then(|s| Ok((s, Sound::open(self.shared, &stream)?)));
+        let (share, sound) = match opened {
+            Ok(opened) => opened,
             Err(e) => {
                 Counters::add(&self.shared.counters.refused);
                 let reason = format!("Not possible now: {e}");
@@ -327,6 +359,7 @@ impl Page<'_> {
         };
         info!(%stream, %stages, "a page listens");
         self.player = Some(Player {
+            _share: share,
             listener: self.shared.listen(&stream, Keep::Prompt),
             sound,
             writer: PcmWriter::new(PcmFormat::CODEC),
@@ -370,6 +403,9 @@ impl Page<'_> {
 /// How long a person may take to type a token.
 const LOGIN: Duration = Duration::from_secs(120);
 
+/// How long what a page has sent may be on its way.
+const LATE: Duration = Duration::from_secs(5);
+
 impl Player<'_> {
     /// Samples as s16le, and now and then how the stream does.
     async fn decode(&mut self, bundle: &PackedBundle) -> Result<(Vec<u8>, Option<Value>), PcmError> {
@@ -387,28 +423,5 @@ impl Player<'_> {
             "missing": self.sound.missing_frames(), "decode_ms": start.elapsed().as_secs_f64() * 1e3,
         });
         Ok((bytes, Some(heard)))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hosts_that_anybody_may_point_at_us_are_not_ours() {
-        let names = ["audio.example.org".to_owned()];
-        for host in ["127.0.0.1:7703", "[::1]:7703", "localhost", "LOCALHOST:1", "192.0.2.1", "audio.example.org:443"] {
-            assert!(known(host, &names), "{host}");
-        }
-        for host in ["", "evil.example", "127.0.0.1.evil.example:7703", "localhost.evil.example", "[::1", "example.org"]
-        {
-            assert!(!known(host, &names), "{host}");
-        }
-    }
-
-    #[test]
-    fn a_header_given_twice_counts_as_none() {
-        let head = "GET / HTTP/1.1\r\nHost: a\r\norigin:  b \r\nHOST: c\r\n\r\n";
-        assert_eq!((header(head, "Origin"), header(head, "Host")), (Some("b"), None));
     }
 }

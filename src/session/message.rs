@@ -47,7 +47,7 @@ pub enum Role {
 }
 
 /// First message of a client.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Hello {
     /// Version of the protocol.
     pub version: u32,
@@ -69,6 +69,17 @@ pub struct Hello {
     pub continuation: Option<Continuation>,
     /// Publisher: whether its sound is worth less when it is late.
     pub pace: Pace,
+}
+
+impl fmt::Debug for Hello {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // All but the token, which is a secret.
+        let mut shown = f.debug_struct("Hello");
+        shown.field("version", &self.version).field("role", &self.role).field("stream", &self.stream);
+        shown.field("model_id", &self.model_id).field("stages", &self.stages);
+        shown.field("frames_per_bundle", &self.frames_per_bundle).field("coding", &self.coding);
+        shown.field("continuation", &self.continuation).field("pace", &self.pace).finish_non_exhaustive()
+    }
 }
 
 /// A wish to hear a stream continued by the token model when its publisher ends it.
@@ -118,7 +129,7 @@ pub enum Reason {
 
 /// Last message of a session.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{reason:?}: {text}")]
+#[error("{reason:?}: {}", super::printable(text))]
 pub struct Close {
     /// For programs.
     pub reason: Reason,

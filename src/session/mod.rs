@@ -3,11 +3,13 @@
 mod coding;
 mod message;
 mod server;
+mod words;
 
 pub use crate::bitstream::PackedBundle;
 pub use coding::{CodingError, SessionDecoder, SessionEncoder, TokenTag};
 pub use message::{Close, Continuation, Control, Hello, Message, Reason, Role, StreamName};
 pub use server::{Event, ServerSession, Timeouts};
+pub use words::printable;
 
 /// Version of the protocol that is spoken.
 pub const PROTOCOL_VERSION: u32 = 1;

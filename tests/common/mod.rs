@@ -37,8 +37,10 @@ pub struct Daemon {
 
 impl Daemon {
     pub async fn start(limits: &str) -> Self {
+        // Tests run beside each other: the usual port is nobody's.
+        let http = if limits.contains("[http]") { "" } else { "[http]\nlisten = \"\"\n" };
         let text = format!(
-            "{limits}\n[codec]\nkbps = 3\n[codes]\nlisten = \"127.0.0.1:0\"\n\
+            "{limits}\n{http}[codec]\nkbps = 3\n[codes]\nlisten = \"127.0.0.1:0\"\n\
              [[pcm_input]]\nlisten = \"127.0.0.1:0\"\nstream = \"main\"\n\
              [[pcm_output]]\nlisten = \"127.0.0.1:0\"\nstream = \"main\"\n"
         );

@@ -89,6 +89,12 @@ impl NatsServer {
         self.wait().await;
     }
 
+    /// Starts the server again where it was, without what it had stored.
+    pub(crate) async fn restart_empty(&mut self) {
+        std::fs::remove_dir_all(self.dir.path().join("store")).unwrap();
+        self.restart().await;
+    }
+
     /// Subjects of live streams that anybody subscribes to.
     pub(crate) async fn live_subjects(&self) -> Vec<String> {
         let body = get(self.monitor, "/connz?subs=1").await;
@@ -110,7 +116,7 @@ impl Drop for NatsServer {
 pub(crate) async fn get(port: u16, path: &str) -> String {
     let mut answer = Vec::new();
     if let Ok(mut socket) = TcpStream::connect(("127.0.0.1", port)).await {
-        let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         let _ = socket.write_all(request.as_bytes()).await;
         let _ = socket.read_to_end(&mut answer).await;
     }

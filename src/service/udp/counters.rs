@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::jitter::Report;
 use crate::profile::Profile;
+use crate::service::access::View;
 use crate::session::StreamName;
 
 /// A listener as operators see it.
@@ -74,20 +75,21 @@ impl UdpCounters {
     }
 
     /// For people: nothing unless somebody listens.
-    pub(crate) fn table(&self, page: &mut String) {
+    pub(in crate::service) fn table(&self, page: &mut String, view: &View) {
         let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
-        if listeners.is_empty() {
+        let shown: Vec<_> = listeners.values().filter(|l| view.shows(&l.stream)).collect();
+        if shown.is_empty() {
             return;
         }
         let _ = writeln!(page, "\n{:<32} {:>9} {:>9} {:>9}", "listener over UDP", "stages", "loss %", "jitter ms");
-        for l in listeners.values() {
+        for l in shown {
             let (name, jitter_ms) = (l.stream.as_str(), l.jitter.as_secs_f64() * 1e3);
             let _ = writeln!(page, "{name:<32} {:>9} {:>9.1} {jitter_ms:>9.1}", l.stages, l.loss * 100.0);
         }
     }
 
     /// For programs: an array.
-    pub(crate) fn json(&self) -> String {
+    pub(in crate::service) fn json(&self, view: &View) -> String {
         let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
         let listener = |l: &ListenerState| {
             let jitter_s = l.jitter.as_secs_f64();
@@ -96,11 +98,14 @@ impl UdpCounters {
                 l.stream, l.stages, l.loss
             )
         };
-        format!("[{}]", listeners.values().map(listener).collect::<Vec<_>>().join(","))
+        format!(
+            "[{}]",
+            listeners.values().filter(|l| view.shows(&l.stream)).map(listener).collect::<Vec<_>>().join(",")
+        )
     }
 
     /// Prometheus' text format.
-    pub(crate) fn page(&self, page: &mut String) {
+    pub(in crate::service) fn page(&self, page: &mut String, view: &View) {
         for (name, help, value) in [
             ("ignored_total", "Datagrams that are not of the protocol, too large, or of no session.", &self.ignored),
             ("unproven_total", "Hellos that were answered with a cookie only.", &self.unproven),
@@ -126,7 +131,7 @@ impl UdpCounters {
         for (name, help, value) in gauges {
             let name = format!("undertone_udp_listener_{name}");
             let _ = writeln!(page, "# HELP {name} {help}\n# TYPE {name} gauge");
-            for (number, l) in listeners.iter() {
+            for (number, l) in listeners.iter().filter(|(_, l)| view.shows(&l.stream)) {
                 let _ = writeln!(page, "{name}{{listener=\"{number}\",stream=\"{}\"}} {}", l.stream, value(l));
             }
         }

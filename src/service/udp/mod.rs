@@ -23,6 +23,7 @@ use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
+use super::access::Purpose;
 use super::door::Door;
 use super::{Counters, Shared, tls};
 use crate::session::{Close, Hello, Message, Reason};
@@ -46,8 +47,15 @@ pub(super) async fn serve(socket: UdpSocket, shared: Shared, door: Door, tracker
         warn!("no random numbers from the system: UDP is off");
         return;
     };
-    let mut port =
-        Port { cookies: Cookies::new(key, Instant::now()), socket, shared, door, tracker, known: HashMap::new() };
+    let mut port = Port {
+        cookies: Cookies::new(key, Instant::now()),
+        socket,
+        shared,
+        door,
+        tracker,
+        known: HashMap::new(),
+        sessions: HashMap::new(),
+    };
     // One byte more than allowed tells a datagram that is too large.
     let mut buffer = [0; MAX_DATAGRAM + 1];
     loop {
@@ -72,7 +80,13 @@ struct Port {
     door: Door,
     tracker: TaskTracker,
     known: HashMap<SocketAddr, Known>,
+    /// Address of every session.
+    sessions: HashMap<u64, SocketAddr>,
 }
+
+/// Said to a session whose datagrams come from elsewhere.
+const MOVED: &str =
+    "this session belongs to another port: a NAT or firewall on the way gave yours a new one; connect again";
 
 impl Port {
     fn take(&mut self, bytes: &[u8], from: SocketAddr) {
@@ -88,7 +102,18 @@ impl Port {
                     UdpCounters::count(&counters.overflow);
                 }
             }
-            _ => UdpCounters::count(&counters.ignored),
+            _ => {
+                UdpCounters::count(&counters.ignored);
+                // Who knows the number of a session was told it by us. The answer is said once a datagram, as it may be lost.
+                let elsewhere = self.sessions.get(&datagram.session).and_then(|a| self.known.get(a));
+                if elsewhere.is_some_and(|k| k.session == datagram.session && !k.inbox.is_closed())
+                    && !matches!(datagram.content, Some(Message::Close(_)))
+                {
+                    let close = Message::Close(Close::new(Reason::Protocol, MOVED));
+                    let peer = Peer { socket: Arc::clone(&self.socket), address: from, session: datagram.session };
+                    peer.send(&Datagram::message(datagram.session, close).encode());
+                }
+            }
         }
     }
 
@@ -107,30 +132,35 @@ impl Port {
             // ends just now, the client asks again.
             let _ = known.inbox.try_send(datagram);
         } else if let Some(Message::Hello(hello)) = datagram.content {
-            self.open(hello, from, now);
+            self.open(hello, from);
         }
     }
 
-    fn open(&mut self, hello: Hello, from: SocketAddr, now: Instant) {
-        let limits = self.shared.config.borrow().limits;
+    fn open(&mut self, hello: Hello, from: SocketAddr) {
+        let (limits, logs_in) = {
+            let config = self.shared.config.borrow();
+            (config.limits, !config.tokens.is_empty())
+        };
         let peer = |session| Peer { socket: Arc::clone(&self.socket), address: from, session };
         Counters::add(&self.shared.counters.connections);
-        let visit = self.door.gate.enter(from.ip(), &limits, now);
-        let permit = self.door.room.enter(limits.max_connections);
+        let guest = self.door.enter(from, Purpose::Sound, &limits, logs_in).ok();
         let session = tls::random().map(u64::from_ne_bytes).filter(|&s| s != 0);
-        let (Some(visit), Some(permit), Some(session)) = (visit, permit, session) else {
+        let (Some(guest), Some(session)) = (guest, session) else {
             Counters::add(&self.shared.counters.refused);
             let close = Close::new(Reason::Full, "no room for another session (limits)");
             peer(0).send(&Datagram::message(0, Message::Close(close)).encode());
             return;
         };
         self.known.retain(|_, k| !k.inbox.is_closed());
+        let known = &self.known;
+        self.sessions.retain(|session, address| known.get(address).is_some_and(|k| k.session == *session));
         let (inbox, datagrams) = mpsc::channel(INBOX);
         self.known.insert(from, Known { session, inbox });
+        self.sessions.insert(session, from);
         let (shared, peer) = (self.shared.clone(), peer(session));
         self.tracker.spawn(async move {
             session::serve(shared, peer, hello, datagrams).await;
-            drop((permit, visit));
+            drop(guest);
         });
     }
 }

@@ -1,9 +1,10 @@
 //! One session over UDP.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
 use super::UdpCounters;
@@ -11,8 +12,9 @@ use super::counters::ListenerState;
 use super::flow::{Incoming, Outgoing, REPORT, trimmed};
 use super::peer::Peer;
 use crate::bitstream::Bundle;
+use crate::config::Config;
 use crate::jitter::{Keep, Pace, Pacing, Passed, Played, PlayoutOptions, Report};
-use crate::service::access::{Flood, authorize};
+use crate::service::access::{Flood, Pass, authorize};
 use crate::service::hub::{Ended, Heard, Listener, Publisher};
 use crate::service::{Counters, Shared};
 use crate::session::{Close, Event, Hello, Message, PackedBundle, Reason, Role, ServerSession};
@@ -38,6 +40,9 @@ const STRAGGLERS: Duration = Duration::from_millis(500);
 
 struct Connection {
     shared: Shared,
+    /// Changes of the configuration; a token may be taken back.
+    config: watch::Receiver<Arc<Config>>,
+    pass: Pass,
     peer: Peer,
     hello: Hello,
     /// Most stages that a listener asks for now.
@@ -65,6 +70,8 @@ pub(super) async fn serve(shared: Shared, mut peer: Peer, mut hello: Hello, mut 
     hello.coding = None;
     hello.continuation = None;
     let now = Instant::now();
+    let mut config = shared.config.clone();
+    config.mark_unchanged();
     let mut session = ServerSession::new(shared.config.borrow().limits.timeouts, None, now);
     let opened = session.handle(Message::Hello(hello.clone()), &shared.engine.profile(), now);
     let opened = opened.and_then(|event| {
@@ -77,8 +84,20 @@ pub(super) async fn serve(shared: Shared, mut peer: Peer, mut hello: Hello, mut 
             let flood = Flood::new(now);
             let shared = shared.clone();
             let stages = hello.stages;
-            let mut connection =
-                Connection { shared, peer, hello, stages, ack, session, inbox, flood, heard: now, sent: 0 };
+            let mut connection = Connection {
+                shared,
+                config,
+                pass: Pass::of(&hello),
+                peer,
+                hello,
+                stages,
+                ack,
+                session,
+                inbox,
+                flood,
+                heard: now,
+                sent: 0,
+            };
             let close = connection.run().await;
             Connection { peer, inbox, sent, .. } = connection;
             close
@@ -189,6 +208,11 @@ impl Connection {
         Ok(None)
     }
 
+    /// Whether the token would still open this session.
+    fn still_allowed(&mut self) -> Result<(), Close> {
+        self.pass.check(&self.config.borrow_and_update().tokens)
+    }
+
     fn wanted(&self) -> StageCount {
         let most = self.shared.engine.profile().stages;
         self.stages.map_or(most, |s| s.min(most))
@@ -220,6 +244,7 @@ impl Connection {
                     self.sent = out.sent();
                     return Err(Self::close(Reason::ShuttingDown, "the server is shutting down"));
                 }
+                Ok(()) = self.config.changed() => None,
                 datagram = receive(&mut self.inbox) => {
                     if let Some(report) = datagram.report {
                         self.flood.message(Instant::now())?;
@@ -239,6 +264,11 @@ impl Connection {
                 _ = tick.tick() => None,
                 next = listener.next() => Some(next),
             };
+            // Asked whatever woke us: it may be what the reload did to the publisher.
+            if let Err(close) = self.still_allowed() {
+                self.sent = out.sent();
+                return Err(close);
+            }
             let now = Instant::now();
             match next {
                 Some(Ok(heard)) => {
@@ -305,6 +335,7 @@ impl Connection {
                     input.flush(self).await?;
                     return Err(Self::close(Reason::ShuttingDown, "the server is shutting down"));
                 }
+                Ok(()) = self.config.changed() => self.still_allowed()?,
                 datagram = receive(&mut self.inbox) => {
                     if let Some(sent) = datagram.bundles_sent {
                         input.incoming.announce(sent);

@@ -65,6 +65,7 @@ function told(message) {
     case "login":
       $("login").hidden = false;
       connection("", "waiting for a token");
+      show([]);
       $("login-error").textContent = message.reason || "";
       if (message.reason) state.token = null;
       $("token").focus();
