@@ -15,6 +15,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 # A bundle: five frames of six stages, 300 bits and four bits of padding.
 FRAMES, STAGES, LENGTH, EVERY = 5, 6, 38, 0.1
@@ -24,7 +25,7 @@ QUEUE, PAUSE_S = 256, 10
 KILL_S = 1.0
 BINARY, FOLDER, MINUTES, KILLS = sys.argv[1], sys.argv[2], float(sys.argv[3]), int(sys.argv[4])
 MODEL = os.environ.get("UNDERTONE_MODEL", "models/undertone-24k-v1")
-MODEL_ID = hashlib.sha256(open(f"{MODEL}/manifest.toml", "rb").read()).digest()[:8]
+MODEL_ID = hashlib.sha256(Path(f"{MODEL}/manifest.toml").read_bytes()).digest()[:8]
 DISK, HANG = f"{FOLDER}/disk", f"{FOLDER}/hang"
 RANDOM = random.Random(1)
 faults = []
@@ -140,7 +141,7 @@ class Daemon:
         env = dict(os.environ, UNDERTONE_MODEL=MODEL)
         if hang:
             env.update(LD_PRELOAD=f"{FOLDER}/hang.so", HANG=HANG)
-        self.log = open(f"{FOLDER}/{name}.log", "ab")
+        self.log = open(f"{FOLDER}/{name}.log", "ab")  # noqa: SIM115 (as long as the daemon runs)
         self.process = subprocess.Popen([BINARY, "serve", "--config", self.config], stderr=self.log, env=env)
         self.wait()
 
@@ -148,7 +149,7 @@ class Daemon:
         start = time.monotonic()
         while self.get("/readyz")[0] not in (200, 503):
             if self.process.poll() is not None or time.monotonic() - start > 120:
-                raise SystemExit(f"the daemon does not start: {open(self.log.name).read()[-2000:]}")
+                raise SystemExit(f"the daemon does not start: {Path(self.log.name).read_text()[-2000:]}")
             time.sleep(0.05)
 
     def get(self, path):
@@ -161,15 +162,15 @@ class Daemon:
             return 0, str(e)
 
     def metric(self, name):
-        lines = [l for l in self.get("/metrics")[1].splitlines() if l.startswith(f"undertone_{name} ")]
+        lines = [line for line in self.get("/metrics")[1].splitlines() if line.startswith(f"undertone_{name} ")]
         return float(lines[0].split()[1]) if lines else float("nan")
 
     def memory_mib(self):
         with open(f"/proc/{self.process.pid}/status") as f:
-            return next(int(l.split()[1]) / 1024 for l in f if l.startswith("VmRSS"))
+            return next(int(line.split()[1]) / 1024 for line in f if line.startswith("VmRSS"))
 
     def cpu_s(self):
-        parts = open(f"/proc/{self.process.pid}/stat").read().rsplit(")", 1)[1].split()
+        parts = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
         return (int(parts[11]) + int(parts[12])) / os.sysconf("SC_CLK_TCK")
 
     def kill(self):
@@ -253,7 +254,7 @@ def recorded(folder, stream):
     """The payloads of all recordings of a stream; every check sum is looked at, and a cut file ends with a whole record."""
     found, empty = [], 0
     for path in sorted(glob.glob(f"{folder}/{stream}-*.utn")):
-        data = open(path, "rb").read()
+        data = Path(path).read_bytes()
         empty += not data
         if len(data) < 31:
             continue
@@ -403,7 +404,8 @@ def hostile(daemon, stop, counts):
     def web():
         with connect(daemon.http) as s:
             path = RANDOM.choice(["/", "/ws", "/metrics", "/status", "/" + "a" * RANDOM.randrange(10_000), "/%00"])
-            s.sendall(f"{RANDOM.choice(['GET', 'POST', 'PUT'])} {path} HTTP/1.1\r\nHost: {RANDOM.choice(['localhost', 'evil.example'])}\r\n\r\n".encode())
+            method, host = RANDOM.choice(["GET", "POST", "PUT"]), RANDOM.choice(["localhost", "evil.example"])
+            s.sendall(f"{method} {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
             s.recv(1000)
 
     def short_streams():
