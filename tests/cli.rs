@@ -128,7 +128,8 @@ fn pipes_give_the_same_bytes_as_files_and_leave_bundle_by_bundle() {
     let piped = child.wait_with_output().unwrap().stdout;
     let file = fs::read(&back).unwrap();
     assert_eq!(&piped[..4], b"RIFF");
-    assert_eq!(piped[44..file.len()], file[44..]);
+    // A file has room in its header for the lengths of RF64.
+    assert!(piped[44..] == file[80..]);
 }
 
 #[test]
@@ -175,7 +176,7 @@ fn damaged_and_foreign_files_are_said_clearly() {
         fs::write(&utn, content).unwrap();
         let e = fails(1, &["decode", &utn, &back]);
         assert!(e.contains("a.utn"), "{e}");
-        let e = fails(1, &["encode", &utn, &back]);
+        let e = fails(1, &["encode", &utn, &dir.path("other.utn")]);
         assert!(e.contains("a.utn") && e.contains("--raw"), "{e}");
     }
 }

@@ -7,6 +7,8 @@ mod nats;
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use common::{Daemon, FAKE_ID, bundle, drain, hello, within};
@@ -325,7 +327,7 @@ fn wav(seconds: u32, pitch: u32) -> Vec<u8> {
 }
 
 fn options(root: &Path, attempts: u64) -> WorkerOptions {
-    WorkerOptions { root: root.to_owned(), attempts, drain: true }
+    WorkerOptions { root: root.to_owned(), attempts, drain: true, patience: Duration::from_secs(60) }
 }
 
 async fn queue(server: &NatsServer) -> Jobs {
@@ -444,4 +446,65 @@ async fn a_worker_makes_the_queue_again_that_nats_has_lost() {
     let tally = within(work(&queue, coder(), &options(dir.path(), 5), stopped)).await.unwrap();
     assert_eq!(tally.encoded, 0);
     queue.submit("night", &[job("a", false)]).await.unwrap();
+}
+
+/// Set at the end of the test: a runtime waits for its threads.
+static LET_GO: AtomicBool = AtomicBool::new(false);
+
+/// A coder whose search panics at one step and hangs at two.
+fn faulty() -> Coder {
+    let fault = |steps: u32| match steps {
+        0 => Ok(None),
+        1 => panic!("a fault of the program"),
+        _ => {
+            while !LET_GO.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err("let go".to_owned())
+        }
+    };
+    Coder::new(fake::processor(16, 7), Some(common::tokens()), Box::new(fault))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs nats-server: make test-system"]
+async fn a_job_that_panics_or_hangs_or_kills_is_given_up_with_its_reason_and_the_others_are_done() {
+    let server = NatsServer::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path();
+    fs::create_dir(root.join("in")).unwrap();
+    let queue = queue(&server).await;
+    let with = |name: &str, steps| {
+        fs::write(root.join(format!("in/{name}.wav")), wav(1, 1)).unwrap();
+        let mut job = job(name, false);
+        job.refine = Some(steps);
+        job
+    };
+    // Every worker that had this one never came back.
+    queue.submit("one", &[with("kills", 0)]).await.unwrap();
+    for attempt in 1..=2 {
+        let taken = within(queue.next(Duration::from_secs(5))).await.unwrap().expect("a job");
+        assert_eq!(taken.attempts, attempt);
+        taken.retry(Duration::ZERO).await.unwrap();
+    }
+    let long = Job::new(format!("in/{}.wav", "x".repeat(7_000)), "out/x.utn".to_owned(), Wanted::Stages(4), false);
+    queue.submit("two", &[with("panics", 1), with("hangs", 2), long, with("good", 0)]).await.unwrap();
+    let options = WorkerOptions { patience: Duration::from_secs(3), ..options(root, 2) };
+    let (_stop, stopped) = watch::channel(false);
+    let coder = faulty().renewed_by(Arc::new(|| Ok(faulty())));
+    let tally = tokio::time::timeout(Duration::from_secs(120), work(&queue, coder, &options, stopped)).await;
+    LET_GO.store(true, Ordering::Relaxed);
+    let tally = tally.expect("an end in time").unwrap();
+    assert_eq!((tally.encoded, tally.dead, queue.open().await.unwrap()), (1, 4, 0), "{tally:?}");
+    let dead = [queue.dead("one", 9).await.unwrap(), queue.dead("two", 9).await.unwrap()].concat();
+    for (input, reason) in [
+        ("kills", "handed out 2 times"),
+        ("panics", "a fault of the program"),
+        ("hangs", "did not come further"),
+        ("xxx", "too long"),
+    ] {
+        let record = dead.iter().find(|r| r.input.contains(input)).unwrap();
+        assert!(record.error.as_ref().unwrap().contains(reason), "{record:?}");
+        assert!(record.input.len() <= 1_000, "a result fits into a message");
+    }
 }

@@ -14,7 +14,7 @@ import torch
 from conftest import HERE, SMOKE, small_codec, voice
 from safetensors.numpy import load_file
 
-from undertone_recipe import config, int8
+from undertone_recipe import config, digests, int8
 from undertone_recipe.balance import balance, dead_gains, observe
 from undertone_recipe.codec import OVERLAP_DELAY, Codec, decoder_noise, load, save
 from undertone_recipe.config import FRAME, ConfigError
@@ -226,6 +226,22 @@ def test_verify_notices_a_changed_file_and_a_collapsed_stage(folder, tmp_path, c
         f.write(b"\x01\x02")
     with pytest.raises(VerifyError, match=r"decoder\.onnx"):
         verify(tmp_path / "good", SMOKE, folder)
+
+
+def test_the_digests_of_a_folder_name_every_other_file_and_notice_a_change(tmp_path):
+    export(small_codec(), tmp_path, "smoke")
+    before = sha256(tmp_path / "manifest.toml")
+    (tmp_path / "tokens.safetensors").write_bytes(b"codes")
+    assert {"gradient.onnx", "tokens.safetensors"} <= set(digests.write(tmp_path))
+    assert digests.wrong(tmp_path) == [] and sha256(tmp_path / "manifest.toml") == before
+    (tmp_path / "tokens.safetensors").write_bytes(b"coded")
+    (tmp_path / "draft.safetensors").write_bytes(b"new")
+    (tmp_path / "gradient.onnx").unlink()
+    faults = " ".join(digests.wrong(tmp_path))
+    assert "tokens.safetensors: its hash" in faults
+    assert "draft.safetensors is not in" in faults and "gradient.onnx is missing" in faults
+    with pytest.raises(VerifyError, match="tokens.safetensors"):
+        verify(tmp_path, SMOKE, None)
 
 
 def test_the_adversarial_phase_runs(folder, tmp_path):

@@ -11,7 +11,7 @@ import onnxruntime as ort
 import torch
 from safetensors.numpy import load_file
 
-from . import config
+from . import config, digests
 from .balance import dead_gains, observe
 from .codec import Codec, decoder_noise
 from .data import Batches
@@ -84,6 +84,8 @@ def verify(folder: Path, cfg: config.Config, data: Path | None) -> None:
     for part in parts:
         entry = manifest[part]
         check(sha256(folder / entry["path"]) == entry["sha256"], f"{entry['path']}: its hash is not the manifest's")
+    faults = digests.wrong(folder)
+    check(not faults, "; ".join(faults))
     print(f"hashes       ok, {len(parts)} files; model id {model_id(folder)}")
     rate = manifest["sample_rate_hz"] / manifest["frame_samples"] / 1e6
     macs = {part: count_macs(onnx.load(folder / f"{part}.onnx")) * rate for part in ("encoder", "decoder")}

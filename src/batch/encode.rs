@@ -1,12 +1,14 @@
 //! One recording to one file of codes.
 
+use std::collections::HashSet;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use data_encoding::HEXLOWER;
+use tracing::warn;
 
+use super::guard::Watched;
 use super::output::{BatchError, Place, digest};
 use crate::bus::jobs::{Job, Wanted};
 use crate::capture::{AudioInput, CaptureError};
@@ -30,7 +32,16 @@ pub struct Coder {
     make: MakeRefiner,
     /// The last one made, and its steps.
     refiner: (u32, Option<Refiner>),
+    again: Option<MakeCoder>,
+    /// Folders that were looked through for what dead workers left.
+    swept: HashSet<PathBuf>,
 }
+
+/// Makes a coder like another one.
+pub type MakeCoder = Arc<dyn Fn() -> Result<Coder, String> + Send + Sync>;
+
+/// Folders that are remembered.
+const MAX_SWEPT: usize = 4_096;
 
 impl std::fmt::Debug for Coder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -51,7 +62,31 @@ impl From<RecordingError> for BatchError {
 impl Coder {
     /// With these networks, this token model for coded files, and this search.
     pub fn new(processor: Processor, tokens: Option<Arc<TokenModel>>, make: MakeRefiner) -> Self {
-        Self { processor, tokens, make, refiner: (0, None) }
+        Self { processor, tokens, make, refiner: (0, None), again: None, swept: HashSet::new() }
+    }
+
+    /// With what makes another like it, for a worker whose coder was lost to a recording that it cannot get done with.
+    #[must_use]
+    pub fn renewed_by(mut self, again: MakeCoder) -> Self {
+        self.again = Some(again);
+        self
+    }
+
+    pub(super) fn again(&self) -> Option<MakeCoder> {
+        self.again.clone()
+    }
+
+    /// After a panic in the middle of a recording: what may be left of it is forgotten.
+    pub(super) fn recover(&mut self) {
+        self.refiner = (0, None);
+    }
+
+    /// Whether a folder is to be looked through: the first time, and whenever a job was tried before.
+    pub(super) fn should_sweep(&mut self, folder: &Path, tried_before: bool) -> bool {
+        if self.swept.len() >= MAX_SWEPT {
+            self.swept.clear();
+        }
+        self.swept.insert(folder.to_owned()) || tried_before
     }
 
     fn tokens(&self, job: &Job) -> Result<Option<Arc<TokenModel>>, BatchError> {
@@ -94,7 +129,7 @@ impl Coder {
         job: &Job,
         input: &Path,
         out: &mut dyn Write,
-        cancelled: &AtomicBool,
+        watched: &Watched,
     ) -> Result<(), BatchError> {
         let rate = match job.wanted {
             Wanted::BitsPerSecond(rate) => Rate::Kbps(f64::from(rate) / 1e3),
@@ -104,8 +139,12 @@ impl Coder {
         let settings = Settings { rate, even: job.even, bundle: job.bundle, live: false, tokens };
         let recording = AudioInput::open(input, None).map_err(unreadable)?;
         let refiner = self.refiner.1.as_mut().filter(|_| searched);
-        let mut ends = Files { recording, input, out, cancelled };
-        recording::encode(&mut self.processor, refiner, &settings, &mut ends)
+        let mut ends = Files { recording, input, out, watched };
+        let encoded = recording::encode(&mut self.processor, refiner, &settings, &mut ends);
+        for remark in ends.recording.remarks() {
+            warn!(input = %input.display(), "{remark}");
+        }
+        encoded
     }
 }
 
@@ -120,13 +159,14 @@ struct Files<'a> {
     recording: AudioInput,
     input: &'a Path,
     out: &'a mut dyn Write,
-    cancelled: &'a AtomicBool,
+    watched: &'a Watched,
 }
 
 impl Ends for Files<'_> {
     type Error = BatchError;
 
     fn read(&mut self, pcm: &mut Vec<f32>) -> Result<bool, BatchError> {
+        self.watched.alive();
         self.recording.read(pcm).map_err(unreadable)
     }
 
@@ -135,6 +175,7 @@ impl Ends for Files<'_> {
     }
 
     fn done(&mut self, _: u64) -> Result<(), BatchError> {
-        if self.cancelled.load(Ordering::Relaxed) { Err(BatchError::Cancelled) } else { Ok(()) }
+        self.watched.alive();
+        if self.watched.is_cancelled() { Err(BatchError::Cancelled) } else { Ok(()) }
     }
 }

@@ -5,21 +5,22 @@
 //! output is there, whole and made from the same bytes with the same settings, is done already.
 
 mod encode;
+mod guard;
 mod output;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-pub use encode::{Coder, MakeRefiner};
+pub use encode::{Coder, MakeCoder, MakeRefiner};
 pub use output::BatchError;
 
 use crate::bus::BusError;
 use crate::bus::jobs::{Job, JobRecord, Jobs, Taken};
+use guard::{Stall, Watched, guarded};
 use output::Place;
 
 /// How often a worker says that it is still at it: three times before it would be taken for dead.
@@ -57,11 +58,19 @@ pub struct WorkerOptions {
     pub attempts: u64,
     /// End when every job is done or given up, instead of waiting for more.
     pub drain: bool,
+    /// A job that does not come further for so long hangs. Its thread is left behind, and the job counts as failed.
+    pub patience: Duration,
 }
+
+/// Patience with a job: longer than a disk that was spun down, or the longest part of a search on a busy machine.
+pub const JOB_PATIENCE: Duration = Duration::from_secs(600);
+
+/// Jobs that may hang before a worker ends: the threads they hold do not come back.
+const MAX_HUNG: u32 = 4;
 
 /// Takes jobs until `stop` turns true. A job that is worked on then goes back at once.
 ///
-/// Errors: [`BatchError`] if the shared folder is not there.
+/// Errors: [`BatchError`] if the shared folder is not there, or too many jobs hang.
 pub async fn work(
     jobs: &Jobs,
     mut coder: Coder,
@@ -69,7 +78,7 @@ pub async fn work(
     mut stop: watch::Receiver<bool>,
 ) -> Result<Tally, BatchError> {
     let root = std::fs::canonicalize(&options.root).map_err(|e| BatchError::io(&options.root, e))?;
-    let mut tally = Tally::default();
+    let (mut tally, mut hung) = (Tally::default(), 0);
     let mut pause = FIRST_PAUSE;
     loop {
         let next = tokio::select! {
@@ -96,42 +105,73 @@ pub async fn work(
             }
         };
         pause = FIRST_PAUSE;
-        let (back, outcome) = attempt(&taken, coder, &root, &mut stop).await?;
-        coder = back;
+        let again = coder.again();
+        let (back, outcome) = attempt(&taken, coder, &root, options, &mut stop).await;
         settle(&taken, outcome, options, &mut tally).await;
+        coder = match back {
+            Some(coder) => coder,
+            None => {
+                hung += 1;
+                let again = again.filter(|_| hung < MAX_HUNG);
+                let again =
+                    again.ok_or_else(|| BatchError::Hopeless(format!("{hung} jobs hang; start the worker anew")))?;
+                again().map_err(BatchError::Hopeless)?
+            }
+        };
         if *stop.borrow() {
             return Ok(tally);
         }
     }
 }
 
-/// Does a job in a thread of its own, and meanwhile says that it is being done.
+/// Does a job in a thread of its own, and meanwhile says that it is being done. The coder does not come back from a job that hangs.
 async fn attempt(
     taken: &Taken,
     mut coder: Coder,
     root: &Path,
+    options: &WorkerOptions,
     stop: &mut watch::Receiver<bool>,
-) -> Result<(Coder, Result<Made, BatchError>), BatchError> {
+) -> (Option<Coder>, Result<Made, BatchError>) {
     let job = match &taken.job {
         Ok(job) => job.clone(),
-        Err(e) => return Ok((coder, Err(BatchError::Hopeless(e.to_string())))),
+        Err(e) => return (Some(coder), Err(BatchError::Hopeless(e.to_string()))),
     };
-    let (root, cancel) = (root.to_owned(), Arc::new(AtomicBool::new(false)));
-    let cancelled = Arc::clone(&cancel);
+    // Those who had it before did not live to say so.
+    if taken.attempts > options.attempts {
+        let reason =
+            format!("handed out {} times before, and every worker died of it or was stopped", taken.attempts - 1);
+        return (Some(coder), Err(BatchError::Hopeless(reason)));
+    }
+    let (root, watched, tried_before) = (root.to_owned(), Arc::new(Watched::default()), taken.attempts > 1);
+    let shared = Arc::clone(&watched);
     let work = tokio::task::spawn_blocking(move || {
-        let outcome = make(&job, &root, &mut coder, &cancelled);
+        let outcome = guarded(|| make(&job, &root, &mut coder, &shared, tried_before));
+        let outcome = outcome.unwrap_or_else(|said| {
+            coder.recover();
+            Err(BatchError::Panicked(said))
+        });
         (coder, outcome)
     });
     tokio::pin!(work);
-    let mut heartbeat = tokio::time::interval(HEARTBEAT);
+    let mut stall = Stall::new(options.patience, Instant::now());
+    let mut heartbeat = tokio::time::interval(HEARTBEAT.min(options.patience));
     heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            done = &mut work => return done.map_err(|e| BatchError::Hopeless(e.to_string())),
-            _ = heartbeat.tick() => if let Err(e) = taken.progress().await {
-                warn!(job = taken.name, error = %e, "no progress reported");
+            done = &mut work => return match done {
+                Ok((coder, outcome)) => (Some(coder), outcome),
+                Err(e) => (None, Err(BatchError::Panicked(e.to_string()))),
             },
-            _ = stop.wait_for(|s| *s), if !cancel.load(Ordering::Relaxed) => cancel.store(true, Ordering::Relaxed),
+            _ = heartbeat.tick() => {
+                if stall.look(watched.steps(), Instant::now()) {
+                    watched.cancel();
+                    return (None, Err(BatchError::Hung(options.patience)));
+                }
+                if let Err(e) = taken.progress().await {
+                    warn!(job = taken.name, error = %e, "no progress reported");
+                }
+            },
+            _ = stop.wait_for(|s| *s), if !watched.is_cancelled() => watched.cancel(),
         }
     }
 }
@@ -142,13 +182,16 @@ struct Made {
     skipped: bool,
 }
 
-fn make(job: &Job, root: &Path, coder: &mut Coder, cancelled: &AtomicBool) -> Result<Made, BatchError> {
+fn make(job: &Job, root: &Path, coder: &mut Coder, watched: &Watched, tried: bool) -> Result<Made, BatchError> {
     let place = Place::find(root, job)?;
+    if coder.should_sweep(place.folder(), tried) {
+        place.sweep();
+    }
     let key = coder.key(job, &place)?;
     if let Some(bytes) = place.finished(&key) {
         return Ok(Made { bytes, skipped: true });
     }
-    let bytes = place.write(&key, |out| coder.encode(job, &place.input, out, cancelled))?;
+    let bytes = place.write(&key, |out| coder.encode(job, &place.input, out, watched))?;
     Ok(Made { bytes, skipped: false })
 }
 

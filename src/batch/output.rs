@@ -9,9 +9,16 @@ use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 
 use crate::bus::jobs::Job;
+use crate::capture::{Content, other_content, same};
 
-/// Age at which a half-written output of a worker that died is cleared away.
+/// Age at which a half-written output is cleared away where files cannot be locked.
 const STALE: Duration = Duration::from_secs(3_600);
+
+/// Age below which it may not be locked yet.
+const FRESH: Duration = Duration::from_secs(10);
+
+/// Characters of a path that are said.
+const SAID: usize = 200;
 
 /// Why a job was not done.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +34,12 @@ pub enum BatchError {
     /// It would fail every time.
     #[error("{0}")]
     Hopeless(String),
+    /// The program has a fault that this recording brings to light.
+    #[error("the encoder panicked: {0}")]
+    Panicked(String),
+    /// It stood still.
+    #[error("it did not come further for {} s", .0.as_secs())]
+    Hung(Duration),
     /// The worker was told to stop.
     #[error("cancelled")]
     Cancelled,
@@ -34,8 +47,19 @@ pub enum BatchError {
 
 impl BatchError {
     pub(super) fn io(path: &Path, source: std::io::Error) -> Self {
-        Self::Io { path: path.to_owned(), source }
+        match source.kind() {
+            // It is as long the next time.
+            std::io::ErrorKind::InvalidFilename => Self::Hopeless(format!("{}: {source}", shortened(path))),
+            _ => Self::Io { path: path.to_owned(), source },
+        }
     }
+}
+
+/// The start of a path that is too long to be said whole.
+fn shortened(path: &Path) -> String {
+    let text = path.display().to_string();
+    let start: String = text.chars().take(SAID).collect();
+    if start.len() < text.len() { format!("{start}... ({} bytes)", text.len()) } else { text }
 }
 
 /// SHA-256 and length of a file.
@@ -87,6 +111,13 @@ impl Place {
             }
         };
         let input = inside(&input)?;
+        let held = fs::metadata(&input).map_err(|e| BatchError::io(&input, e))?;
+        if !held.is_file() {
+            return Err(BatchError::Hopeless(format!(
+                "{}: not a file but a pipe, a device or a folder",
+                input.display()
+            )));
+        }
         let name = output.file_name().and_then(|n| n.to_str()).map(ToOwned::to_owned);
         let (Some(folder), Some(name)) = (output.parent(), name) else {
             return Err(BatchError::Hopeless(format!("{}: not a file name", output.display())));
@@ -95,7 +126,24 @@ impl Place {
         let there = folder.ancestors().find(|a| a.exists()).unwrap_or(root);
         inside(there)?;
         fs::create_dir_all(folder).map_err(|e| BatchError::io(folder, e))?;
-        Ok(Self { input, folder: inside(folder)?, name })
+        let place = Self { input, folder: inside(folder)?, name };
+        place.may_replace(&held)?;
+        Ok(place)
+    }
+
+    /// Whether what is there under the output's name may be replaced: never the input by whatever name, nor another recording.
+    fn may_replace(&self, input: &fs::Metadata) -> Result<(), BatchError> {
+        let output = self.output();
+        let Ok(there) = fs::metadata(&output) else { return Ok(()) };
+        let hopeless = |reason: &str| Err(BatchError::Hopeless(format!("{}: {reason}", output.display())));
+        if same(input, &there) {
+            return hopeless("the output is also the input");
+        }
+        if !there.is_file() {
+            return hopeless("not a file but a pipe, a device or a folder");
+        }
+        let other = other_content(&output, &there, Content::Codes).map_err(|e| BatchError::io(&output, e))?;
+        other.map_or(Ok(()), hopeless)
     }
 
     fn output(&self) -> PathBuf {
@@ -120,11 +168,13 @@ impl Place {
         key: &str,
         fill: impl FnOnce(&mut dyn Write) -> Result<(), BatchError>,
     ) -> Result<u64, BatchError> {
-        self.sweep();
         let (output, part) = (self.output(), self.part());
         let written = (|| {
             let error = |e| BatchError::io(&part, e);
-            let mut out = BufWriter::new(File::create_new(&part).map_err(error)?);
+            let file = File::create_new(&part).map_err(error)?;
+            // Whoever finds it unlocked knows that its worker has died. Not every file system can do that.
+            let _ = file.try_lock();
+            let mut out = BufWriter::new(file);
             fill(&mut out)?;
             let file = out.into_inner().map_err(|e| error(e.into_error()))?;
             file.sync_all().map_err(error)?;
@@ -161,18 +211,37 @@ impl Place {
         File::open(&self.folder).and_then(|d| d.sync_all()).map_err(|e| BatchError::io(&self.folder, e))
     }
 
-    /// Clears away what workers that died left of this output.
-    fn sweep(&self) {
-        let start = format!(".{}.", self.name);
+    /// Where the output is to be.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Clears away what workers that died left half-written in the output's folder.
+    pub(super) fn sweep(&self) {
         let Ok(entries) = fs::read_dir(&self.folder) else { return };
         for entry in entries.flatten() {
             let name = entry.file_name();
-            let ours = name.to_str().is_some_and(|n| n.starts_with(&start) && n.ends_with(".part"));
-            let age = entry.metadata().and_then(|m| m.modified()).ok().and_then(|t| t.elapsed().ok());
-            if ours && age.is_some_and(|a| a > STALE) {
+            let age = || entry.metadata().and_then(|m| m.modified()).ok().and_then(|t| t.elapsed().ok());
+            if name.to_str().is_some_and(is_part) && age().is_some_and(|age| abandoned(&entry.path(), age)) {
                 let _ = fs::remove_file(entry.path());
             }
         }
+    }
+}
+
+/// Whether this is the name of a half-written output.
+fn is_part(name: &str) -> bool {
+    let random = name.strip_prefix('.').and_then(|n| n.strip_suffix(".part")).and_then(|n| n.rsplit_once('.'));
+    random.is_some_and(|(_, r)| r.len() == 16 && r.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
+/// Whether nobody writes to it any more.
+fn abandoned(part: &Path, age: Duration) -> bool {
+    let Ok(file) = File::options().write(true).open(part) else { return false };
+    match file.try_lock() {
+        Ok(()) => age > FRESH,
+        Err(fs::TryLockError::WouldBlock) => false,
+        Err(fs::TryLockError::Error(_)) => age > STALE,
     }
 }
 
@@ -207,6 +276,70 @@ mod tests {
         assert_eq!(place.finished("other"), None);
         fs::write(root.join("out/deep/a.utn"), "codfs").unwrap();
         assert_eq!(place.finished("k"), None);
+    }
+
+    #[test]
+    fn neither_the_input_nor_another_recording_is_written_over_and_pipes_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = fs::canonicalize(dir.path()).unwrap();
+        let wav = b"RIFF....WAVEfmt sound";
+        fs::write(root.join("a.wav"), wav).unwrap();
+        fs::write(root.join("b.wav"), wav).unwrap();
+        fs::hard_link(root.join("a.wav"), root.join("hard.utn")).unwrap();
+        std::os::unix::fs::symlink("a.wav", root.join("soft.utn")).unwrap();
+        for name in ["pipe.wav", "pipe.utn"] {
+            assert!(std::process::Command::new("mkfifo").arg(root.join(name)).status().unwrap().success());
+        }
+        fs::create_dir(root.join("folder.wav")).unwrap();
+        for (input, output, why) in [
+            ("a.wav", "a.wav", "also the input"),
+            ("a.wav", "hard.utn", "also the input"),
+            ("a.wav", "soft.utn", "also the input"),
+            ("a.wav", "b.wav", "a recording"),
+            ("a.wav", "pipe.utn", "a pipe"),
+            ("pipe.wav", "new.utn", "a pipe"),
+            ("folder.wav", "new.utn", "a folder"),
+        ] {
+            match Place::find(&root, &job(input, output)) {
+                Err(BatchError::Hopeless(reason)) => assert!(reason.contains(why), "{reason}"),
+                other => panic!("{input} {output}: {:?}", other.err()),
+            }
+        }
+        assert_eq!(fs::read(root.join("b.wav")).unwrap(), wav);
+    }
+
+    #[test]
+    fn a_name_that_is_too_long_is_hopeless_and_said_in_short() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = fs::canonicalize(dir.path()).unwrap();
+        let long = "x".repeat(15_000);
+        match Place::find(&root, &job(&long, "a.utn")) {
+            Err(BatchError::Hopeless(reason)) => {
+                assert!(reason.len() < 400 && reason.contains("too long") && reason.contains("xxx..."), "{reason}");
+            }
+            other => panic!("{:?}", other.err()),
+        }
+    }
+
+    #[test]
+    fn what_a_dead_worker_left_is_cleared_away_and_what_a_living_one_writes_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = fs::canonicalize(dir.path()).unwrap();
+        fs::write(root.join("a.wav"), "sound").unwrap();
+        let place = Place::find(&root, &job("a.wav", "out/a.utn")).unwrap();
+        let (dead, living, fresh) = (place.part(), place.part(), place.part());
+        let theirs = root.join("out/.notes.part");
+        for path in [&dead, &living, &fresh, &theirs] {
+            fs::write(path, "half").unwrap();
+        }
+        let old = std::time::SystemTime::now() - 2 * FRESH;
+        let owner = File::options().write(true).open(&living).unwrap();
+        owner.try_lock().unwrap();
+        for path in [&dead, &living, &theirs] {
+            File::options().write(true).open(path).unwrap().set_modified(old).unwrap();
+        }
+        place.sweep();
+        assert_eq!([&dead, &living, &fresh, &theirs].map(|p| p.exists()), [false, true, true, true]);
     }
 
     #[test]

@@ -101,6 +101,11 @@ impl ContainerReader {
         self.buffer.len() - self.at
     }
 
+    /// Bytes that were pushed and lie behind the end of the stream; empty before its end.
+    pub fn behind(&self) -> &[u8] {
+        if self.ended { self.record() } else { &[] }
+    }
+
     /// Bundles that were skipped because they were damaged.
     pub fn damaged(&self) -> u64 {
         self.damaged

@@ -29,6 +29,9 @@ const RESULTS_AGE: Duration = Duration::from_secs(30 * 86_400);
 /// Longest text of a job or result.
 const MAX_TEXT: i32 = 16 << 10;
 
+/// Bytes of a message that its headers take.
+const HEADROOM: usize = 512;
+
 /// Jobs that may be worked on at once, over all workers.
 const MAX_RUNNING: i64 = 10_000;
 
@@ -64,6 +67,11 @@ pub enum Wanted {
 }
 
 impl Job {
+    /// Whether it fits into a message.
+    pub fn fits(&self) -> bool {
+        serde_json::to_vec(self).is_ok_and(|text| text.len() + HEADROOM <= MAX_TEXT as usize)
+    }
+
     /// A job: packed, or coded and graded by level, in bundles of 25 frames or 50.
     pub fn new(input: String, output: String, wanted: Wanted, coded: bool) -> Self {
         let bundle = if coded { CODED_BUNDLE } else { FILE_BUNDLE };
@@ -84,6 +92,17 @@ pub struct JobRecord {
     pub attempts: u64,
     /// Why nothing will become of it.
     pub error: Option<String>,
+}
+
+/// Characters of a name or reason in a result: with all of them escaped it still fits into a message.
+const MAX_SAID: usize = 1_000;
+
+impl JobRecord {
+    /// With a name and a reason that fit into a message: a result that the server refuses would bring its job back for ever.
+    fn shortened(&self) -> Self {
+        let short = |text: &str| text.chars().take(MAX_SAID).collect::<String>();
+        Self { input: short(&self.input), error: self.error.as_deref().map(short), ..self.clone() }
+    }
 }
 
 /// How far a batch is.
@@ -220,7 +239,9 @@ impl Jobs {
     ///
     /// Errors: [`BusError`] if the server does not say.
     pub async fn open(&self) -> Result<u64, BusError> {
-        Ok(self.jobs.get_info().await.map_err(refused("count jobs"))?.state.messages)
+        // By what was acknowledged: the stream's own count of messages may be wrong after the server was killed.
+        let workers = self.workers.get_info().await.map_err(refused("count jobs"))?;
+        Ok(workers.num_pending + workers.num_ack_pending as u64)
     }
 
     /// Jobs of a batch that were given up, at most `most` of them.
@@ -301,7 +322,7 @@ impl Taken {
     /// output there.
     pub async fn finish(&self, record: &JobRecord) -> Result<(), BusError> {
         let kind = if record.error.is_some() { "dead" } else { "done" };
-        let text = serde_json::to_vec(record).map_err(refused("write a result"))?;
+        let text = serde_json::to_vec(&record.shortened()).map_err(refused("write a result"))?;
         let subject = self.bus.prefix.subject(kind, &self.name);
         let ack = self.context.publish(subject, text.into()).await.map_err(refused("write a result"))?;
         ack.await.map_err(refused("write a result"))?;

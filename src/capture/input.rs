@@ -1,19 +1,20 @@
 //! Recordings and raw pipes as mono samples at the codec's rate.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
-
-use symphonia::core::codecs::audio::{AudioDecoder, AudioDecoderOptions};
-use symphonia::core::errors::Error as SymphoniaError;
-use symphonia::core::formats::probe::Hint;
-use symphonia::core::formats::{FormatOptions, FormatReader, TrackType};
-use symphonia::core::io::{MediaSource, MediaSourceStream, ReadOnlySource};
-use symphonia::core::meta::MetadataOptions;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::CaptureError;
-use crate::dsp::Resampler;
-use crate::units::{CODEC_RATE, PcmFormat, SampleRate};
+use super::bytes::{self, Bytes};
+use super::compressed::Compressed;
+use super::kind::{self, Kind};
+use super::mpeg::id3v2_length;
+use super::tags;
+use super::wav::{WavError, WavReader};
+use crate::dsp::{MAX_SAMPLE, PcmReader};
+use crate::units::PcmFormat;
 
 /// Most bytes taken from a raw pipe at a time.
 const RAW_CHUNK: usize = 16 << 10;
@@ -23,21 +24,14 @@ pub struct AudioInput {
     path: PathBuf,
     source: Source,
     total_samples: Option<u64>,
+    stop: Option<Arc<AtomicBool>>,
+    ended: bool,
 }
 
 enum Source {
-    Raw { from: Box<dyn Read + Send + Sync>, reader: crate::dsp::PcmReader, buffer: Vec<u8> },
-    File(Box<Decoding>),
-    Ended,
-}
-
-struct Decoding {
-    format: Box<dyn FormatReader>,
-    decoder: Box<dyn AudioDecoder>,
-    track: u32,
-    interleaved: Vec<f32>,
-    mono: Vec<f32>,
-    resampler: Option<(u32, Resampler)>,
+    Raw { from: Box<dyn Read + Send + Sync>, reader: PcmReader, buffer: Vec<u8> },
+    Wav(Box<WavReader>),
+    Compressed(Box<Compressed>),
 }
 
 impl std::fmt::Debug for AudioInput {
@@ -51,25 +45,24 @@ impl AudioInput {
     ///
     /// Errors: [`CaptureError`].
     pub fn open(path: &Path, raw: Option<PcmFormat>) -> Result<Self, CaptureError> {
+        Self::open_until(path, raw, None)
+    }
+
+    /// As [`AudioInput::open`]; when `stop` turns true, the audio ends with what has come by then, as at its own end.
+    ///
+    /// Errors: [`CaptureError`].
+    pub fn open_until(
+        path: &Path,
+        raw: Option<PcmFormat>,
+        stop: Option<Arc<AtomicBool>>,
+    ) -> Result<Self, CaptureError> {
         let io = |source| CaptureError::Io { path: path.to_owned(), source };
-        let pipe = path == Path::new("-");
-        if let Some(format) = raw {
-            let from: Box<dyn Read + Send + Sync> =
-                if pipe { Box::new(std::io::stdin()) } else { Box::new(File::open(path).map_err(io)?) };
-            let source = Source::Raw { from, reader: crate::dsp::PcmReader::new(format), buffer: vec![0; RAW_CHUNK] };
-            return Ok(Self { path: path.to_owned(), source, total_samples: None });
-        }
-        let media: Box<dyn MediaSource> = if pipe {
-            Box::new(ReadOnlySource::new(std::io::stdin()))
-        } else {
-            let file = File::open(path).map_err(io)?;
-            if file.metadata().map_err(io)?.is_dir() {
-                return Err(io(std::io::Error::new(std::io::ErrorKind::IsADirectory, "is a directory")));
-            }
-            Box::new(file)
+        let from = bytes::open(path, stop.as_ref()).map_err(io)?;
+        let (source, total_samples) = match raw {
+            Some(format) => (Source::Raw { from, reader: PcmReader::new(format), buffer: vec![0; RAW_CHUNK] }, None),
+            None => recording(path, from)?,
         };
-        let (decoding, total_samples) = probe(path, media)?;
-        Ok(Self { path: path.to_owned(), source: Source::File(Box::new(decoding)), total_samples })
+        Ok(Self { path: path.to_owned(), source, total_samples, stop, ended: false })
     }
 
     /// Samples at the codec's rate that the file announces, if it does.
@@ -81,111 +74,106 @@ impl AudioInput {
     ///
     /// Errors: [`CaptureError`]; a damaged packet inside a file is skipped, as players do.
     pub fn read(&mut self, out: &mut Vec<f32>) -> Result<bool, CaptureError> {
-        match &mut self.source {
-            Source::Ended => Ok(false),
+        if self.ended {
+            return Ok(false);
+        }
+        // Of a pipe, what it holds is still taken; it ends by itself.
+        let stopped = self.stop.as_ref().is_some_and(|s| s.load(Ordering::Relaxed)) && !bytes::is_stream(&self.path);
+        let more = match &mut self.source {
             Source::Raw { from, reader, buffer } => {
-                let n = loop {
-                    match from.read(buffer) {
-                        Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                        other => break other,
-                    }
-                };
-                let n = n.map_err(|source| CaptureError::Io { path: self.path.clone(), source })?;
-                if n > 0 {
-                    reader.push(&buffer[..n], out);
-                    return Ok(true);
+                let n = if stopped { 0 } else { read_some(from, buffer).map_err(|e| self::io(&self.path, e))? };
+                reader.push(&buffer[..n], out);
+                if n == 0 {
+                    reader.finish(out);
                 }
-                reader.finish(out);
-                self.source = Source::Ended;
-                Ok(false)
+                n > 0
             }
-            Source::File(decoding) => {
-                let more = decoding.read(&self.path, out)?;
-                if !more {
-                    self.source = Source::Ended;
-                }
-                Ok(more)
+            Source::Wav(wav) if stopped => {
+                wav.finish(out);
+                false
             }
+            Source::Wav(wav) => wav.read(out).map_err(|e| wav_error(&self.path, e))?,
+            Source::Compressed(compressed) if stopped => {
+                compressed.finish(out);
+                false
+            }
+            Source::Compressed(compressed) => compressed.read(&self.path, out)?,
+        };
+        self.ended = !more;
+        Ok(more)
+    }
+
+    /// What a user should be told of what was read so far: samples that could not be used, repairs, parts left out. Each is said once,
+    /// at the end.
+    pub fn remarks(&self) -> Vec<String> {
+        let (mut all, unusable) = match &self.source {
+            Source::Raw { reader, .. } => (Vec::new(), reader.unusable()),
+            Source::Wav(wav) => (wav.remarks().to_vec(), wav.unusable()),
+            Source::Compressed(compressed) => (compressed.remarks(), compressed.unusable()),
+        };
+        all.extend(unusable_remark(unusable));
+        all
+    }
+}
+
+/// Says how many values could not be used; None if all could.
+pub fn unusable_remark(values: u64) -> Option<String> {
+    let range = format!("not a number, infinite, or beyond {MAX_SAMPLE} times full scale");
+    (values > 0).then(|| format!("{values} samples cannot be used ({range}); silence takes their place"))
+}
+
+fn io(path: &Path, source: std::io::Error) -> CaptureError {
+    CaptureError::Io { path: path.to_owned(), source }
+}
+
+fn wav_error(path: &Path, e: WavError) -> CaptureError {
+    let path = path.to_owned();
+    match e {
+        WavError::Io(source) => CaptureError::Io { path, source },
+        WavError::Format(reason) => CaptureError::Format { path, reason },
+        WavError::Unusable(reason) => CaptureError::Unusable { path, reason },
+    }
+}
+
+fn read_some(from: &mut dyn Read, buffer: &mut [u8]) -> std::io::Result<usize> {
+    loop {
+        match from.read(buffer) {
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            other => return other,
         }
     }
 }
 
-fn probe(path: &Path, media: Box<dyn MediaSource>) -> Result<(Decoding, Option<u64>), CaptureError> {
-    let bad = |reason: String| CaptureError::Format { path: path.to_owned(), reason };
-    let mut hint = Hint::new();
-    if let Some(extension) = path.extension().and_then(|e| e.to_str()) {
-        hint.with_extension(extension);
-    }
-    let stream = MediaSourceStream::new(media, Default::default());
-    let format = symphonia::default::get_probe()
-        .probe(&hint, stream, FormatOptions::default(), MetadataOptions::default())
-        .map_err(|e| bad(e.to_string()))?;
-    let track = format.default_track(TrackType::Audio).ok_or_else(|| bad("no audio track".to_owned()))?;
-    let id = track.id;
-    let params = track.codec_params.as_ref().and_then(|p| p.audio()).ok_or_else(|| bad("no audio track".to_owned()))?;
-    let total = match (track.num_frames, params.sample_rate) {
-        (Some(n), Some(rate)) if rate > 0 => {
-            n.checked_mul(u64::from(CODEC_RATE.hz())).map(|v| v.div_ceil(u64::from(rate)))
-        }
-        _ => None,
+/// Finds out what a recording is; gives what reads it, and the samples it announces.
+fn recording(path: &Path, from: Box<dyn Read + Send + Sync>) -> Result<(Source, Option<u64>), CaptureError> {
+    let io = |source| CaptureError::Io { path: path.to_owned(), source };
+    let file = match bytes::is_stream(path) {
+        true => None,
+        false => Some(File::open(path).map_err(io)?),
     };
-    let decoder = symphonia::default::get_codecs()
-        .make_audio_decoder(params, &AudioDecoderOptions::default())
-        .map_err(|e| bad(e.to_string()))?;
-    let decoding = Decoding { format, decoder, track: id, interleaved: Vec::new(), mono: Vec::new(), resampler: None };
-    Ok((decoding, total))
-}
-
-impl Decoding {
-    fn read(&mut self, path: &Path, out: &mut Vec<f32>) -> Result<bool, CaptureError> {
-        let bad = |reason: String| CaptureError::Format { path: path.to_owned(), reason };
-        loop {
-            let packet = match self.format.next_packet() {
-                Ok(Some(packet)) => packet,
-                // A recording that was cut off ends where it was cut.
-                Ok(None) | Err(SymphoniaError::IoError(_)) => break,
-                Err(SymphoniaError::ResetRequired) => return Err(bad("the stream changes its tracks".to_owned())),
-                Err(e) => return Err(bad(e.to_string())),
-            };
-            if packet.track_id != self.track {
-                continue;
-            }
-            let decoded = match self.decoder.decode(&packet) {
-                Ok(decoded) => decoded,
-                Err(SymphoniaError::DecodeError(_)) => continue,
-                Err(SymphoniaError::IoError(_)) => break,
-                Err(e) => return Err(bad(e.to_string())),
-            };
-            let (rate, channels) = (decoded.spec().rate(), decoded.spec().channels().count());
-            if channels == 0 {
-                continue;
-            }
-            self.interleaved.resize(decoded.samples_interleaved(), 0.0);
-            decoded.copy_to_slice_interleaved(&mut self.interleaved);
-            self.mono.clear();
-            let scale = 1.0 / channels as f32;
-            self.mono.extend(self.interleaved.chunks_exact(channels).map(|s| s.iter().sum::<f32>() * scale));
-            self.resample(path, rate, out)?;
-            return Ok(true);
+    let length = file.as_ref().map(|f| f.metadata().map(|m| m.len())).transpose().map_err(io)?;
+    let mut bytes = Bytes::new(from, length);
+    // A tag may stand in front of anything, with a picture of any size and zeros behind it.
+    while let Some(tag) = id3v2_length(bytes.peek(10).map_err(io)?) {
+        bytes.skip(tag).map_err(io)?;
+        while bytes.peek(1).map_err(io)? == [0] {
+            bytes.consume(1);
         }
-        if let Some((_, resampler)) = &mut self.resampler {
-            resampler.finish(out);
-        }
-        Ok(false)
     }
-
-    fn resample(&mut self, path: &Path, rate: u32, out: &mut Vec<f32>) -> Result<(), CaptureError> {
-        if self.resampler.as_ref().is_none_or(|(r, _)| *r != rate) {
-            let from = SampleRate::new(rate)
-                .map_err(|e| CaptureError::Unusable { path: path.to_owned(), reason: e.to_string() })?;
-            if let Some((_, old)) = &mut self.resampler {
-                old.finish(out);
-            }
-            self.resampler = Some((rate, Resampler::new(from, CODEC_RATE)));
-        }
-        if let Some((_, resampler)) = &mut self.resampler {
-            resampler.push(&self.mono, out);
-        }
-        Ok(())
+    let kind = kind::detect(&mut bytes).map_err(io)?;
+    let kind = kind.map_err(|reason| CaptureError::Format { path: path.to_owned(), reason })?;
+    if kind == Kind::Wav {
+        let wav = WavReader::parse(bytes).map_err(|e| wav_error(path, e))?;
+        let total = wav.total_samples();
+        return Ok((Source::Wav(Box::new(wav)), total));
     }
+    let bytes = match (kind, &file) {
+        (Kind::Flac, Some(file)) => bytes.leave_out(tags::behind(file).map_err(io)?),
+        (Kind::Flac, None) => Bytes::new(Box::new(tags::Untagged::new(bytes)), None),
+        _ => bytes,
+    };
+    let file = file.map(|mut file| file.rewind().map(|()| file)).transpose().map_err(io)?;
+    let compressed = Compressed::open(path, kind, bytes, file)?;
+    let total = compressed.total_samples();
+    Ok((Source::Compressed(Box::new(compressed)), total))
 }

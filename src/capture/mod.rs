@@ -1,11 +1,23 @@
-//! Audio from and to files and pipes (symphonia reads, hound writes) and sound devices (cpal).
+//! Audio from and to files and pipes (symphonia and opus-decoder read what is compressed) and sound devices (cpal).
 
+mod bytes;
+mod compressed;
 pub mod device;
+mod file;
 mod input;
+mod kind;
+mod mpeg;
+mod opus;
 mod output;
+mod tags;
+mod wav;
+mod wav_format;
 
-pub use input::AudioInput;
+pub use bytes::{is_standard, is_stream, open};
+pub use file::{Content, OutputFile, other_content, same};
+pub use input::{AudioInput, unusable_remark};
 pub use output::AudioOutput;
+pub use wav::{WavError, WavReader};
 
 use std::path::PathBuf;
 
@@ -21,7 +33,10 @@ pub enum CaptureError {
         source: std::io::Error,
     },
     /// Not a recording that is understood.
-    #[error("{path}: {reason}; understood are WAV, FLAC, Ogg Vorbis and MP3, and raw samples with --raw s16le:24000:1")]
+    #[error(
+        "{path}: {reason}; understood are WAV, FLAC, Ogg (Vorbis, Opus), MP3, AAC, M4A, AIFF and CAF, and raw samples with \
+         --raw s16le:24000:1"
+    )]
     Format {
         /// File, or `-` for a pipe.
         path: PathBuf,
@@ -34,6 +49,14 @@ pub enum CaptureError {
         /// File, or `-` for a pipe.
         path: PathBuf,
         /// The value and the allowed range.
+        reason: String,
+    },
+    /// An output that is not written to, so that nothing is lost.
+    #[error("{path}: {reason}")]
+    Output {
+        /// File, or `-` for a pipe.
+        path: PathBuf,
+        /// Why not.
         reason: String,
     },
 }

@@ -15,7 +15,10 @@ use crate::profile::Profile;
 use crate::units::StageCount;
 
 /// Recordings that workers can read, by the ends of their names.
-const RECORDINGS: &[&str] = &["wav", "flac", "ogg", "mp3"];
+const RECORDINGS: &[&str] = &[
+    "wav", "wave", "rf64", "flac", "ogg", "oga", "opus", "mp3", "mp2", "aac", "m4a", "mp4", "aif", "aiff", "aifc",
+    "caf",
+];
 
 /// Jobs given up that are shown.
 const MOST_DEAD: usize = 20;
@@ -36,7 +39,7 @@ enum Command {
 
 #[derive(Debug, clap::Args)]
 struct Submit {
-    /// Folder of recordings (WAV, FLAC, Ogg Vorbis, MP3), with the folders in it
+    /// Folder of recordings (WAV, FLAC, Ogg, MP3, AAC, M4A, AIFF, CAF), with the folders in it
     input: PathBuf,
     /// Folder for the files of codes
     #[arg(long, value_name = "DIR")]
@@ -86,78 +89,153 @@ pub(super) fn run(args: Args) -> Result<()> {
     }
 }
 
-/// All recordings below a folder, in the order of their names.
-fn recordings(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
-    let name = || folder.display().to_string();
-    let mut entries = fs::read_dir(folder).with_context(name)?.collect::<Result<Vec<_>, _>>().with_context(name)?;
-    entries.sort_by_key(fs::DirEntry::file_name);
-    for entry in entries {
-        let path = entry.path();
-        // Links to folders may form a ring: only real ones are entered.
-        if entry.file_type().with_context(name)?.is_dir() {
-            recordings(&path, found)?;
-        } else if path.extension().is_some_and(|e| RECORDINGS.iter().any(|r| e.eq_ignore_ascii_case(r))) {
-            found.push(path);
-        }
-    }
-    Ok(())
+/// What a folder holds.
+#[derive(Default)]
+struct Found {
+    recordings: Vec<PathBuf>,
+    /// What cannot be handed in, and why.
+    refused: Vec<String>,
 }
 
-fn jobs(args: &Submit) -> Result<Vec<Job>> {
+impl Found {
+    /// All recordings below a folder, in the order of their names. What cannot be read is refused alone.
+    fn look(&mut self, folder: &Path) {
+        let entries = fs::read_dir(folder).and_then(Iterator::collect::<std::io::Result<Vec<_>>>);
+        let mut entries = match entries {
+            Ok(entries) => entries,
+            Err(e) => return self.refused.push(format!("{}: {e}", folder.display())),
+        };
+        entries.sort_by_key(fs::DirEntry::file_name);
+        for entry in entries {
+            let path = entry.path();
+            let is_recording = path.extension().is_some_and(|e| RECORDINGS.iter().any(|r| e.eq_ignore_ascii_case(r)));
+            match entry.file_type() {
+                // Links to folders may form a ring: only real ones are entered.
+                Ok(kind) if kind.is_dir() => self.look(&path),
+                Ok(_) if !is_recording => {}
+                Ok(kind) if kind.is_file() || path.is_file() => self.recordings.push(path),
+                Ok(_) => {
+                    self.refused.push(format!("{}: not a file but a pipe, a device or a broken link", path.display()))
+                }
+                Err(e) => self.refused.push(format!("{}: {e}", path.display())),
+            }
+        }
+    }
+}
+
+/// The jobs, and what is refused.
+fn jobs(args: &Submit) -> Result<(Vec<Job>, Vec<String>)> {
     let real = |path: &Path| fs::canonicalize(path).with_context(|| path.display().to_string());
     fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
     let (root, input, out) = (real(&args.root)?, real(&args.input)?, real(&args.out)?);
-    let mut found = Vec::new();
-    recordings(&input, &mut found)?;
-    let below = |path: &Path| -> Result<String> {
-        let inside = path.strip_prefix(&root).ok().and_then(Path::to_str);
-        let root = root.display();
-        Ok(inside.with_context(|| format!("{} is not below --root {root}", path.display()))?.to_owned())
-    };
+    for folder in [&input, &out] {
+        if !folder.starts_with(&root) {
+            bail!("{} is not below --root {}", folder.display(), root.display());
+        }
+    }
+    let mut found = Found::default();
+    found.look(&input);
+    let below = |path: &Path| path.strip_prefix(&root).ok().and_then(Path::to_str).map(str::to_owned);
     let rate = Wanted::BitsPerSecond((args.kbps * 1e3).round() as u32);
     let wanted = args.stages.map_or(rate, |stages| Wanted::Stages(stages.value()));
     let mut outputs = BTreeMap::new();
-    let mut jobs = Vec::with_capacity(found.len());
-    for path in found {
+    let (mut jobs, mut refused) = (Vec::with_capacity(found.recordings.len()), found.refused);
+    for path in found.recordings {
         let inside = path.strip_prefix(&input).with_context(|| path.display().to_string())?;
         let output = out.join(inside).with_extension("utn");
         if let Some(other) = outputs.insert(output.clone(), path.clone()) {
             bail!("{} and {} would both become {}", other.display(), path.display(), output.display());
         }
-        let mut job = Job::new(below(&path)?, below(&output)?, wanted, !args.packed);
+        let (Some(from), Some(to)) = (below(&path), below(&output)) else {
+            refused.push(format!("{}: its name is not UTF-8, which jobs are written in", path.display()));
+            continue;
+        };
+        let mut job = Job::new(from, to, wanted, !args.packed);
         (job.even, job.refine) = (args.even, args.refine);
         job.bundle = args.bundle.unwrap_or(job.bundle);
-        jobs.push(job);
+        if job.fits() {
+            jobs.push(job);
+        } else {
+            refused.push(format!(
+                "{}: its path of {} bytes is too long for a job",
+                path.display(),
+                path.as_os_str().len()
+            ));
+        }
     }
-    Ok(jobs)
+    Ok((jobs, refused))
 }
 
 async fn submit(args: Submit) -> Result<()> {
-    let jobs = jobs(&args)?;
+    let (jobs, refused) = jobs(&args)?;
+    for reason in &refused {
+        errln!("undertone: not handed in: {reason}");
+    }
     if jobs.is_empty() {
-        bail!("{}: no recordings (WAV, FLAC, Ogg Vorbis, MP3)", args.input.display());
+        bail!("{}: no recordings (WAV, FLAC, Ogg, MP3, AAC, M4A, AIFF, CAF)", args.input.display());
     }
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
     let name = args.name.unwrap_or_else(|| format!("batch-{now}"));
     let queue = Bus::connect(&args.nats.options()).await?.jobs().await?;
     queue.submit(&name, &jobs).await?;
-    println!("{name}: {} jobs", jobs.len());
+    outln!("{name}: {} jobs", jobs.len());
+    if !refused.is_empty() {
+        bail!("{} recordings or folders were not handed in", refused.len());
+    }
     Ok(())
 }
 
 async fn status(args: Status) -> Result<()> {
     let queue = Bus::connect(&args.nats.options()).await?.jobs().await?;
     let status = queue.status().await?;
-    println!("{:<32} {:>9} {:>9} {:>9}", "batch", "open", "done", "given up");
+    outln!("{:<32} {:>9} {:>9} {:>9}", "batch", "open", "done", "given up");
     for (name, p) in status.batches.iter().filter(|(n, _)| args.name.as_ref().is_none_or(|wanted| wanted == *n)) {
-        println!("{name:<32} {:>9} {:>9} {:>9}", p.open, p.done, p.dead);
+        outln!("{name:<32} {:>9} {:>9} {:>9}", p.open, p.done, p.dead);
     }
-    println!("{} jobs are worked on now", status.running);
+    outln!("{} jobs are worked on now", status.running);
     if let Some(name) = &args.name {
         for record in queue.dead(name, MOST_DEAD).await? {
             let line = format!("given up: {}: {}", record.input, record.error.unwrap_or_default());
-            println!("{}", crate::session::printable(&line));
+            outln!("{}", crate::session::printable(&line));
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recordings_that_cannot_be_handed_in_fail_alone() {
+        use clap::Parser;
+        use std::os::unix::ffi::OsStringExt;
+
+        #[derive(Parser)]
+        struct Call {
+            #[command(flatten)]
+            submit: Submit,
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let talks = dir.path().join("talks");
+        fs::create_dir(&talks).unwrap();
+        fs::write(talks.join("good.WAV"), "sound").unwrap();
+        fs::write(talks.join("notes.txt"), "no sound").unwrap();
+        fs::write(talks.join(std::ffi::OsString::from_vec(b"caf\xe9.wav".to_vec())), "sound").unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(talks.join("pipe.wav")).status().unwrap().success());
+        let (root, input) = (dir.path().display().to_string(), talks.display().to_string());
+        let out = dir.path().join("codes").display().to_string();
+        let call = Call::try_parse_from(["x", &input, "--out", &out, "--root", &root, "--nats", "x"]).unwrap();
+        let (jobs, refused) = jobs(&call.submit).unwrap();
+        let inputs: Vec<_> = jobs.iter().map(|j| (j.input.as_str(), j.output.as_str())).collect();
+        assert_eq!(inputs, [("talks/good.WAV", "codes/good.utn")]);
+        assert_eq!(refused.len(), 2, "{refused:?}");
+        assert!(
+            refused.iter().any(|r| r.contains("UTF-8")) && refused.iter().any(|r| r.contains("a pipe")),
+            "{refused:?}"
+        );
+        assert!(!Job::new("x".repeat(15_000), "y".repeat(15_000), Wanted::Stages(4), true).fits());
+        let other = Call::try_parse_from(["x", "/", "--out", &out, "--root", &root, "--nats", "x"]).unwrap();
+        assert!(super::jobs(&other.submit).unwrap_err().to_string().contains("not below"));
+    }
 }

@@ -6,14 +6,13 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::capture::AudioInput;
 use crate::codec::{EncodeJob, Encoder};
-use crate::infer;
 use crate::profile::Profile;
 use crate::referee::write_codebook_map;
 use crate::rvq::{BeamWidth, Codebooks, neighbours, stage_health};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Recordings to measure on (WAV, FLAC, Ogg Vorbis, MP3)
+    /// Recordings to measure on (as in `undertone encode`)
     #[arg(required = true)]
     inputs: Vec<PathBuf>,
     /// Print the nearest neighbours of this entry of every stage
@@ -31,7 +30,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
-    let loaded = infer::load_model(args.model.as_deref())?;
+    let loaded = crate::cli::loading::load_model(args.model.as_deref())?;
     let mut processor = loaded.processor(args.beam)?;
     let profile = processor.profile();
     let stages = profile.stages.index();
@@ -56,24 +55,24 @@ pub(super) fn run(args: &Args) -> Result<()> {
     ensure!(frames > 0, "the recordings hold no frame of 20 ms");
     let books = processor.codebooks();
     let health = stage_health(books, &latents, &codes, stages)?;
-    println!("{frames} frames of {} recordings, beam {}", args.inputs.len(), args.beam.value());
-    println!("stage   used   perplexity of {:<6} energy left", books.entries());
+    outln!("{frames} frames of {} recordings, beam {}", args.inputs.len(), args.beam.value());
+    outln!("stage   used   perplexity of {:<6} energy left", books.entries());
     for (stage, h) in health.iter().enumerate() {
         let mark = if h.collapsed() { "   collapsed" } else { "" };
         let (used, left) = (h.used * 100.0, h.left * 100.0);
-        println!("{:>5}   {used:>3.0} %   {:>20.0}   {left:>9.2} %{mark}", stage + 1, h.perplexity);
+        outln!("{:>5}   {used:>3.0} %   {:>20.0}   {left:>9.2} %{mark}", stage + 1, h.perplexity);
     }
     if let Some(entry) = args.neighbours {
-        println!("\nstage   nearest to entry {entry} by cosine");
+        outln!("\nstage   nearest to entry {entry} by cosine");
         for stage in 0..stages {
             let near: Vec<String> =
                 neighbours(books, stage, entry, 5).into_iter().map(|(e, c)| format!("{e} ({c:.2})")).collect();
-            println!("{:>5}   {}", stage + 1, near.join("  "));
+            outln!("{:>5}   {}", stage + 1, near.join("  "));
         }
     }
     if let Some(path) = &args.map {
         write_codebook_map(path, books, &uses(books, &codes, stages)).with_context(|| path.display().to_string())?;
-        println!("\nmap          {}", path.display());
+        outln!("\nmap          {}", path.display());
     }
     if let Some(stage) = health.iter().position(|h| h.collapsed()) {
         bail!("stage {} has collapsed: its codes have a perplexity of {:.0}", stage + 1, health[stage].perplexity);

@@ -2,22 +2,28 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, bail};
+use indicatif::ProgressBar;
 
+use super::encode::interrupted;
+use super::lossy::Lossy;
 use super::progress;
+use super::stop::stop_flag;
+use super::trim::Trim;
 use crate::bitstream::{
-    Bundle, END_INDEXED_LEN, IndexEntry, Item, ReaderOptions, Redundancy, RedundancyWriter, SeekIndex, StreamHeader,
-    Tail, read_redundancy,
+    ContainerReader, END_INDEXED_LEN, IndexEntry, Item, MAGIC, ReaderOptions, Redundancy, SeekIndex, StreamHeader, Tail,
 };
-use crate::capture::AudioOutput;
+use crate::capture::{self, AudioOutput};
 use crate::codec::{Concealer, Decoder, Processor};
 use crate::entropy::StreamReader;
-use crate::infer;
 use crate::profile::Profile;
-use crate::referee::{LossModel, LossTrace};
+use crate::referee::LossModel;
 use crate::rvq::BeamWidth;
+use crate::token::TokenModel;
 use crate::units::{CODEC_RATE, PcmFormat, StageCount};
 
 /// Bytes read at a time.
@@ -29,6 +35,9 @@ pub(super) struct Args {
     input: PathBuf,
     /// Recording (24 kHz mono WAV), or - for the standard output
     output: PathBuf,
+    /// Replace a file that is there even if it is no recording
+    #[arg(long)]
+    force: bool,
     /// Write bare samples instead: s16le or f32le, rate, channels, as in s16le:48000:2
     #[arg(long, value_name = "FORMAT")]
     raw: Option<PcmFormat>,
@@ -73,40 +82,6 @@ fn parse_redundancy(s: &str) -> Result<Redundancy, String> {
     frames.parse().ok().and_then(|n| Redundancy::new(stages, n).ok()).ok_or_else(wrong)
 }
 
-/// A network that loses bundles.
-struct Lossy {
-    trace: LossTrace,
-    redundancy: Option<RedundancyWriter>,
-    lost: u64,
-    bundles: u64,
-    frames: u64,
-    redundant_bytes: u64,
-}
-
-impl Lossy {
-    /// What arrives of a bundle: nothing, or it and before it the copies it carries.
-    fn send(&mut self, bundle: Bundle) -> Result<Vec<Bundle>> {
-        self.bundles += 1;
-        self.frames += u64::from(bundle.frames);
-        let mut copies = Vec::new();
-        if let Some(redundancy) = &mut self.redundancy {
-            redundancy.write(&bundle, &mut copies);
-            self.redundant_bytes += copies.len() as u64;
-        }
-        if self.trace.next().unwrap_or(false) {
-            self.lost += 1;
-            return Ok(Vec::new());
-        }
-        let copies = if copies.is_empty() { None } else { read_redundancy(bundle.first_frame, &copies)? };
-        Ok(copies.into_iter().chain([bundle]).collect())
-    }
-
-    /// Kilobits a second that the copies add.
-    fn redundant_kbps(&self) -> f64 {
-        self.redundant_bytes as f64 * 8.0 / (self.frames as f64 * 0.02) / 1000.0
-    }
-}
-
 /// Frames decoded before the wanted ones, so that the decoder's memory is what it would have been.
 const WARM_UP_FRAMES: u64 = Profile::FRAMES_PER_SECOND as u64;
 
@@ -131,181 +106,245 @@ fn find(file: &mut File, frame: u64) -> Option<(StreamHeader, IndexEntry)> {
     let length = SeekIndex::length(&last)?;
     file.seek(SeekFrom::End(-((END_INDEXED_LEN + length) as i64))).ok()?;
     let mut record = Vec::new();
-    file.take(length as u64).read_to_end(&mut record).ok()?;
+    file.by_ref().take(length as u64).read_to_end(&mut record).ok()?;
     let entry = SeekIndex::parse(&record)?.find(frame.saturating_sub(WARM_UP_FRAMES))?;
-    Some((header, entry))
+    // Of several streams in one file the index is that of the last: a bundle must lie there in the first one too.
+    file.seek(SeekFrom::Start(entry.offset)).ok()?;
+    let mut there = Vec::new();
+    file.take(CHUNK as u64).read_to_end(&mut there).ok()?;
+    let mut reader = ContainerReader::resume(ReaderOptions::default(), header.clone(), entry);
+    reader.push(&there);
+    matches!(reader.next(), Ok(Some(Item::Bundle(_) | Item::Coded(_)))).then_some((header, entry))
 }
 
-/// Decoded audio on its way out: the codec's delay is cut off in front, the padding behind.
-struct Trim {
-    output: AudioOutput,
-    skip: u64,
-    written: u64,
-    held: Vec<f32>,
-    /// Samples kept back so that the padding can be cut off when the end tells the true length.
-    hold: usize,
-    /// Samples wanted.
-    most: Option<u64>,
+/// What is decoded, with what, and where it goes.
+struct Playing {
+    processor: Processor,
+    tokens: Option<Arc<TokenModel>>,
+    conceal: Conceal,
+    decoder: Decoder,
+    lossy: Option<Lossy>,
+    trim: Trim,
+    reader: StreamReader,
+    /// Whether a stream has begun.
+    started: bool,
+    /// Set at the end of a stream: what was read behind it.
+    behind: Option<Vec<u8>>,
+    /// Streams that ended.
+    streams: u64,
 }
 
-impl Trim {
-    fn write(&mut self, pcm: &[f32]) -> Result<()> {
-        let skipped = usize::try_from(self.skip).unwrap_or(usize::MAX).min(pcm.len());
-        self.skip -= skipped as u64;
-        self.held.extend_from_slice(&pcm[skipped..]);
-        let ready = self.held.len().saturating_sub(self.hold);
-        self.release(ready)
+fn decoder(conceal: Conceal, profile: &Arc<Profile>, tokens: Option<&Arc<TokenModel>>) -> Decoder {
+    match conceal {
+        Conceal::Tokens => Decoder::concealing(profile.clone(), Concealer::new(tokens.cloned())),
+        Conceal::Repeat => Decoder::concealing(profile.clone(), Concealer::new(None)),
+        Conceal::Silence => Decoder::new(profile.clone()),
+    }
+}
+
+impl Playing {
+    fn new(args: &Args, output: AudioOutput) -> Result<Self> {
+        let model = crate::cli::loading::load_model(args.model.as_deref())?;
+        let processor = model.processor(BeamWidth::GREEDY)?;
+        let (profile, tokens) = (processor.profile(), model.tokens()?);
+        let lossy = args.loss.map(|model| Lossy::new(model, args.loss_seed, args.redundancy)).transpose()?;
+        let trim = Trim::new(output, profile.overlap_samples(), profile.frame_samples, args.start, args.seconds);
+        Ok(Self {
+            decoder: decoder(args.conceal, &profile, tokens.as_ref()),
+            reader: StreamReader::new(ReaderOptions::default(), tokens.clone()),
+            conceal: args.conceal,
+            processor,
+            tokens,
+            lossy,
+            trim,
+            started: false,
+            behind: None,
+            streams: 0,
+        })
     }
 
-    fn is_full(&self) -> bool {
-        self.most.is_some_and(|most| self.written >= most)
+    /// Begins at a bundle that the index knows.
+    fn resume(&mut self, header: StreamHeader, entry: IndexEntry) -> Result<()> {
+        check_model(&header, &self.processor)?;
+        self.started = true;
+        self.trim.jump(entry.first_frame * self.processor.profile().frame_samples as u64);
+        self.reader = StreamReader::resume(ReaderOptions::default(), header, entry, self.tokens.clone())?;
+        Ok(())
     }
 
-    fn release(&mut self, samples: usize) -> Result<()> {
-        let left = self.most.map_or(u64::MAX, |most| most - self.written);
-        let samples = samples.min(usize::try_from(left).unwrap_or(usize::MAX));
-        if samples > 0 {
-            self.output.write(&self.held[..samples])?;
-            self.held.drain(..samples);
-            self.written += samples as u64;
+    /// Takes the next bytes of the file or pipe; false when enough was decoded or what follows is no stream.
+    fn take(&mut self, bytes: &[u8]) -> Result<bool> {
+        match &mut self.behind {
+            Some(behind) => behind.extend_from_slice(bytes),
+            None => self.reader.push(bytes),
+        }
+        loop {
+            if let Some(behind) = &self.behind {
+                let same = behind.iter().zip(&MAGIC).take_while(|(a, b)| a == b).count();
+                if same < behind.len().min(MAGIC.len()) {
+                    return Ok(false);
+                } else if same < MAGIC.len() {
+                    return Ok(true);
+                }
+                // Another stream was put behind the one that ended.
+                self.decoder = decoder(self.conceal, &self.processor.profile(), self.tokens.as_ref());
+                self.reader = StreamReader::new(ReaderOptions::default(), self.tokens.clone());
+                self.reader.push(behind);
+                (self.behind, self.started) = (None, false);
+                self.lossy.iter_mut().for_each(|lossy| lossy.sent = 0);
+            }
+            self.drain()?;
+            if self.behind.is_none() || self.trim.is_full() {
+                return Ok(!self.trim.is_full());
+            }
+        }
+    }
+
+    fn drain(&mut self) -> Result<()> {
+        while let Some(item) = self.reader.next()? {
+            match item {
+                Item::Header(header) => {
+                    check_model(&header, &self.processor)?;
+                    self.started = true;
+                }
+                Item::Bundle(bundle) => {
+                    let arrived = match &mut self.lossy {
+                        Some(lossy) => lossy.send(bundle)?,
+                        None => vec![bundle],
+                    };
+                    // Nothing precedes the first bundle that it could be concealed from.
+                    if let (Some(lossy), None, false) = (&self.lossy, self.decoder.expected(), arrived.is_empty()) {
+                        let silence = vec![0.0; self.processor.profile().frame_samples];
+                        (0..lossy.frames_before(&arrived)).try_for_each(|_| self.trim.write(&silence))?;
+                    }
+                    arrived.into_iter().try_for_each(|b| self.decoder.push(b))?;
+                    self.play()?;
+                }
+                Item::End { total_samples } => {
+                    if let (Some(lossy), Some(expected)) = (&self.lossy, self.decoder.expected()) {
+                        self.decoder.lose(lossy.sent.saturating_sub(expected));
+                        self.play()?;
+                    }
+                    self.trim.end_stream(total_samples)?;
+                    self.behind = Some(self.reader.behind().to_vec());
+                    self.streams += 1;
+                    return Ok(());
+                }
+                // The reader has decoded these.
+                Item::Coded(_) => {}
+            }
         }
         Ok(())
     }
 
-    fn finish(mut self, total: Option<u64>) -> Result<()> {
-        let left = self.held.len();
-        let wanted = total.map_or(left, |t| usize::try_from(t.saturating_sub(self.written)).unwrap_or(left).min(left));
-        self.release(wanted)?;
-        Ok(self.output.finish()?)
+    /// Decodes what waits and passes it on.
+    fn play(&mut self) -> Result<()> {
+        let mut pcm = Vec::new();
+        self.processor.decode(&mut self.decoder, &mut pcm)?;
+        self.trim.write(&pcm)
     }
+
+    /// Says what the losses did.
+    fn report(&self) {
+        let Some(l) = &self.lossy else { return };
+        let missing = self.decoder.missing_frames();
+        errln!("undertone: {} of {} bundles lost, {missing} frames missing", l.lost, l.bundles);
+        if l.redundant_bytes > 0 {
+            errln!("undertone: the copies add {:.2} kbit/s", l.redundant_kbps());
+        }
+    }
+
+    /// After the last byte: says how the last stream ended, if not as it should.
+    fn tail(&self, name: &str) -> Result<()> {
+        match (&self.behind, self.reader.finish()) {
+            (Some(behind), _) if !behind.is_empty() => {
+                errln!("undertone: {name}: what lies behind the end of the stream is no stream and is left out");
+            }
+            (Some(_), _) => {}
+            (None, _) if !self.started && self.streams == 0 => {
+                bail!("{name}: no undertone stream in it: it ends before the stream header is complete");
+            }
+            (None, Tail::CutAt { bytes, frames }) => {
+                errln!(
+                    "undertone: {name}: the stream was cut after {frames} frames (byte {bytes}); decoded up to the cut"
+                );
+            }
+            (None, Tail::Complete) => {}
+        }
+        Ok(())
+    }
+}
+
+/// The file or pipe from where it is to be decoded, and its size.
+fn open(args: &Args, playing: &mut Playing) -> Result<(Box<dyn Read>, Option<u64>)> {
+    let name = || args.input.display().to_string();
+    let mut file = File::open(&args.input).with_context(name)?;
+    let size = file.metadata().ok().map(|m| m.len());
+    let frame = args.start / playing.processor.profile().frame_samples as u64;
+    let place = if args.start > 0 { find(&mut file, frame) } else { None };
+    let offset = place.as_ref().map_or(0, |(_, entry)| entry.offset);
+    file.seek(SeekFrom::Start(offset)).with_context(name)?;
+    if let Some((header, entry)) = place {
+        playing.resume(header, entry)?;
+    }
+    Ok((Box::new(file), size))
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
     let name = args.input.display().to_string();
-    let pipe = args.input == Path::new("-");
-    let model = infer::load_model(args.model.as_deref())?;
-    let mut processor = model.processor(BeamWidth::GREEDY)?;
-    let profile = processor.profile();
-    let tokens = model.tokens()?;
-    let mut reader = StreamReader::new(ReaderOptions::default(), tokens.clone());
-    let mut started = false;
-    let mut skip = args.start + profile.overlap_samples() as u64;
-    let (mut from, size): (Box<dyn Read>, Option<u64>) = if pipe {
-        (Box::new(std::io::stdin().lock()), None)
-    } else {
-        let mut file = File::open(&args.input).with_context(|| name.clone())?;
-        let size = file.metadata().ok().map(|m| m.len());
-        let place = if args.start > 0 { find(&mut file, args.start / profile.frame_samples as u64) } else { None };
-        let offset = place.as_ref().map_or(0, |(_, entry)| entry.offset);
-        file.seek(SeekFrom::Start(offset)).with_context(|| name.clone())?;
-        if let Some((header, entry)) = place {
-            check_model(&header, &processor)?;
-            started = true;
-            skip -= entry.first_frame * profile.frame_samples as u64;
-            reader = StreamReader::resume(ReaderOptions::default(), header, entry, tokens.clone())?;
-        }
-        (Box::new(file), size)
+    let output = AudioOutput::create(&args.output, args.raw, &[&args.input], args.force)?;
+    let stop = stop_flag()?;
+    let piped = capture::is_stream(&args.input);
+    // A pipe is opened first: who writes to it is then told at once when nobody reads.
+    let pipe = if piped { Some(capture::open(&args.input, Some(&stop)).with_context(|| name.clone())?) } else { None };
+    let mut playing = Playing::new(args, output)?;
+    let (mut from, size): (Box<dyn Read>, _) = match pipe {
+        Some(pipe) => (pipe, None),
+        None => open(args, &mut playing)?,
     };
-    let mut decoder = match args.conceal {
-        Conceal::Tokens => Decoder::concealing(profile.clone(), Concealer::new(tokens.clone())),
-        Conceal::Repeat => Decoder::concealing(profile.clone(), Concealer::new(None)),
-        Conceal::Silence => Decoder::new(profile.clone()),
-    };
-    let lossy = |model: LossModel| -> Result<Lossy> {
-        let trace = model.losses(args.loss_seed)?;
-        let redundancy = args.redundancy.map(RedundancyWriter::new);
-        Ok(Lossy { trace, redundancy, lost: 0, bundles: 0, frames: 0, redundant_bytes: 0 })
-    };
-    let mut lossy = args.loss.map(lossy).transpose()?;
-    let output = AudioOutput::create(&args.output, args.raw)?;
-    let live = args.output == Path::new("-");
-    let hold = if live { 0 } else { profile.frame_samples };
-    let mut trim = Trim { output, skip, written: 0, held: Vec::new(), hold, most: args.seconds };
     let bar = progress::bar(size, "bytes", [&args.input, &args.output]);
-    let (mut buffer, mut total, mut broken) = (vec![0; CHUNK], None, None);
-    loop {
-        let n = from.read(&mut buffer).with_context(|| name.clone())?;
-        if n == 0 {
-            break;
-        }
-        reader.push(&buffer[..n]);
-        bar.inc(n as u64);
-        broken =
-            drain(&mut reader, &mut processor, (&mut decoder, &mut lossy), &mut trim, &mut started, &mut total).err();
-        if broken.is_some() || trim.is_full() {
-            break;
-        }
-    }
+    let stopped = || !piped && stop.load(Ordering::Relaxed);
+    let decoded = pump(&mut from, &mut playing, &bar, stopped).with_context(|| name.clone());
     bar.finish_and_clear();
-    if let Some(l) = &lossy {
-        eprintln!("undertone: {} of {} bundles lost, {} frames missing", l.lost, l.bundles, decoder.missing_frames());
-        if l.redundant_bytes > 0 {
-            eprintln!("undertone: the copies add {:.2} kbit/s", l.redundant_kbps());
-        }
+    playing.report();
+    let said = if decoded.is_ok() && !playing.trim.is_full() && !stopped() { playing.tail(&name) } else { Ok(()) };
+    playing.trim.end_stream(None)?;
+    let (written, length) = (playing.trim.written(), playing.trim.length());
+    let output = playing.trim.into_output();
+    let seconds = |samples: u64| samples as f64 / f64::from(CODEC_RATE.hz());
+    if let Some(e) = decoded.err().or(said.err()) {
+        // What came before the damage is kept, but not in place of a file that was there before.
+        return match written {
+            0 => Err(e),
+            _ if output.replaces() => Err(e.context(format!("{} is as it was", args.output.display()))),
+            _ => output.finish().map_err(Into::into).and(Err(e)),
+        };
     }
-    // What came before the damage is kept.
-    let full = trim.is_full();
-    trim.finish(total.map(|t: u64| t.saturating_sub(args.start)))?;
-    if let Some(e) = broken {
-        return Err(e.context(name));
+    if stopped() {
+        return interrupted(
+            &args.output,
+            &format!("{:.1} s", seconds(written)),
+            output.is_begun(),
+            output.set_aside()?,
+        );
     }
-    if !started {
-        bail!("{name}: no undertone stream in it: it ends before the stream header is complete");
+    if written == 0 && args.start > 0 {
+        bail!("--start {} s is past the end: {name} has {:.2} s", seconds(args.start), seconds(length));
     }
-    if full {
-        return Ok(());
-    }
-    if let Tail::CutAt { bytes, frames } = reader.finish() {
-        eprintln!("undertone: {name}: the stream was cut after {frames} frames (byte {bytes}); decoded up to the cut");
-    }
-    Ok(())
+    Ok(output.finish()?)
 }
 
-fn drain(
-    reader: &mut StreamReader,
-    processor: &mut Processor,
-    (decoder, lossy): (&mut Decoder, &mut Option<Lossy>),
-    trim: &mut Trim,
-    started: &mut bool,
-    total: &mut Option<u64>,
-) -> Result<()> {
-    while let Some(item) = reader.next()? {
-        match item {
-            Item::Header(header) => {
-                check_model(&header, processor)?;
-                *started = true;
-            }
-            Item::Bundle(bundle) => {
-                let arrived = match lossy {
-                    Some(lossy) => lossy.send(bundle)?,
-                    None => vec![bundle],
-                };
-                // Nothing precedes the first bundle that it could be concealed from.
-                if let (Some(_), None, Some(first)) = (&lossy, decoder.expected(), arrived.first()) {
-                    trim.write(&vec![0.0; first.first_frame as usize * processor.profile().frame_samples])?;
-                }
-                arrived.into_iter().try_for_each(|b| decoder.push(b))?;
-                play(processor, decoder, trim)?;
-            }
-            Item::End { total_samples } => {
-                if let (Some(lossy), Some(expected)) = (&lossy, decoder.expected()) {
-                    decoder.lose(lossy.frames.saturating_sub(expected));
-                    play(processor, decoder, trim)?;
-                }
-                *total = total_samples;
-            }
-            // The reader has decoded these.
-            Item::Coded(_) => {}
+/// Decodes up to the end, or as far as is wanted.
+fn pump(from: &mut dyn Read, playing: &mut Playing, bar: &ProgressBar, stopped: impl Fn() -> bool) -> Result<()> {
+    let mut buffer = vec![0; CHUNK];
+    while !stopped() {
+        let n = from.read(&mut buffer)?;
+        bar.inc(n as u64);
+        if n == 0 || !playing.take(&buffer[..n])? {
+            break;
         }
     }
     Ok(())
-}
-
-/// Decodes what waits and passes it on.
-fn play(processor: &mut Processor, decoder: &mut Decoder, trim: &mut Trim) -> Result<()> {
-    let mut pcm = Vec::new();
-    processor.decode(decoder, &mut pcm)?;
-    trim.write(&pcm)
 }
 
 fn check_model(header: &StreamHeader, processor: &Processor) -> Result<()> {

@@ -12,7 +12,6 @@ use super::daemon::Daemon;
 use super::encode::parse_kbps;
 use crate::bitstream::Bundle;
 use crate::capture::{AudioInput, AudioOutput};
-use crate::infer;
 use crate::profile::Profile;
 use crate::referee::write_spectrograms;
 use crate::service::Client;
@@ -54,7 +53,7 @@ struct Row {
 
 pub(super) fn run(args: &Args) -> Result<()> {
     std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
-    let model = infer::load_model(args.model.as_deref())?;
+    let model = crate::cli::loading::load_model(args.model.as_deref())?;
     let mut pcm = Vec::new();
     for path in &args.inputs {
         let mut input = AudioInput::open(path, None)?;
@@ -63,11 +62,11 @@ pub(super) fn run(args: &Args) -> Result<()> {
         pcm.resize(pcm.len() + CODEC_RATE.hz() as usize / 4, 0.0);
     }
     let original = args.out.join("original.wav");
-    let mut output = AudioOutput::create(&original, None)?;
+    let mut output = AudioOutput::create(&original, None, &[], true)?;
     output.write(&pcm)?;
     output.finish()?;
     let seconds = pcm.len() as f64 / f64::from(CODEC_RATE.hz());
-    println!(
+    outln!(
         "{} recordings, {seconds:.1} s, sent over TCP in real time to a daemon with model {} ({})",
         args.inputs.len(),
         model.manifest.name,
@@ -76,7 +75,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let mut panels = vec![("original".to_owned(), pcm.clone())];
     let mut rows = Vec::new();
     for &stages in &args.kbps {
-        println!("  {} kbit/s ...", stages.kbps());
+        outln!("  {} kbit/s ...", stages.kbps());
         let file = args.out.join(format!("undertone-{}kbps.wav", stages.kbps()));
         let row = one(args, stages, &pcm, &file)?;
         panels.push((format!("{} kbit/s, live", stages.kbps()), read(&file)?));
@@ -90,14 +89,14 @@ pub(super) fn run(args: &Args) -> Result<()> {
     }
     let picture = args.out.join("spectrograms.png");
     write_spectrograms(&picture, &panels).with_context(|| picture.display().to_string())?;
-    println!("\noriginal      {}", original.display());
+    outln!("\noriginal      {}", original.display());
     for row in &rows {
-        println!("{:>3} kbit/s    {}", row.stages.kbps(), row.file.display());
+        outln!("{:>3} kbit/s    {}", row.stages.kbps(), row.file.display());
     }
     for (stages, file) in &files {
-        println!("{:>3} as a file {}", stages.kbps(), file.display());
+        outln!("{:>3} as a file {}", stages.kbps(), file.display());
     }
-    println!("spectrograms  {}", picture.display());
+    outln!("spectrograms  {}", picture.display());
     Ok(())
 }
 
@@ -111,7 +110,7 @@ fn read(path: &Path) -> Result<Vec<f32>> {
 /// The same recording through `encode` and `decode` at the same rates: coded, and searched for.
 fn as_files(args: &Args, original: &Path, seconds: f64) -> Result<Vec<(StageCount, PathBuf)>> {
     let mut out = Vec::new();
-    println!("\nAs files:\n  rate  file bytes  kbit/s, every byte  encode x real time  decode x real time");
+    outln!("\nAs files:\n  rate  file bytes  kbit/s, every byte  encode x real time  decode x real time");
     for &stages in &args.kbps {
         let kbps = stages.kbps().to_string();
         let codes = args.out.join(format!("undertone-{kbps}kbps.utn"));
@@ -131,21 +130,21 @@ fn as_files(args: &Args, original: &Path, seconds: f64) -> Result<Vec<(StageCoun
         let decode = call("decode", &codes, &sound, &[])?;
         let bytes = std::fs::metadata(&codes)?.len();
         let rate = bytes as f64 * 8.0 / 1e3 / seconds;
-        println!("{:6.1} {bytes:11} {rate:19.2} {encode:19.1} {decode:19.1}", stages.kbps());
+        outln!("{:6.1} {bytes:11} {rate:19.2} {encode:19.1} {decode:19.1}", stages.kbps());
         out.push((stages, sound));
     }
-    println!(
+    outln!(
         "coded by the token model, loud frames finer than quiet ones, latents searched for; the times include loading the model."
     );
     Ok(out)
 }
 
 fn print_table(rows: &[Row], algorithmic: f64) {
-    println!(
+    outln!(
         "\n  rate  seconds  code kbit/s  message kbit/s  IP kbit/s  delay: codec / measured ms  CPU ms/frame  x real time"
     );
     for r in rows {
-        println!(
+        outln!(
             "{:6.1} {:8.1} {:12.2} {:15.2} {:10.2} {:15.0} / {:<9.0} {:13.3} {:12.0}",
             r.stages.kbps(),
             r.seconds,
@@ -158,7 +157,7 @@ fn print_table(rows: &[Row], algorithmic: f64) {
             20.0 / r.cpu_ms
         );
     }
-    println!(
+    outln!(
         "\ncode: packed indices; message: with protobuf framing; IP: with {IP_TCP_BYTES} bytes of IPv4 and TCP headers a message.\n\
          measured delay: median over samples from a sample's entry into the daemon's PCM port to its return from the PCM\n\
          output port; it includes bundles of 100 ms. CPU: the whole daemon, encoding and decoding, from the kernel's count."
@@ -178,7 +177,7 @@ fn one(args: &Args, stages: StageCount, pcm: &[f32], file: &Path) -> Result<Row>
         listen.arg("--model").arg(model);
     }
     let mut listen = listen.spawn().context("starting the companion decoder")?;
-    let counter = count(codes.clone(), infer::load_model(args.model.as_deref())?.profile.model_id)?;
+    let counter = count(codes.clone(), crate::cli::loading::load_model(args.model.as_deref())?.profile.model_id)?;
     let mut player = TcpStream::connect(&pcm_out)?;
     // The listeners must be there before the first bundle.
     std::thread::sleep(Duration::from_millis(700));

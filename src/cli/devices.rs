@@ -1,12 +1,9 @@
 //! `undertone devices`: what can be captured from and played on; and devices for `send` and `listen`.
 
 use std::io::Write;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::capture::device::{DeviceEvent, DeviceInfo, Report, list};
 
@@ -32,7 +29,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         writeln!(out, "{:<40} {input:>14} {output:>14} {default:>7}  {}", d.name, one_line(&d.description))?;
     }
     if devices.is_empty() {
-        eprintln!("undertone: no sound system answers here");
+        errln!("undertone: no sound system answers here");
     }
     Ok(())
 }
@@ -55,25 +52,7 @@ fn json(d: &DeviceInfo) -> Value {
 /// Tells people at the terminal what happens to a device.
 pub(super) fn report(name: &str) -> Report {
     let name = name.to_owned();
-    Box::new(move |event: &DeviceEvent| eprintln!("undertone: {name}: {event}"))
-}
-
-/// A flag that is set when the user or the system asks the program to end.
-pub(super) fn stop_flag() -> Result<Arc<AtomicBool>> {
-    let flag = Arc::new(AtomicBool::new(false));
-    let set = Arc::clone(&flag);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (mut interrupt, mut terminate) = {
-        let _guard = runtime.enter();
-        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
-    };
-    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
-        runtime.block_on(async {
-            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
-        });
-        set.store(true, Ordering::Relaxed);
-    })?;
-    Ok(flag)
+    Box::new(move |event: &DeviceEvent| errln!("undertone: {name}: {event}"))
 }
 
 #[cfg(test)]

@@ -1,33 +1,36 @@
 //! `undertone encode`: audio -> `.utn`.
 
-use std::fs::File;
-use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail};
 
 use indicatif::ProgressBar;
 
 use super::progress;
-use crate::capture::AudioInput;
-use crate::infer::{self, LoadedModel};
+use super::stop::stop_flag;
+use crate::capture::{AudioInput, Content, OutputFile, is_stream};
+use crate::infer::LoadedModel;
 use crate::profile::Profile;
 use crate::recording::{self, CODED_BUNDLE, Ends, FILE_BUNDLE, LIVE_BUNDLE, REFINE_STEPS, Rate, Settings};
 use crate::rvq::BeamWidth;
 use crate::synthesis::Refiner;
 use crate::token::TokenModel;
-use crate::units::{PcmFormat, StageCount};
+use crate::units::{CODEC_RATE, PcmFormat, StageCount};
 
 /// Width of the codebook search in files: it is paid once, whatever the rate.
 pub(super) const FILE_BEAM: BeamWidth = BeamWidth::WIDEST;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Recording (WAV, FLAC, Ogg Vorbis, MP3), or - for the standard input
+    /// Recording (WAV, FLAC, Ogg, MP3, AAC, M4A, AIFF, CAF), or - for the standard input
     input: PathBuf,
     /// File of codes (.utn), or - for the standard output
     output: PathBuf,
+    /// Replace a file that is there even if it is a recording or something else
+    #[arg(long)]
+    force: bool,
     /// Rate in kbit/s, 0.5 to 12. A coded file gets as many stages as fit into it, every byte counted, loud frames more than
     /// quiet ones; a packed one has a stage for every 0.5
     #[arg(long, default_value = "6", value_parser = parse_rate)]
@@ -103,23 +106,16 @@ pub(super) fn refiner(model: &LoadedModel, steps: u32) -> Result<Option<Refiner>
 }
 
 /// The recording, and the file or pipe that takes its codes.
-struct Files<'a> {
+struct Files {
     input: AudioInput,
-    path: &'a Path,
-    /// Made with the first bytes: a recording that cannot be read leaves no file behind.
-    output: Option<Box<dyn Write>>,
-    /// Whether somebody waits at the end of a pipe.
-    live: bool,
+    output: OutputFile,
+    stop: Arc<AtomicBool>,
     bar: ProgressBar,
+    /// Samples done.
+    done: u64,
 }
 
-impl Files<'_> {
-    fn flush(&mut self) -> Result<()> {
-        self.output.as_mut().map_or(Ok(()), Write::flush).with_context(|| self.path.display().to_string())
-    }
-}
-
-impl Ends for Files<'_> {
+impl Ends for Files {
     type Error = anyhow::Error;
 
     fn read(&mut self, pcm: &mut Vec<f32>) -> Result<bool> {
@@ -127,26 +123,26 @@ impl Ends for Files<'_> {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        let name = || self.path.display().to_string();
-        let output = match &mut self.output {
-            Some(output) => output,
-            none if self.path == Path::new("-") => none.insert(Box::new(std::io::stdout().lock())),
-            none => none.insert(Box::new(BufWriter::new(File::create(self.path).with_context(name)?))),
-        };
-        output.write_all(bytes).with_context(name)?;
-        if self.live { self.flush() } else { Ok(()) }
+        Ok(self.output.write(bytes)?)
     }
 
     fn done(&mut self, samples: u64) -> Result<()> {
         self.bar.set_position(samples);
+        self.done = samples;
         Ok(())
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
     }
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
-    let input = AudioInput::open(&args.input, args.raw)?;
-    let model = infer::load_model(args.model.as_deref())?;
-    let live = [&args.input, &args.output].iter().any(|p| *p == Path::new("-"));
+    let output = OutputFile::create(&args.output, Content::Codes, &[&args.input], args.force)?;
+    let stop = stop_flag()?;
+    let input = AudioInput::open_until(&args.input, args.raw, Some(Arc::clone(&stop)))?;
+    let model = crate::cli::loading::load_model(args.model.as_deref())?;
+    let live = is_stream(&args.input) || output.is_stream();
     let beam = if live { BeamWidth::FOUR } else { FILE_BEAM };
     let mut processor = model.processor(args.beam.unwrap_or(beam))?;
     let tokens = match (args.packed, args.coded) {
@@ -169,9 +165,42 @@ pub(super) fn run(args: &Args) -> Result<()> {
         tokens,
     };
     let bar = progress::bar(input.total_samples(), "samples", [&args.input, &args.output]);
-    let mut files = Files { input, path: &args.output, output: None, live: args.output == Path::new("-"), bar };
-    recording::encode(&mut processor, refiner.as_mut(), &settings, &mut files)?;
-    files.flush()?;
+    let mut files = Files { input, output, stop, bar, done: 0 };
+    let encoded = recording::encode(&mut processor, refiner.as_mut(), &settings, &mut files);
     files.bar.finish_and_clear();
-    Ok(())
+    remark(&args.input, &files.input);
+    let stopped = files.stopped();
+    let done = format!("{:.1} s", files.done as f64 / f64::from(CODEC_RATE.hz()));
+    match encoded {
+        // A live source ends when it is told to; a recording goes on, and this is not all of it.
+        Ok(()) if live || !stopped => Ok(files.output.finish()?),
+        Ok(()) => interrupted(&args.output, &done, files.output.is_begun(), files.output.set_aside()?),
+        Err(e) if live => {
+            let kept = files.output.set_aside()?;
+            Err(match kept {
+                Some(part) => e.context(format!("what was encoded until then is in {}", part.display())),
+                None => e,
+            })
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// Says what was unusual about an input.
+pub(super) fn remark(path: &Path, input: &AudioInput) {
+    for remark in input.remarks() {
+        errln!("undertone: {}: {remark}", path.display());
+    }
+}
+
+/// The error of a command that was interrupted with a part of its work done.
+pub(super) fn interrupted(output: &Path, done: &str, begun: bool, aside: Option<PathBuf>) -> Result<()> {
+    let output = output.display();
+    match aside {
+        _ if !begun => bail!("interrupted before anything was done; {output} was not written"),
+        Some(part) => {
+            bail!("interrupted after {done}: {output} is as it was, the part that is done is in {}", part.display())
+        }
+        None => bail!("interrupted after {done}: that much is in {output}"),
+    }
 }

@@ -2,15 +2,16 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::encode::{parse_beam, parse_kbps, tokens};
+use super::encode::{parse_beam, parse_kbps, remark, tokens};
+use super::stop::stop_flag;
 use crate::bitstream::Bundle;
 use crate::capture::{AudioInput, AudioOutput};
 use crate::codec::{Decoder, encode_all};
-use crate::infer;
 use crate::rvq::{BeamWidth, SimdLevel};
 use crate::sampling::speculative::{MAX_AHEAD, Speculative};
 use crate::sampling::{Params, Sampler, beam};
@@ -19,11 +20,14 @@ use crate::units::{CODEC_RATE, PcmFormat, StageCount};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Recording that is continued (WAV, FLAC, Ogg Vorbis, MP3), or - for the standard input
+    /// Recording that is continued (as in `undertone encode`), or - for the standard input
     #[arg(long, value_name = "FILE")]
     prompt: PathBuf,
     /// Recording with the prompt and its continuation (24 kHz mono WAV), or - for the standard output
     output: PathBuf,
+    /// Replace a file that is there even if it is no recording
+    #[arg(long)]
+    force: bool,
     /// Seconds to add, up to 600
     #[arg(long, default_value = "3", value_parser = parse_seconds)]
     seconds: f64,
@@ -106,7 +110,9 @@ fn primed(model: &Arc<TokenModel>, prompt: &[Bundle], stages: StageCount) -> Con
 
 pub(super) fn run(args: &Args) -> Result<()> {
     let params = params(args)?;
-    let model = infer::load_model(args.model.as_deref())?;
+    let mut output = AudioOutput::create(&args.output, None, &[&args.prompt], args.force)?;
+    let stop = stop_flag()?;
+    let model = crate::cli::loading::load_model(args.model.as_deref())?;
     let target = tokens(&model)?;
     let draft = match args.speculative {
         Some(_) => {
@@ -114,9 +120,10 @@ pub(super) fn run(args: &Args) -> Result<()> {
         }
         None => None,
     };
-    let mut input = AudioInput::open(&args.prompt, args.raw)?;
+    let mut input = AudioInput::open_until(&args.prompt, args.raw, Some(Arc::clone(&stop)))?;
     let mut pcm = Vec::new();
     while input.read(&mut pcm)? {}
+    remark(&args.prompt, &input);
     let mut processor = model.processor(BeamWidth::new(4).unwrap_or(BeamWidth::GREEDY))?;
     let profile = processor.profile();
     let mut prompt = encode_all(&mut processor, &pcm, args.kbps, 1)?;
@@ -130,10 +137,10 @@ pub(super) fn run(args: &Args) -> Result<()> {
     );
     let frames = (args.seconds * f64::from(CODEC_RATE.hz()) / profile.frame_samples as f64).round() as usize;
     let started = Instant::now();
-    let codes = generate(args, params, (&target, draft.as_ref()), &prompt, frames);
+    let codes = generate(args, params, (&target, draft.as_ref()), &prompt, frames, &stop);
     let took = started.elapsed().as_secs_f64();
     let rate = codes.len() as f64 / took;
-    eprintln!(
+    errln!(
         "undertone: {} codes in {took:.2} s: {rate:.0} a second, {:.1} x real time",
         codes.len(),
         args.seconds / took
@@ -149,7 +156,6 @@ pub(super) fn run(args: &Args) -> Result<()> {
         processor.decode(&mut decoder, &mut out)?;
     }
     let skip = profile.overlap_samples() + if args.only { next as usize * profile.frame_samples } else { 0 };
-    let mut output = AudioOutput::create(&args.output, None)?;
     output.write(out.get(skip..).unwrap_or_default())?;
     Ok(output.finish()?)
 }
@@ -160,13 +166,15 @@ fn generate(
     (target, draft): (&Arc<TokenModel>, Option<&Arc<TokenModel>>),
     prompt: &[Bundle],
     frames: usize,
+    stop: &AtomicBool,
 ) -> Vec<u16> {
+    let stopped = || stop.load(Ordering::Relaxed);
     let stages = args.kbps;
     let wanted = frames * stages.index();
     let mut context = primed(target, prompt, stages);
     let mut codes = Vec::with_capacity(wanted);
     if let Some(width) = args.beam {
-        for _ in 0..frames {
+        for _ in (0..frames).take_while(|_| !stopped()) {
             let (frame, _) = beam::search(&context, width.value(), stages.index());
             frame.iter().for_each(|&c| context.push(c));
             codes.extend(frame);
@@ -177,11 +185,11 @@ fn generate(
     if let (Some(draft), Some(ahead)) = (draft, args.speculative) {
         let mut draft = primed(draft, prompt, stages);
         let mut machine = Speculative::new(usize::from(ahead), true);
-        while codes.len() < wanted {
+        while codes.len() < wanted && !stopped() {
             machine.round(&mut draft, &mut context, &mut sampler, wanted - codes.len(), &mut codes);
         }
         let s = machine.stats();
-        eprintln!(
+        errln!(
             "undertone: {:.1} % of {} drafted codes kept, {:.2} codes a round",
             100.0 * s.acceptance(),
             s.proposed,
@@ -191,6 +199,6 @@ fn generate(
     }
     let history = prompt.iter().map(|b| b.codes.as_slice());
     let mut generator = Generator::new(Arc::clone(target), history, stages, params, args.seed);
-    (0..frames).for_each(|_| generator.frame(&mut codes));
+    (0..frames).take_while(|_| !stopped()).for_each(|_| generator.frame(&mut codes));
     codes
 }

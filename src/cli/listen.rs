@@ -1,21 +1,19 @@
 //! `undertone listen`: subscribe to a daemon's stream and decode it here.
 
-use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
-use tokio::signal::unix::{SignalKind, signal};
+use anyhow::{Result, bail};
 
 use super::encode::{parse_kbps, tokens};
 use super::send::parse_stream;
+use super::stop::Signals;
 use crate::bitstream::{Bundle, ContainerWriter, StreamHeader};
-use crate::capture::AudioOutput;
 use crate::capture::device::{CpalBackend, DeviceOutput};
+use crate::capture::{AudioOutput, Content, OutputFile};
 use crate::codec::{Concealer, Decoder, Processor, Profile};
-use crate::infer::{self, LoadedModel};
+use crate::infer::LoadedModel;
 use crate::jitter::{Gaps, Pace};
 use crate::rvq::BeamWidth;
 use crate::service::{Client, ClientError, UdpClient, UdpEvent};
@@ -31,6 +29,9 @@ pub(super) struct Args {
     /// Recording (24 kHz mono WAV), codes as they come (.utn), or - for the standard output
     #[arg(required_unless_present = "device")]
     output: Option<PathBuf>,
+    /// Replace a file that is there even if it holds something else than what is written
+    #[arg(long)]
+    force: bool,
     /// A sound device instead (`undertone devices` lists them; default is the system's)
     #[arg(long, value_name = "NAME", conflicts_with_all = ["output", "raw"])]
     device: Option<String>,
@@ -111,22 +112,32 @@ impl Output {
         }
         Ok(())
     }
+
+    fn set_aside(self) -> Result<Option<PathBuf>> {
+        match self {
+            Self::Recording(output) => Ok(output.set_aside()?),
+            Self::Device(device) => {
+                device.finish();
+                Ok(None)
+            }
+        }
+    }
 }
 
 /// Where a stream goes.
 pub(super) enum Sink {
     Audio { processor: Box<Processor>, decoder: Box<Decoder>, output: Output, skip: usize, gaps: Option<Gaps> },
-    Codes { file: File, path: PathBuf, writer: Option<ContainerWriter>, bytes: Vec<u8> },
+    Codes { file: OutputFile, writer: Option<ContainerWriter>, bytes: Vec<u8> },
 }
 
 impl Sink {
     /// By the name of the output: codes for `.utn`, sound for everything else.
-    pub(super) fn create(output: &Path, raw: Option<PcmFormat>, model: &LoadedModel) -> Result<Self> {
+    pub(super) fn create(output: &Path, raw: Option<PcmFormat>, force: bool, model: &LoadedModel) -> Result<Self> {
         if output.extension().is_some_and(|e| e == "utn") {
-            let file = File::create(output).with_context(|| output.display().to_string())?;
-            return Ok(Self::Codes { file, path: output.to_owned(), writer: None, bytes: Vec::new() });
+            let file = OutputFile::create(output, Content::Codes, &[], force)?;
+            return Ok(Self::Codes { file, writer: None, bytes: Vec::new() });
         }
-        Self::sound(Output::Recording(AudioOutput::create(output, raw)?), model)
+        Self::sound(Output::Recording(AudioOutput::create(output, raw, &[], force)?), model)
     }
 
     /// Decoded sound.
@@ -158,13 +169,13 @@ impl Sink {
                 decoder.push(bundle)?;
                 self.play()?;
             }
-            Self::Codes { file, path, writer, bytes } => {
+            Self::Codes { file, writer, bytes } => {
                 let writer = writer.get_or_insert_with(|| {
                     ContainerWriter::new(StreamHeader::packed(profile, bundle.stages, bundle.frames), bytes)
                 });
                 writer.write(&bundle, bytes)?;
                 // Bundle by bundle, so that the file decodes up to wherever it is cut.
-                file.write_all(bytes).with_context(|| path.display().to_string())?;
+                file.write(bytes)?;
                 bytes.clear();
             }
         }
@@ -199,16 +210,33 @@ impl Sink {
         }
     }
 
-    pub(super) fn finish(self) -> Result<()> {
+    /// Ends what is written, whole and with its name.
+    pub(super) fn finish(mut self) -> Result<()> {
+        self.end()?;
         match self {
             Self::Audio { output, .. } => output.finish(),
-            Self::Codes { mut file, path, writer, mut bytes } => {
-                if let Some(writer) = writer {
-                    writer.finish(None, &mut bytes);
-                }
-                file.write_all(&bytes).with_context(|| path.display().to_string())
-            }
+            Self::Codes { file, .. } => Ok(file.finish()?),
         }
+    }
+
+    /// Ends what is written after a failure: it is whole, and leaves a file of its name that was there before as it was. Gives the name
+    /// it lies under then.
+    pub(super) fn set_aside(mut self) -> Result<Option<PathBuf>> {
+        self.end()?;
+        match self {
+            Self::Audio { output, .. } => output.set_aside(),
+            Self::Codes { file, .. } => Ok(file.set_aside()?),
+        }
+    }
+
+    fn end(&mut self) -> Result<()> {
+        if let Self::Codes { file, writer, bytes } = self
+            && let Some(writer) = writer.take()
+        {
+            writer.finish(None, bytes);
+            file.write(bytes)?;
+        }
+        Ok(())
     }
 }
 
@@ -257,7 +285,7 @@ pub(super) fn run(args: Args) -> Result<()> {
     if datagrams.is_some() && (args.coded || args.continuation.is_some()) {
         bail!("--coded and --continue need a connection that loses nothing: leave udp:// or them away");
     }
-    let model = infer::load_model(args.model.as_deref())?;
+    let model = crate::cli::loading::load_model(args.model.as_deref())?;
     let profile = model.profile.clone();
     let mut sink = match &args.device {
         Some(name) => {
@@ -265,7 +293,7 @@ pub(super) fn run(args: Args) -> Result<()> {
             Sink::sound(Output::Device(Box::new(device)), &model)?
         }
         // Without a device there is an output: clap sees to that.
-        None => Sink::create(&args.output.clone().unwrap_or_default(), args.raw, &model)?,
+        None => Sink::create(&args.output.clone().unwrap_or_default(), args.raw, args.force, &model)?,
     };
     let frame = Duration::from_millis(FRAME_MS);
     let ears = args.device.is_some() || args.output.as_deref() == Some(Path::new("-"));
@@ -304,24 +332,21 @@ pub(super) fn run(args: Args) -> Result<()> {
         None => {
             let client = runtime.block_on(Client::connect_with(&args.from, hello, &options))?;
             if args.coded && !client.is_coded() {
-                eprintln!("undertone: {} does not code with this token model; the codes travel packed", args.from);
+                errln!("undertone: {} does not code with this token model; the codes travel packed", args.from);
             }
             Source::Tcp(Box::new(client))
         }
     };
     let (mut frames, mut cut) = (0, None);
-    let (mut interrupt, mut terminate) = {
+    let mut signals = {
         let _guard = runtime.enter();
-        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+        Signals::catch()?
     };
-    let mut interrupted = std::pin::pin!(async {
-        tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
-    });
     while frames < frames_wanted {
         let next = runtime.block_on(async {
             tokio::select! {
                 next = source.next() => Some(next),
-                () = &mut interrupted => None,
+                () = signals.recv() => None,
             }
         });
         match next {
@@ -336,25 +361,28 @@ pub(super) fn run(args: Args) -> Result<()> {
             Some(Ok(Some(UdpEvent::Restart))) => sink.restart(&profile, model.tokens()?.as_ref()),
             // The end of the stream, or of our patience.
             Some(Ok(None)) | None => break,
-            Some(Err(e @ (ClientError::Cut(_) | ClientError::Io { .. } | ClientError::Silent { .. }))) => {
+            Some(Err(e)) => {
                 cut = Some(e);
                 break;
             }
-            Some(Err(e)) => {
-                sink.finish()?;
-                return Err(e.into());
-            }
         }
     }
-    // What came before a cut is kept whole.
-    sink.finish()?;
     if let Some(summary) = source.summary() {
-        eprintln!("undertone: {summary}");
+        errln!("undertone: {summary}");
     }
     match cut {
-        Some(e) => {
-            Err(anyhow::Error::from(e).context(format!("the stream was cut after {frames} frames, which are kept")))
+        // Nothing came: there is nothing to write, and nothing to replace a file with.
+        None if frames == 0 && args.device.is_none() => {
+            errln!("undertone: no sound came; nothing was written");
+            Ok(())
         }
-        None => Ok(()),
+        None => sink.finish(),
+        Some(e) if frames == 0 => Err(e.into()),
+        // What came before a cut is kept whole.
+        Some(e) => {
+            let part = sink.set_aside()?.map_or_else(String::new, |part| format!(" in {}", part.display()));
+            Err(anyhow::Error::from(e)
+                .context(format!("the stream was cut after {frames} frames, which are kept{part}")))
+        }
     }
 }

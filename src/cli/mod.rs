@@ -1,5 +1,8 @@
 //! The command line: parse, run, exit code.
 
+#[macro_use]
+mod print;
+
 mod batch;
 mod bench;
 mod codebooks;
@@ -10,6 +13,8 @@ mod devices;
 mod encode;
 mod generate;
 mod listen;
+mod loading;
+mod lossy;
 mod model;
 mod nats;
 mod progress;
@@ -18,7 +23,9 @@ mod replay;
 mod send;
 mod serve;
 mod status;
+mod stop;
 mod tokens;
+mod trim;
 mod worker;
 
 use std::process::ExitCode;
@@ -110,7 +117,7 @@ pub fn main() -> ExitCode {
         Err(e) if is_broken_pipe(&e) => ExitCode::SUCCESS,
         Err(e) => {
             // What a server said, or a name of a file, may hold what a terminal would obey.
-            eprintln!("undertone: {}", crate::session::printable(&format!("{e:#}")));
+            errln!("undertone: {}", crate::session::printable(&print::reasons(&e)));
             ExitCode::FAILURE
         }
     }

@@ -7,7 +7,8 @@ use data_encoding::HEXLOWER;
 use safetensors::SafeTensors;
 
 use crate::codec::{self, EncodeJob};
-use crate::infer::{self, LoadedModel};
+use crate::infer::LoadedModel;
+use crate::model::Digests;
 use crate::rvq::{BeamWidth, collapsed_stage};
 use crate::synthesis::{Progress, analyse_all};
 use crate::units::StageCount;
@@ -45,8 +46,8 @@ const SAME_CODES: f64 = 0.99;
 
 pub(super) fn run(args: &Args) -> Result<()> {
     match &args.command {
-        Command::Info(folder) => info(&infer::load_model(folder.model.as_deref())?),
-        Command::Verify(folder) => verify(&infer::load_model(folder.model.as_deref())?),
+        Command::Info(folder) => info(&crate::cli::loading::load_model(folder.model.as_deref())?),
+        Command::Verify(folder) => verify(&crate::cli::loading::load_model(folder.model.as_deref())?),
         Command::Codebooks(args) => super::codebooks::run(args),
         Command::Tokens(args) => super::tokens::run(args),
     }
@@ -57,27 +58,29 @@ fn info(model: &LoadedModel) -> Result<()> {
     let rate = f64::from(m.sample_rate_hz);
     let ms = |samples: usize| samples as f64 * 1e3 / rate;
     let mmacs = |macs: u64| macs as f64 * rate / p.frame_samples as f64 / 1e6;
-    println!("model        {} ({})", m.name, model.path.display());
-    println!("id           {}", m.id);
-    println!(
+    outln!("model        {} ({})", m.name, model.path.display());
+    outln!("id           {}", m.id);
+    outln!(
         "audio        {} Hz mono, frames of {} samples ({} ms)",
         m.sample_rate_hz,
         p.frame_samples,
         ms(p.frame_samples)
     );
-    println!("delay        {} samples ({} ms)", p.delay_samples, ms(p.delay_samples));
-    println!("quantiser    {} stages x {} entries x {} values", m.stages, m.entries, m.latent_dim);
-    println!("rate         0.5 to {} kbit/s in steps of 0.5", p.stages.kbps());
-    println!("encoder      {:.1} MMAC/s, state of {} values", mmacs(m.encoder.macs_per_frame), m.encoder.state_size);
-    println!("decoder      {:.1} MMAC/s, state of {} values", mmacs(m.decoder.macs_per_frame), m.decoder.state_size);
+    outln!("delay        {} samples ({} ms)", p.delay_samples, ms(p.delay_samples));
+    outln!("quantiser    {} stages x {} entries x {} values", m.stages, m.entries, m.latent_dim);
+    outln!("rate         0.5 to {} kbit/s in steps of 0.5", p.stages.kbps());
+    outln!("encoder      {:.1} MMAC/s, state of {} values", mmacs(m.encoder.macs_per_frame), m.encoder.state_size);
+    outln!("decoder      {:.1} MMAC/s, state of {} values", mmacs(m.decoder.macs_per_frame), m.decoder.state_size);
     for (what, tokens) in [("tokens", model.tokens()?), ("draft", model.draft()?)] {
         if let Some(t) = tokens {
             let id = HEXLOWER.encode(&t.id());
-            println!("{what:<12} token model {id}, {:.2} million parameters", t.parameters() as f64 / 1e6);
+            outln!("{what:<12} token model {id}, {:.2} million parameters", t.parameters() as f64 / 1e6);
         }
     }
-    for (path, hash) in m.files() {
-        println!("sha256       {hash}  {path}");
+    let others =
+        model.digests().into_iter().flat_map(Digests::files).map(|(path, hash)| (path.as_str(), hash.as_str()));
+    for (path, hash) in m.files().into_iter().chain(others) {
+        outln!("sha256       {hash}  {path}");
     }
     Ok(())
 }
@@ -107,7 +110,8 @@ impl Golden {
 }
 
 fn verify(model: &LoadedModel) -> Result<()> {
-    println!("hashes       ok, {} files", model.manifest.files().len());
+    let others = model.check_files()?.unwrap_or(0);
+    outln!("hashes       ok, {} files", model.manifest.files().len() + others);
     let path = model.path.join(&model.manifest.golden.path);
     let bytes = std::fs::read(&path).with_context(|| path.display().to_string())?;
     model.manifest.check_file(&model.manifest.golden.path, &bytes)?;
@@ -116,7 +120,7 @@ fn verify(model: &LoadedModel) -> Result<()> {
     if let Some(stage) = collapsed_stage(processor.codebooks()) {
         bail!("stage {} has collapsed: its entries are mostly copies of each other", stage + 1);
     }
-    println!("codebooks    {} stages, none collapsed", processor.codebooks().stages());
+    outln!("codebooks    {} stages, none collapsed", processor.codebooks().stages());
     let profile = processor.profile();
     let frames = golden.pcm.len() / profile.frame_samples;
     let stages = profile.stages;
@@ -144,18 +148,16 @@ fn verify(model: &LoadedModel) -> Result<()> {
         (same, compared) = (same + alike, compared + (alike + 1).min(wanted.len()));
     }
     let share = same as f64 / compared.max(1) as f64;
-    println!("encoder      {:.2} % of {compared} golden codes", share * 100.0);
+    outln!("encoder      {:.2} % of {compared} golden codes", share * 100.0);
     let worst = golden_decode(&mut processor, &golden, frames, stages)?;
-    println!("decoder      differs by at most {worst:.6} of full scale");
+    outln!("decoder      differs by at most {worst:.6} of full scale");
     match model.refiner(SEARCH_STEPS)? {
-        None => println!("gradient     none: files cannot be searched for"),
+        None => outln!("gradient     none: files cannot be searched for"),
         Some(mut refiner) => {
             let mut latents = analyse_all(&mut processor, None, &golden.pcm)?;
             latents.truncate(frames * profile.latent_dim);
             let Progress { first, last } = refiner.refine(&golden.pcm, &mut latents, frames)?;
-            println!(
-                "gradient     {SEARCH_STEPS} steps of search bring the golden example from {first:.3} to {last:.3}"
-            );
+            outln!("gradient     {SEARCH_STEPS} steps of search bring the golden example from {first:.3} to {last:.3}");
             if last >= first {
                 bail!("the search does not come closer: gradient.onnx does not fit the decoder");
             }

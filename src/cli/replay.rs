@@ -1,6 +1,7 @@
 //! `undertone replay`: a stream as it was, from what JetStream keeps.
 
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Result, bail};
@@ -8,10 +9,10 @@ use anyhow::{Result, bail};
 use super::encode::parse_kbps;
 use super::listen::Sink;
 use super::send::parse_stream;
+use super::stop::stop_flag;
 use crate::bus::layers::{Assembler, Epoch, Kind, LayerMessage, layers_of};
 use crate::bus::{Bus, parse_time};
 use crate::codec::Profile;
-use crate::infer;
 use crate::session::{PackedBundle, StreamName};
 use crate::units::{PcmFormat, StageCount};
 
@@ -19,6 +20,9 @@ use crate::units::{PcmFormat, StageCount};
 pub(super) struct Args {
     /// Recording (24 kHz mono WAV), codes as they were (.utn), or - for the standard output
     output: PathBuf,
+    /// Replace a file that is there even if it holds something else than what is written
+    #[arg(long)]
+    force: bool,
     /// Name of the stream
     #[arg(long, default_value = "main", value_parser = parse_stream)]
     stream: StreamName,
@@ -116,7 +120,7 @@ pub(super) fn run(args: Args) -> Result<()> {
         (None, Some(ago)) => SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH),
         (None, None) => bail!("--last or --since is needed"),
     };
-    let model = infer::load_model(args.model.as_deref())?;
+    let model = crate::cli::loading::load_model(args.model.as_deref())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut replay = runtime.block_on(async {
         let bus = Bus::connect(&args.nats.options()).await?;
@@ -129,10 +133,11 @@ pub(super) fn run(args: Args) -> Result<()> {
     let stages = args.kbps.unwrap_or(StageCount::MAX);
     let mut past =
         Past { profile, layers: layers_of(stages), current: None, shift: None, next_frame: 0, lost: 0, malformed: 0 };
-    let mut sink = Sink::create(&args.output, args.raw, &model)?;
+    let mut sink = Sink::create(&args.output, args.raw, args.force, &model)?;
     let frames_wanted = args.seconds.map_or(u64::MAX, |s| (s * f64::from(Profile::FRAMES_PER_SECOND)).ceil() as u64);
     let mut bundles = Vec::new();
-    while past.next_frame < frames_wanted {
+    let stop = stop_flag()?;
+    while past.next_frame < frames_wanted && !stop.load(Ordering::Relaxed) {
         match runtime.block_on(replay.next())? {
             Some(Ok(message)) => past.take(&message, &mut bundles),
             Some(Err(_)) => past.malformed += 1,
@@ -146,9 +151,12 @@ pub(super) fn run(args: Args) -> Result<()> {
     for bundle in bundles {
         sink.write(bundle.limited(stages)?.unpack()?, profile)?;
     }
+    if past.next_frame == 0 {
+        bail!("nothing of stream {} came; nothing was written", args.stream);
+    }
     sink.finish()?;
     if past.lost > 0 || past.malformed > 0 {
-        eprintln!("undertone: {} bundles are missing, {} messages made no sense", past.lost, past.malformed);
+        errln!("undertone: {} bundles are missing, {} messages made no sense", past.lost, past.malformed);
     }
     Ok(())
 }

@@ -9,12 +9,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use tokio::runtime::Runtime;
 
-use super::encode::{parse_beam, parse_rate, refiner, tokens};
+use super::encode::{parse_beam, parse_rate, refiner, remark, tokens};
 use crate::bitstream::Bundle;
 use crate::capture::device::{CpalBackend, DeviceInput};
 use crate::capture::{AudioInput, CaptureError};
 use crate::codec::{Bucket, Encoder};
-use crate::infer;
 use crate::jitter::{Pace, Schedule};
 use crate::profile::Profile;
 use crate::rvq::BeamWidth;
@@ -42,7 +41,7 @@ const READ_AHEAD: usize = 2;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Recording (WAV, FLAC, Ogg Vorbis, MP3), or - for the standard input
+    /// Recording (as in `undertone encode`), or - for the standard input
     #[arg(required_unless_present = "device")]
     input: Option<PathBuf>,
     /// A sound device instead (`undertone devices` lists them; default is the system's), until interrupted
@@ -99,7 +98,7 @@ pub(super) fn parse_stream(s: &str) -> Result<StreamName, String> {
 
 /// Where samples come from.
 enum Input {
-    Recording(Box<AudioInput>),
+    Recording(Box<AudioInput>, PathBuf),
     Device { device: Box<DeviceInput>, samples_left: u64, stop: Arc<AtomicBool> },
 }
 
@@ -108,17 +107,20 @@ impl Input {
         if let Some(name) = &args.device {
             let device = DeviceInput::open(name, Box::new(CpalBackend), super::devices::report(name))?;
             let samples = |seconds: f64| (seconds * f64::from(CODEC_RATE.hz())).ceil() as u64;
-            let (samples_left, stop) = (args.seconds.map_or(u64::MAX, samples), super::devices::stop_flag()?);
+            let (samples_left, stop) = (args.seconds.map_or(u64::MAX, samples), super::stop::stop_flag()?);
             return Ok(Self::Device { device: Box::new(device), samples_left, stop });
         }
         let path = args.input.as_deref().unwrap_or(Path::new("-"));
-        Ok(Self::Recording(Box::new(AudioInput::open(path, args.raw)?)))
+        Ok(Self::Recording(
+            Box::new(AudioInput::open_until(path, args.raw, Some(super::stop::stop_flag()?))?),
+            path.to_owned(),
+        ))
     }
 
     /// Appends the next piece; false at the end.
     fn read(&mut self, pcm: &mut Vec<f32>) -> Result<bool, CaptureError> {
         match self {
-            Self::Recording(input) => input.read(pcm),
+            Self::Recording(input, _) => input.read(pcm),
             Self::Device { device, samples_left, stop } => {
                 if *samples_left == 0 || stop.load(Ordering::Relaxed) {
                     return Ok(false);
@@ -144,6 +146,9 @@ fn read_ahead(mut input: Input) -> Receiver<Result<Vec<f32>, CaptureError>> {
             };
             // Nobody listens any more when the program ends early.
             if sender.send(chunk).is_err() || !more {
+                if let Input::Recording(input, path) = &input {
+                    remark(path, input);
+                }
                 return;
             }
         }
@@ -171,7 +176,7 @@ impl Target {
         }
         let client = runtime.block_on(Client::connect_with(&args.to, hello, &options))?;
         if args.coded && !client.is_coded() {
-            eprintln!("undertone: {} does not code with this token model; the codes travel packed", args.to);
+            errln!("undertone: {} does not code with this token model; the codes travel packed", args.to);
         }
         Ok(Self::Tcp(Box::new(client)))
     }
@@ -309,7 +314,7 @@ async fn hold(schedule: &mut Schedule, media: Duration) {
 
 pub(super) fn run(args: Args) -> Result<()> {
     let input = Input::open(&args)?;
-    let model = infer::load_model(args.model.as_deref())?;
+    let model = crate::cli::loading::load_model(args.model.as_deref())?;
     let mut processor = model.processor(args.beam)?;
     let profile = processor.profile();
     let datagrams = args.to.starts_with("udp://");
@@ -394,7 +399,7 @@ pub(super) fn run(args: Args) -> Result<()> {
     let summary = summary(&client, hello_bytes, &encoder, frames, stage_frames);
     runtime.block_on(client.finish())?;
     if let Some(summary) = summary {
-        eprintln!("undertone: {summary}");
+        errln!("undertone: {summary}");
     }
     Ok(())
 }

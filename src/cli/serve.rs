@@ -118,7 +118,7 @@ fn check(path: &Path, config: &Config) -> Result<()> {
     filter(&config.log.level)?;
     service::check(config)?;
     infer::load_model(config.codec.model.as_deref())?;
-    println!("{}: fine", path.display());
+    outln!("{}: fine", path.display());
     Ok(())
 }
 
@@ -170,7 +170,7 @@ async fn serve(
         info!(address = %udp, "UDP");
     }
     // One line for people and scripts, whatever the log level.
-    eprintln!("listening pcm={} codes={codes} pcm_out={}", list(0, inputs), list(inputs, outputs));
+    errln!("listening pcm={} codes={codes} pcm_out={}", list(0, inputs), list(inputs, outputs));
     let (sender, receiver) = watch::channel(Arc::clone(&config));
     let (tell_death, death) = oneshot::channel();
     let watched = engine.clone();

@@ -9,14 +9,13 @@ use data_encoding::HEXLOWER;
 use super::encode::{parse_kbps, tokens};
 use crate::capture::AudioInput;
 use crate::codec::encode_all;
-use crate::infer;
 use crate::rvq::{BeamWidth, SimdLevel};
 use crate::token::{Context, Frequencies, TokenModel};
 use crate::units::StageCount;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Recordings to measure on (WAV, FLAC, Ogg Vorbis, MP3)
+    /// Recordings to measure on (as in `undertone encode`)
     #[arg(required = true)]
     inputs: Vec<PathBuf>,
     /// Rate in kbit/s, 0.5 to 12 in steps of 0.5
@@ -54,12 +53,12 @@ fn bits(model: &Arc<TokenModel>, recordings: &[Vec<u16>], stages: StageCount, sp
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
-    let loaded = infer::load_model(args.model.as_deref())?;
+    let loaded = crate::cli::loading::load_model(args.model.as_deref())?;
     let model = tokens(&loaded)?;
     let s = model.shape();
-    println!("token model  {}", HEXLOWER.encode(&model.id()));
-    println!("parameters   {:.2} million, 8 bit", model.parameters() as f64 / 1e6);
-    println!("transformer  {} layers x {} values, {} heads, window {} frames", s.layers, s.width, s.heads, s.window);
+    outln!("token model  {}", HEXLOWER.encode(&model.id()));
+    outln!("parameters   {:.2} million, 8 bit", model.parameters() as f64 / 1e6);
+    outln!("transformer  {} layers x {} values, {} heads, window {} frames", s.layers, s.width, s.heads, s.window);
     let mut processor = loaded.processor(BeamWidth::new(4).unwrap_or(BeamWidth::GREEDY))?;
     let mut recordings = Vec::new();
     for path in &args.inputs {
@@ -72,25 +71,25 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let frames = recordings.iter().map(|r| r.len() / args.kbps.index()).sum::<usize>();
     ensure!(frames > 0, "the recordings hold no frame of 20 ms");
     let whole = bits(&model, &recordings, args.kbps, usize::MAX);
-    println!("\n{frames} frames of {} recordings at {} kbit/s", recordings.len(), args.kbps.kbps());
-    println!("stage   bits of 10   perplexity of {}", s.entries);
+    outln!("\n{frames} frames of {} recordings at {} kbit/s", recordings.len(), args.kbps.kbps());
+    outln!("stage   bits of 10   perplexity of {}", s.entries);
     for (stage, sum) in whole.iter().enumerate() {
         let mean = sum / frames as f64;
-        println!("{:>5}   {mean:>10.2}   {:>10.0}", stage + 1, mean.exp2());
+        outln!("{:>5}   {mean:>10.2}   {:>10.0}", stage + 1, mean.exp2());
     }
     let packed = (frames * args.kbps.index() * 10) as f64;
-    println!("\ncontext in frames   bits a code   saved");
+    outln!("\ncontext in frames   bits a code   saved");
     for span in SPANS {
         let sum: f64 = bits(&model, &recordings, args.kbps, span).iter().sum();
         let name = if span == usize::MAX { "all".to_owned() } else { span.to_string() };
-        println!("{name:>17}   {:>11.3}   {:>4.1} %", 10.0 * sum / packed, 100.0 * (1.0 - sum / packed));
+        outln!("{name:>17}   {:>11.3}   {:>4.1} %", 10.0 * sum / packed, 100.0 * (1.0 - sum / packed));
     }
     if let Some(entry) = args.neighbours {
-        println!("\nstage   nearest to entry {entry} by cosine of the output embedding");
+        outln!("\nstage   nearest to entry {entry} by cosine of the output embedding");
         for stage in 0..args.kbps.index() {
             let near: Vec<String> =
                 model.neighbours(stage, entry, 5).into_iter().map(|(e, c)| format!("{e} ({c:.2})")).collect();
-            println!("{:>5}   {}", stage + 1, near.join("  "));
+            outln!("{:>5}   {}", stage + 1, near.join("  "));
         }
     }
     Ok(())

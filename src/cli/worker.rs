@@ -1,6 +1,8 @@
 //! `undertone worker`: encode recordings from the queue.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
@@ -9,9 +11,8 @@ use tracing::info;
 use tracing_subscriber::EnvFilter;
 
 use super::encode::parse_beam;
-use crate::batch::{Coder, WorkerOptions, work};
+use crate::batch::{Coder, JOB_PATIENCE, WorkerOptions, work};
 use crate::bus::Bus;
-use crate::infer;
 use crate::rvq::BeamWidth;
 
 #[derive(Debug, clap::Args)]
@@ -36,11 +37,21 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args) -> Result<()> {
-    tracing_subscriber::fmt().with_env_filter(EnvFilter::new("info")).with_writer(std::io::stderr).init();
-    let model = infer::load_model(args.model.as_deref())?;
-    let (processor, tokens) = (model.processor(args.beam)?, model.tokens()?);
-    let coder = Coder::new(processor, tokens, Box::new(move |steps| model.refiner(steps).map_err(|e| e.to_string())));
-    let options = WorkerOptions { root: args.root, attempts: args.attempts, drain: args.drain };
+    let colours = std::io::stderr().is_terminal();
+    let log = tracing_subscriber::fmt().with_env_filter(EnvFilter::new("info")).with_ansi(colours);
+    log.with_writer(std::io::stderr).init();
+    let make = {
+        let (folder, beam) = (args.model.clone(), args.beam);
+        move || -> Result<Coder> {
+            let model = super::loading::load_model(folder.as_deref())?;
+            let (processor, tokens) = (model.processor(beam)?, model.tokens()?);
+            let refiner = Box::new(move |steps| model.refiner(steps).map_err(|e| e.to_string()));
+            Ok(Coder::new(processor, tokens, refiner))
+        }
+    };
+    let coder = make()?.renewed_by(Arc::new(move || make().map_err(|e| super::print::reasons(&e))));
+    let (root, attempts, drain) = (args.root, args.attempts, args.drain);
+    let options = WorkerOptions { root, attempts, drain, patience: JOB_PATIENCE };
     // One thread moves bytes, another one encodes.
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().context("tokio")?;
@@ -57,10 +68,16 @@ pub(super) fn run(args: Args) -> Result<()> {
         let jobs = Bus::connect(&args.nats.options()).await?.jobs().await?;
         info!(root = %options.root.display(), "waiting for jobs");
         anyhow::Ok(work(&jobs, coder, &options, stop).await?)
-    })?;
-    eprintln!(
+    });
+    // A job that hangs does not hold up the end.
+    runtime.shutdown_background();
+    let tally = tally?;
+    errln!(
         "{} encoded, {} were there already, {} attempts failed, {} given up",
-        tally.encoded, tally.skipped, tally.retried, tally.dead
+        tally.encoded,
+        tally.skipped,
+        tally.retried,
+        tally.dead
     );
     Ok(())
 }

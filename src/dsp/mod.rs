@@ -1,10 +1,14 @@
 //! Signals at the edges of the codec: raw sample formats, resampling, clocks that differ.
 
+mod downmix;
 mod drift;
+mod intake;
 mod pcm;
 mod resample;
 
+pub use downmix::{Downmix, MAX_PLACED};
 pub use drift::{DriftController, MAX_CORRECTION};
+pub use intake::{Intake, MAX_SAMPLE, usable_sample};
 pub use pcm::{PcmReader, PcmWriter};
 pub use resample::{Resampler, VariableResampler};
 

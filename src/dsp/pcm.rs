@@ -1,27 +1,26 @@
 //! Raw interleaved bytes <-> mono samples at the codec's rate.
 
-use super::Resampler;
+use super::{Downmix, Intake, Resampler};
 use crate::units::{CODEC_RATE, PcmEncoding, PcmFormat};
 
-/// Bytes in any chunking -> samples at the codec's rate: decode, mix channels down, resample.
+/// Bytes in any chunking -> samples at the codec's rate. Raw bytes say nothing of where their channels belong: it takes the mean.
 #[derive(Debug)]
 pub struct PcmReader {
     format: PcmFormat,
     partial: Vec<u8>,
-    mono: Vec<f32>,
-    resampler: Resampler,
+    intake: Intake,
 }
 
 impl PcmReader {
     /// A reader at the start of its stream.
     pub fn new(format: PcmFormat) -> Self {
-        Self { format, partial: Vec::new(), mono: Vec::new(), resampler: Resampler::new(format.rate, CODEC_RATE) }
+        let intake = Intake::new(format.rate, Downmix::mean(usize::from(format.channels)));
+        Self { format, partial: Vec::new(), intake }
     }
 
-    /// Appends the samples that `bytes` complete to `out`. Values that are not finite become 0.
+    /// Appends the samples that `bytes` complete to `out`. Values that cannot be used become silence.
     pub fn push(&mut self, bytes: &[u8], out: &mut Vec<f32>) {
         let size = self.format.bytes_per_sample();
-        self.mono.clear();
         let mut rest = bytes;
         if !self.partial.is_empty() {
             let (head, tail) = rest.split_at((size - self.partial.len()).min(rest.len()));
@@ -30,35 +29,37 @@ impl PcmReader {
             if self.partial.len() < size {
                 return;
             }
-            self.mono.push(mix(self.format.encoding, &self.partial));
-            self.partial.clear();
+            let whole = std::mem::take(&mut self.partial);
+            self.values(&whole, out);
         }
-        let whole = rest.chunks_exact(size);
-        self.partial.extend_from_slice(whole.remainder());
-        self.mono.extend(whole.map(|s| mix(self.format.encoding, s)));
-        self.resampler.push(&self.mono, out);
+        let (whole, part) = rest.split_at(rest.len() - rest.len() % size);
+        self.partial.extend_from_slice(part);
+        self.values(whole, out);
     }
 
     /// Ends the input. An incomplete last sample is dropped.
     pub fn finish(&mut self, out: &mut Vec<f32>) {
         self.partial.clear();
-        self.resampler.finish(out);
+        self.intake.finish(out);
     }
-}
 
-/// Mean of the channels of one interleaved sample.
-fn mix(encoding: PcmEncoding, sample: &[u8]) -> f32 {
-    let (sum, channels) = match encoding {
-        PcmEncoding::S16Le => {
-            let values = sample.chunks_exact(2).map(|b| f32::from(i16::from_le_bytes([b[0], b[1]])) / 32_768.0);
-            (values.sum::<f32>(), sample.len() / 2)
+    /// Values that could not be used so far: not a number, infinite, or far beyond full scale.
+    pub fn unusable(&self) -> u64 {
+        self.intake.unusable()
+    }
+
+    fn values(&mut self, bytes: &[u8], out: &mut Vec<f32>) {
+        match self.format.encoding {
+            PcmEncoding::S16Le => {
+                let value = |b: &[u8]| f32::from(i16::from_le_bytes([b[0], b[1]])) / 32_768.0;
+                self.intake.push(bytes.chunks_exact(2).map(value), out);
+            }
+            PcmEncoding::F32Le => {
+                let value = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+                self.intake.push(bytes.chunks_exact(4).map(value), out);
+            }
         }
-        PcmEncoding::F32Le => {
-            let values = sample.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-            (values.map(|v| if v.is_finite() { v } else { 0.0 }).sum::<f32>(), sample.len() / 4)
-        }
-    };
-    sum / channels as f32
+    }
 }
 
 /// Samples at the codec's rate -> bytes: resample, copy to every channel, encode.
@@ -132,8 +133,9 @@ mod tests {
             .iter()
             .flat_map(|v| v.to_le_bytes())
             .collect();
-        let mut pcm = Vec::new();
-        PcmReader::new(format).push(&bytes, &mut pcm);
-        assert_eq!(pcm, [0.3, 0.0]);
+        let (mut pcm, mut reader) = (Vec::new(), PcmReader::new(format));
+        reader.push(&bytes, &mut pcm);
+        assert!((pcm[0] - 0.3).abs() < 1e-6 && pcm[1] == 0.0, "{pcm:?}");
+        assert_eq!(reader.unusable(), 3);
     }
 }

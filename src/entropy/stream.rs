@@ -184,6 +184,11 @@ impl StreamReader {
         Ok(decoder.decode(b.first_frame, b.frames, b.stages, b.restart, &b.payload)?)
     }
 
+    /// Bytes that were pushed and lie behind the end of the stream; empty before its end.
+    pub fn behind(&self) -> &[u8] {
+        self.container.behind()
+    }
+
     /// Bundles that were skipped because they, or ones they build on, were damaged.
     pub fn damaged(&self) -> u64 {
         self.damaged + self.container.damaged()

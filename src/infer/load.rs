@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::net::{Integers, Origin, OrtDecoder, OrtEncoder, OrtGradient};
 use super::{InferError, library};
 use crate::codec::{Processor, Profile};
-use crate::model::Manifest;
+use crate::model::{Digests, Manifest};
 use crate::rvq::{BeamWidth, Codebooks, Searcher, SimdLevel};
 use crate::synthesis::{Refiner, Shape};
 use crate::token::TokenModel;
@@ -57,6 +57,8 @@ pub struct LoadedModel {
     pub codebooks: Arc<Codebooks>,
     encoder: Vec<u8>,
     decoder: Arc<[u8]>,
+    /// Of the files that the manifest does not name; None if the folder does not say.
+    digests: Option<Digests>,
 }
 
 /// The folder of the model: the one named, else `UNDERTONE_MODEL`, else the shipped one beside the program's checkout
@@ -114,7 +116,10 @@ pub fn load_model(named: Option<&Path>) -> Result<LoadedModel, InferError> {
     .map_err(|e| InferError::rvq(&path, &e))?;
     let profile = Arc::new(manifest.profile());
     let (decoder, codebooks) = (decoder.into(), Arc::new(codebooks));
-    Ok(LoadedModel { path, manifest, profile, codebooks, encoder, decoder })
+    let digests = path.join(Digests::NAME);
+    let digests = digests.exists().then(|| read(&digests)).transpose()?.map(|text| Digests::parse(&text)).transpose();
+    let digests = digests.map_err(|e| InferError::Model { path: path.clone(), reason: e.to_string() })?;
+    Ok(LoadedModel { path, manifest, profile, codebooks, encoder, decoder, digests })
 }
 
 /// Name of a model's token model, and of the smaller one that drafts for it.
@@ -129,6 +134,43 @@ const FRAME: [&str; 2] = ["encoder-frame.onnx", "decoder-frame.onnx"];
 const GRADIENT: &str = "gradient.onnx";
 
 impl LoadedModel {
+    /// A file of the folder that the manifest does not name, its digest checked.
+    fn part(&self, name: &str) -> Result<Vec<u8>, InferError> {
+        let content = read(&self.path.join(name))?;
+        let checked = self.digests.as_ref().map_or(Ok(()), |digests| digests.check(name, &content));
+        checked.map_err(|e| InferError::Model { path: self.path.clone(), reason: e.to_string() })?;
+        Ok(content)
+    }
+
+    /// Checks every file that `files.toml` names, and that no other part of a model lies beside them. Gives their number; None for a
+    /// folder that has no `files.toml`, whose files are taken as they are.
+    ///
+    /// Errors: [`InferError`] for a file that is missing, differs, or is not named.
+    pub fn check_files(&self) -> Result<Option<usize>, InferError> {
+        let Some(digests) = &self.digests else { return Ok(None) };
+        digests.names().try_for_each(|name| self.part(name).map(drop))?;
+        let unreadable = |e: std::io::Error| InferError::File { path: self.path.clone(), reason: e.to_string() };
+        for entry in std::fs::read_dir(&self.path).map_err(unreadable)? {
+            let name = entry.map_err(unreadable)?.file_name().to_string_lossy().into_owned();
+            let part = [".onnx", ".safetensors"].iter().any(|end| name.ends_with(end));
+            if part && !self.manifest.files().contains_key(name.as_str()) {
+                self.part(&name)?;
+            }
+        }
+        Ok(Some(digests.names().count()))
+    }
+
+    /// What a user should be told: that nothing says what the folder's other files should be.
+    pub fn remark(&self) -> Option<String> {
+        let word = "has no files.toml: nobody knows whether its token models and its graphs for live streams are whole";
+        self.digests.is_none().then(|| format!("model {} {word}", self.path.display()))
+    }
+
+    /// Digests of the files that the manifest does not name; None if the folder does not say.
+    pub fn digests(&self) -> Option<&Digests> {
+        self.digests.as_ref()
+    }
+
     /// The token model that belongs to these codes; None if the folder has none.
     ///
     /// Errors: [`InferError`] for one that cannot be used.
@@ -148,7 +190,7 @@ impl LoadedModel {
         if !path.exists() {
             return Ok(None);
         }
-        let made = TokenModel::parse(&read(&path)?, self.profile.model_id, &self.codebooks);
+        let made = TokenModel::parse(&self.part(name)?, self.profile.model_id, &self.codebooks);
         Ok(Some(made.map_err(|e| InferError::Model { path, reason: e.to_string() })?))
     }
 
@@ -162,7 +204,8 @@ impl LoadedModel {
         }
         let environment = library::environment()?;
         let model = |reason: String| InferError::Model { path: self.path.clone(), reason };
-        let gradient = OrtGradient::new(environment, &read(&path)?, &self.decoder, &self.manifest).map_err(model)?;
+        let gradient =
+            OrtGradient::new(environment, &self.part(GRADIENT)?, &self.decoder, &self.manifest).map_err(model)?;
         let decoder = OrtDecoder::new(environment, Origin::Manifest(&self.decoder), &self.manifest).map_err(model)?;
         let shape = Shape {
             frame_samples: self.profile.frame_samples,
@@ -193,9 +236,8 @@ impl LoadedModel {
     }
 
     fn integers(&self, file: &'static str, frame: &str) -> Result<Integers, InferError> {
-        let frame = Some(self.path.join(frame)).filter(|path| path.exists());
-        let frame = frame.map(|path| read(&path)).transpose()?;
-        Ok(Integers { file, graph: read(&self.path.join(file))?.into(), frame })
+        let frame = self.path.join(frame).exists().then(|| self.part(frame)).transpose()?;
+        Ok(Integers { file, graph: self.part(file)?.into(), frame })
     }
 
     /// Whether the folder has graphs with integer products.
@@ -230,6 +272,9 @@ pub fn load_processor_factory(
     networks: Networks,
 ) -> Result<(Option<Arc<TokenModel>>, Factory), InferError> {
     let model = load_model(named)?;
+    if let Some(remark) = model.remark() {
+        tracing::warn!("{remark}");
+    }
     let tokens = model.tokens()?;
     let factory = move || model.processor_with(networks, BeamWidth::new(DEFAULT_BEAM).unwrap_or(BeamWidth::GREEDY));
     Ok((tokens, Box::new(factory)))

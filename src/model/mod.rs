@@ -2,8 +2,10 @@
 //!
 //! A row carries its own state, so rows of different streams may share a call and a row may be dropped at any time.
 
+mod digests;
 mod manifest;
 
+pub use digests::{DigestError, Digests};
 pub use manifest::{FileEntry, GraphEntry, Manifest, ManifestError, sha256_hex};
 
 /// Deterministic noise that the decoder network is fed, so that the same codes always give the same samples.

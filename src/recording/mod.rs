@@ -89,6 +89,11 @@ pub trait Ends {
     ///
     /// Errors: to end it here.
     fn done(&mut self, samples: u64) -> Result<(), Self::Error>;
+
+    /// Whether to end with what is done, although there is more. What is read ends then too.
+    fn stopped(&self) -> bool {
+        false
+    }
 }
 
 /// Encodes a recording: reads it to its end and writes the whole file.
@@ -107,7 +112,7 @@ pub fn encode<E: Ends>(
         analyser.set_part(usize::from(settings.bundle));
     }
     let (mut start, mut latents) = (Vec::new(), Vec::new());
-    let (mut more, mut steering) = (true, None);
+    let (mut more, mut stopped, mut steering) = (true, false, None);
     let stages = match (settings.rate, &settings.tokens) {
         (Rate::Stages(stages), _) => stages,
         (Rate::Kbps(kbps), None) => StageCount::from_kbps(kbps).map_err(RecordingError::from)?.min(profile.stages),
@@ -116,19 +121,12 @@ pub fn encode<E: Ends>(
             profile.stages
         }
         (Rate::Kbps(kbps), Some(tokens)) => {
-            while start.len() < TRIAL_SAMPLES && more {
-                let before = start.len();
-                more = ends.read(&mut start)?;
-                analyser.push(&start[before..]);
-                if !more {
-                    analyser.finish();
-                }
-                while analyser.next_part(processor, &mut latents).map_err(RecordingError::from)? {
-                    ends.done((latents.len() / profile.latent_dim * profile.frame_samples) as u64)?;
-                }
+            let heard = hear(processor, &mut analyser, ends)?;
+            (start, latents, more, stopped) = (heard.pcm, heard.latents, heard.more, heard.stopped);
+            if stopped && start.is_empty() {
+                return Ok(());
             }
-            // Of a longer recording the frames that are done, so that the silence at its end does not come into it.
-            let done = latents.len() / profile.latent_dim * profile.frame_samples - profile.overlap_samples();
+            let done = heard.done;
             let pcm = if more { &start[..done] } else { &start };
             let ladder = processor.ladder(&latents).map_err(RecordingError::from)?;
             let trial = Fit { tokens, pcm, ladder: &ladder, kbps, bundle: settings.bundle };
@@ -162,7 +160,9 @@ pub fn encode<E: Ends>(
         if !more {
             encoder.finish();
         }
-        if !settings.live || searched {
+        if stopped {
+            encoder.push_latents(&latents);
+        } else if !settings.live || searched {
             analyser.push(&pcm);
             if !more {
                 analyser.finish();
@@ -179,6 +179,44 @@ pub fn encode<E: Ends>(
     }
     writer.finish(Some(encoder.samples_in()), &mut bytes);
     ends.write(&bytes)
+}
+
+/// The start of a recording.
+struct Heard {
+    pcm: Vec<f32>,
+    latents: Vec<f32>,
+    /// Samples that the latents are of, the silence after them not counted.
+    done: usize,
+    /// Whether there is more of it.
+    more: bool,
+    /// Whether it was told to end here.
+    stopped: bool,
+}
+
+/// Reads and analyses as much as is encoded on trial, or up to where it is told to end.
+fn hear<E: Ends>(processor: &mut Processor, analyser: &mut Analyser<'_>, ends: &mut E) -> Result<Heard, E::Error> {
+    let profile = processor.profile();
+    let samples = |latents: &[f32]| latents.len() / profile.latent_dim * profile.frame_samples;
+    let (mut pcm, mut latents, mut more) = (Vec::new(), Vec::new(), true);
+    while pcm.len() < TRIAL_SAMPLES && more && !ends.stopped() {
+        let before = pcm.len();
+        more = ends.read(&mut pcm)?;
+        analyser.push(&pcm[before..]);
+        if !more {
+            analyser.finish();
+        }
+        while !ends.stopped() && analyser.next_part(processor, &mut latents).map_err(RecordingError::from)? {
+            ends.done(samples(&latents) as u64)?;
+        }
+    }
+    // Of a longer recording the frames that are done, so that the silence at its end does not come into it.
+    let done = samples(&latents).saturating_sub(profile.overlap_samples());
+    let stopped = ends.stopped();
+    if stopped {
+        pcm.truncate(done);
+        more = false;
+    }
+    Ok(Heard { pcm, latents, done, more, stopped })
 }
 
 /// Encodes and writes what is ready.

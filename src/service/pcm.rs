@@ -17,6 +17,7 @@ use super::shared::{encode, process};
 use super::sockets::Pulse;
 use super::tls::Socket;
 use super::{Counters, Shared};
+use crate::capture::unusable_remark;
 use crate::codec::{Concealer, Decoder, Encoder, Guess};
 use crate::config::PcmPort;
 use crate::dsp::{PcmReader, PcmWriter};
@@ -114,6 +115,9 @@ async fn input(shared: &Shared, port: &PcmPort, socket: &mut Socket, guest: &Gue
     };
     pcm.clear();
     reader.finish(&mut pcm);
+    if let Some(remark) = unusable_remark(reader.unusable()) {
+        warn!(stream = %port.stream, "{remark}");
+    }
     source.encoder.push(&pcm);
     source.finish().await?;
     result.map(|()| source.encoder.samples_in())

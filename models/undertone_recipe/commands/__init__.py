@@ -12,6 +12,7 @@ COMMANDS = {
     "report": "PESQ-WB and ESTOI of a checkpoint on a folder of recordings",
     "export": "write a model folder that undertone loads",
     "int8": "add graphs with integer products to a model folder, for live streams",
+    "digests": "write the hashes of the files that a model folder's manifest does not name",
     "verify": "check a model folder: hashes, compute, parity of torch and ONNX Runtime, codebooks",
     "tokens": "train a token model on the codes of a model folder",
     "export-tokens": "write a token model as undertone loads it",

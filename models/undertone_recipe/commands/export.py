@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from .. import digests
 from ..codec import load
 from ..export import export
 
@@ -18,3 +19,4 @@ def arguments(p: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     codec, _ = load(args.checkpoint)
     print("model id", export(codec, args.out, args.name or codec.cfg.name))
+    digests.write(args.out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from .. import digests
 from ..export import load_exported, model_id, test_signal
 from ..tokens.data import codes_of
 from ..tokens.export import export, integer_loss
@@ -27,3 +28,4 @@ def run(args: argparse.Namespace) -> None:
     integers, floats = integer_loss(model, codec, codes)
     print(f"bits a code, integers and floats: {integers:.4f} {floats:.4f}")
     print("token model id", export(model, codec, model_id(args.model), codes, args.model / args.name))
+    digests.write(args.model)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from .. import int8
+from .. import digests, int8
 from ..data import Batches
 from ..export import load_exported
 from . import options
@@ -19,3 +19,4 @@ def arguments(p: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     cfg = options.model_config(args)
     int8.write(args.model, load_exported(args.model, cfg).eval(), Batches(args.data, cfg.data, 8, 4.0, 77))
+    digests.write(args.model)

@@ -8,6 +8,7 @@ use cpal::{FromSample, Sample};
 use rtrb::{Consumer, Producer, RingBuffer};
 
 use super::stats::{DeviceStats, Link};
+use crate::dsp::usable_sample;
 use crate::units::SampleRate;
 
 /// Length of a ring in milliseconds of the device's clock: more than any callback, less than anybody would wait for.
@@ -74,7 +75,7 @@ pub fn playback_ring(
 }
 
 impl CaptureCallback {
-    /// The body of the callback. Samples that find no room are dropped and counted; values that are not finite become 0.
+    /// The body of the callback. Samples that find no room are dropped and counted; values that cannot be used become 0.
     pub fn run<T>(&mut self, interleaved: &[T])
     where
         T: Sample,
@@ -85,8 +86,7 @@ impl CaptureCallback {
         let scale = 1.0 / self.channels as f32;
         if let Ok(chunk) = self.ring.write_chunk_uninit(taken) {
             chunk.fill_from_iter(interleaved.chunks_exact(self.channels).map(|channels| {
-                let mean = channels.iter().map(|&s| f32::from_sample(s)).sum::<f32>() * scale;
-                if mean.is_finite() { mean } else { 0.0 }
+                channels.iter().map(|&s| usable_sample(f32::from_sample(s)).unwrap_or(0.0)).sum::<f32>() * scale
             }));
         }
         if taken < frames {

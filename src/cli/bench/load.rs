@@ -14,7 +14,6 @@ use super::machine::{command, machine};
 use super::rig::{Meter, Rig, Setup, State, file, percentile, stream};
 use crate::cli::encode::parse_kbps;
 use crate::engine::EngineOptions;
-use crate::infer;
 use crate::referee::{Chart, Scale, svg};
 use crate::units::StageCount;
 
@@ -111,8 +110,8 @@ impl Step {
 
 pub(super) fn run(args: &Args) -> Result<()> {
     let csv = file(&args.out, "load.csv")?;
-    let overlap = infer::load_model(args.model.as_deref())?.profile.overlap_samples();
-    println!(
+    let overlap = crate::cli::loading::load_model(args.model.as_deref())?.profile.overlap_samples();
+    outln!(
         "{}\n{}\nThe daemon and this measurement share the machine. Latency: from a frame's last sample to its return.\n",
         command(),
         machine()
@@ -127,7 +126,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let knee = steps.iter().take_while(|s| met(s, args)).last().map_or(0, |s| s.running);
     std::fs::write(args.out.join("load.json"), json(&steps, knee))?;
     std::fs::write(args.out.join("load.svg"), picture(&steps)?)?;
-    println!("\nknee: {knee} duplex streams with p99 below {} ms\nwritten to {}", args.goal_ms, args.out.display());
+    outln!("\nknee: {knee} duplex streams with p99 below {} ms\nwritten to {}", args.goal_ms, args.out.display());
     Ok(())
 }
 
@@ -148,7 +147,7 @@ async fn steps(args: &Args, overlap: usize) -> Result<Vec<Step>> {
     let setup = Setup { model, kbps: args.kbps, ports, engine, out: &args.out };
     let rig = Rig::start(&setup)?;
     let idle_mib = rig.rss_mib();
-    println!("idle daemon: {idle_mib:.1} MiB\n{}", HEAD.replace(',', "  "));
+    outln!("idle daemon: {idle_mib:.1} MiB\n{}", HEAD.replace(',', "  "));
     let mut ports = rig.ports.iter().enumerate();
     let (mut streams, mut out, mut past): (Vec<Arc<Meter>>, Vec<Step>, u16) = (Vec::new(), Vec::new(), 0);
     loop {
@@ -166,7 +165,7 @@ async fn steps(args: &Args, overlap: usize) -> Result<Vec<Step>> {
         let (start, cpu) = (Instant::now(), rig.cpu_s());
         sleep(Duration::from_secs(u64::from(args.seconds))).await;
         let step = measure(args, &rig, &streams, idle_mib, (start, cpu))?;
-        println!("{}", step.numbers().join("  "));
+        outln!("{}", step.numbers().join("  "));
         let met = met(&step, args);
         out.push(step);
         // Who was refused does not come again: the next step brings others.

@@ -10,7 +10,6 @@ use super::rate::parse_every;
 use super::recordings::recordings;
 
 use crate::cli::encode::{parse_beam, parse_kbps};
-use crate::infer;
 use crate::referee::{LossModel, parse_trace};
 use crate::referee::{
     OpusSettings, Payload, Repair, summarise, write_report, write_rows, write_summary_csv, write_summary_json,
@@ -101,7 +100,7 @@ fn traces(args: &Args) -> Result<Vec<(String, Vec<bool>)>> {
 
 pub(super) fn run(args: &Args) -> Result<()> {
     let files = recordings(&args.dir, args.every)?;
-    let model = infer::load_model(args.model.as_deref())?;
+    let model = crate::cli::loading::load_model(args.model.as_deref())?;
     let traces = traces(args)?;
     let worst = traces.iter().map(|(_, t)| t.iter().filter(|&&l| l).count() * 100 / t.len()).max().unwrap_or(0);
     // The encoder is told the worst loss of the run, as an adaptive sender would find it.
@@ -160,7 +159,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     write("report.html", write_report("undertone and Opus under packet loss", &notes, &summary, &[], &[])?)?;
     for s in &summary {
         let at = |k: usize| s.means[k].map_or(f64::NAN, |m: crate::referee::Interval| m.mean);
-        println!(
+        outln!(
             "{:<7} {:<42} {:>4} kbit/s: payload {:.2}, IP {:.2}; {:.1} % lost; PESQ-WB {:.3}, ESTOI {:.3}, LSD {:.2} dB",
             s.kind,
             s.system,
@@ -173,6 +172,6 @@ pub(super) fn run(args: &Args) -> Result<()> {
             at(5)
         );
     }
-    println!("{}", args.out.join("report.html").display());
+    outln!("{}", args.out.join("report.html").display());
     Ok(())
 }

@@ -9,7 +9,6 @@ use super::plan::{Entry, Plan};
 use super::recordings::{kind, read, recordings, stem};
 use super::scorer::Scorer;
 use crate::cli::encode::{parse_beam, parse_kbps};
-use crate::infer;
 use crate::profile::Profile;
 use crate::recording::REFINE_STEPS;
 use crate::referee::{
@@ -21,7 +20,7 @@ use crate::units::StageCount;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Folder of recordings (WAV, FLAC, Ogg Vorbis, MP3); names that start with "music" are music
+    /// Folder of recordings (as in `undertone encode`); names that start with "music" are music
     dir: PathBuf,
     /// Folder for results
     #[arg(long, default_value = "out/bench-rate")]
@@ -109,7 +108,7 @@ fn entries(args: &Args, has_tokens: bool, searches: bool) -> Vec<Entry> {
 
 pub(super) fn run(args: &Args) -> Result<()> {
     let files = recordings(&args.dir, args.every)?;
-    let model = infer::load_model(args.model.as_deref())?;
+    let model = crate::cli::loading::load_model(args.model.as_deref())?;
     let plan = Plan {
         model: &model,
         tokens: model.tokens()?,
@@ -141,7 +140,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     write("report.html", write_report("undertone and Opus by rate", &notes, &summary, &equivalents, &listening)?)?;
     for s in &summary {
         let at = |k: usize| s.means[k].map_or(f64::NAN, |m: crate::referee::Interval| m.mean);
-        println!(
+        outln!(
             "{:<7} {:<24} {:>4} kbit/s: payload {:.2}, message {:.2}, IP {:.2}; PESQ-WB {:.3}, ESTOI {:.3}, LSD {:.2} dB{}; {:.0} x / {:.0} x real time, {} ms",
             s.kind,
             s.system,
@@ -160,10 +159,10 @@ pub(super) fn run(args: &Args) -> Result<()> {
     }
     for (kind, what, rate) in &equivalents {
         if let Some(r) = rate {
-            println!("{kind}: {what} sounds like Opus at {:.1} kbit/s ({:.1} to {:.1})", r.mean, r.low, r.high);
+            outln!("{kind}: {what} sounds like Opus at {:.1} kbit/s ({:.1} to {:.1})", r.mean, r.low, r.high);
         }
     }
-    println!("{}", args.out.join("report.html").display());
+    outln!("{}", args.out.join("report.html").display());
     Ok(())
 }
 

@@ -12,7 +12,6 @@ use super::machine::{command, machine};
 use super::rig::{Meter, Rig, Setup, State, file, misbehave, percentile, stream};
 use crate::cli::encode::parse_kbps;
 use crate::engine::EngineOptions;
-use crate::infer;
 use crate::referee::{Chart, Scale, svg};
 use crate::units::StageCount;
 
@@ -83,8 +82,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let length = args.minutes * 60.0;
     ensure!((5.0..=604_800.0).contains(&length), "--minutes {}: allowed 0.1 to 10080", args.minutes);
     let csv = file(&args.out, "soak.csv")?;
-    let overlap = infer::load_model(args.model.as_deref())?.profile.overlap_samples();
-    println!("{}\n{}", command(), machine());
+    let overlap = crate::cli::loading::load_model(args.model.as_deref())?.profile.overlap_samples();
+    outln!("{}\n{}", command(), machine());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (rows, totals) = runtime.block_on(soak(args, overlap, Duration::from_secs_f64(length)))?;
     let mut text = "at_s,rss_mib,p50_ms,p99_ms,max_ms,frames,missed\n".to_owned();
@@ -98,7 +97,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     // The first fifth is warm-up: buffers find their size.
     let settled = &rows[rows.len() / 5..];
     let (first, last) = (settled.first().map_or(0.0, |r| r.rss_mib), settled.last().map_or(0.0, |r| r.rss_mib));
-    println!(
+    outln!(
         "\n{frames} frames, {missed} later than {} ms; {} joins, {} leaves, {} bad clients, {} good streams refused, {} cut\n\
          RSS after the first fifth {first:.1} MiB, at the end {last:.1} MiB\nwritten to {}",
         args.deadline_ms,
@@ -120,7 +119,7 @@ async fn soak(args: &Args, overlap: usize, length: Duration) -> Result<(Vec<Row>
     let model = args.model.as_deref();
     let setup = Setup { model, kbps: args.kbps, ports: wanted + SPARE, engine, out: &args.out };
     let rig = Rig::start(&setup)?;
-    println!("{wanted} duplex streams for {:.1} minutes", length.as_secs_f64() / 60.0);
+    outln!("{wanted} duplex streams for {:.1} minutes", length.as_secs_f64() / 60.0);
     let (mut rows, mut totals, mut streams) = (Vec::new(), Totals::default(), Vec::<(usize, Arc<Meter>)>::new());
     let (start, mut second, mut leaving) = (Instant::now(), 0u32, Vec::new());
     let mut spare: Vec<usize> = (wanted..wanted + SPARE - 1).collect();
@@ -166,9 +165,15 @@ async fn soak(args: &Args, overlap: usize, length: Duration) -> Result<(Vec<Row>
         if start.elapsed() >= LOOK * (rows.len() as u32 + 1) {
             let row = look(args, &rig, start, &streams);
             if rows.len().is_multiple_of(12) {
-                println!(
+                outln!(
                     "{:6.0} s  RSS {:.1} MiB  p50 {:.2}  p99 {:.2}  longest {:.2} ms  missed {} of {}",
-                    row.at_s, row.rss_mib, row.p50, row.p99, row.max, row.missed, row.frames
+                    row.at_s,
+                    row.rss_mib,
+                    row.p50,
+                    row.p99,
+                    row.max,
+                    row.missed,
+                    row.frames
                 );
             }
             rows.push(row);

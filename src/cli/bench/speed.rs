@@ -43,10 +43,10 @@ pub(super) struct Args {
 type Line = (String, &'static str, f64);
 
 pub(super) fn run(args: &Args) -> Result<()> {
-    let model = infer::load_model(args.model.as_deref())?;
+    let model = crate::cli::loading::load_model(args.model.as_deref())?;
     let mut processor = model.processor_with(args.networks, args.beam)?;
     let stages = StageCount::new(12)?;
-    println!(
+    outln!(
         "{}\n{}\nbeam {}, networks {:?}; times are processor time of one thread unless they say wall\n",
         command(),
         machine(),
@@ -56,7 +56,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let mut lines = Vec::new();
     let mut add = |new: Vec<Line>| {
         for (what, unit, value) in &new {
-            println!("{what:<64} {value:>12.3} {unit}");
+            outln!("{what:<64} {value:>12.3} {unit}");
         }
         lines.extend(new);
     };
