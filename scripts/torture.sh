@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Tortures a daemon and prints what was lost: 50 kills of a recording daemon, then minutes of hostile clients beside three
 # good streams while the disk is full, the disk hangs, and NATS is killed. Fails if more is lost than docs/reliability.md
-# states. `scripts/torture.sh [BINARY] [MINUTES] [KILLS]`; needs Linux, a C compiler, nats-server, and for the full disk
+# states. `scripts/torture.sh [BINARY] [MINUTES] [KILLS] [PARTS]`; needs Linux, a C compiler, nats-server, and for the full disk
 # the right to mount a tmpfs (as root, or by a user namespace).
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -12,6 +12,7 @@ if [ "$(id -u)" != 0 ] && [ -z "${UNDERTONE_TORTURE_INSIDE:-}" ]; then
 fi
 export PATH="$PATH:/usr/sbin"
 command -v nats-server > /dev/null || { echo "nats-server is missing (scripts/setup.sh installs it)"; exit 1; }
+ulimit -n 4096
 folder=$(mktemp -d)
 trap 'mountpoint -q "$folder/disk" && umount "$folder/disk"; rm -rf "$folder"' EXIT
 mkdir "$folder/disk"
@@ -51,4 +52,4 @@ int fdatasync(int fd) {
 }
 C
 cc -shared -fPIC -O1 -o "$folder/hang.so" "$folder/hang.c" -ldl
-python3 scripts/torture.py "$binary" "$folder" "${2:-10}" "${3:-50}"
+python3 scripts/torture.py "$binary" "$folder" "${2:-10}" "${3:-50}" "${4:-kills coder beside}"

@@ -48,6 +48,10 @@ const PROOF: Duration = Duration::from_secs(5);
 /// How far coded bundles may be ahead of real time, besides what live sound may lag, before their decoding waits.
 const AHEAD: Duration = Duration::from_millis(1_500);
 
+/// What decoding a code takes, about (docs/performance.md). Not measured as it runs: on a busy machine honest clients would pay
+/// for the time in which others had the core.
+const CODE: Duration = Duration::from_micros(20);
+
 /// What a session does once it is open.
 enum Task {
     Waiting,
@@ -333,7 +337,7 @@ impl Connection<'_> {
         ack
     }
 
-    /// A coded bundle becomes a packed one, off the threads that serve connections; with the time that took.
+    /// A coded bundle becomes a packed one, off the threads that serve connections; with what that cost.
     ///
     /// Not before its time: a client may cost what real time costs, and a new one what its address has not spent.
     async fn decoded(&mut self, message: Message) -> Result<(Message, Duration), Close> {
@@ -348,17 +352,14 @@ impl Connection<'_> {
         self.media += self.shared.engine.profile().media_time(bundle.frames);
         let Coder::Publisher(coder, _) = &mut self.coder else { return Err(stopped()) };
         let Some(mut decoder) = coder.take() else { return Err(stopped()) };
-        let work = spawn_blocking(move || {
-            let start = Instant::now();
-            let result = decoder.decode(&bundle);
-            (result, decoder, start.elapsed())
-        });
-        let (result, decoder, took) = work.await.map_err(|_| stopped())?;
+        let cost = CODE * u32::from(bundle.frames) * u32::from(bundle.stages.value());
+        let work = spawn_blocking(move || (decoder.decode(&bundle), decoder));
+        let (result, decoder) = work.await.map_err(|_| stopped())?;
         *coder = Some(decoder);
         match result {
-            Ok(bundle) => Ok((Message::Bundle { sequence, bundle }, took)),
+            Ok(bundle) => Ok((Message::Bundle { sequence, bundle }, cost)),
             Err(e) => {
-                self.guest.visit.charge(took, Instant::now());
+                self.guest.visit.charge(cost, Instant::now());
                 Err(Close::new(Reason::Protocol, e.to_string()))
             }
         }
