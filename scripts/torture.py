@@ -366,6 +366,11 @@ def hostile(daemon, stop, counts):
         s.connect(("127.0.0.1", port))
         return s
 
+    def keep(s):
+        kept.append(s)
+        if len(kept) > 100:
+            kept.pop(0).close()
+
     def garbage():
         with connect(RANDOM.choice(ports)) as s:
             s.sendall(RANDOM.randbytes(RANDOM.randrange(1, 5000)))
@@ -392,15 +397,13 @@ def hostile(daemon, stop, counts):
         # Whoever has addresses enough can hold all of the HTTP port's places for a moment; that is no promise.
         s = connect(RANDOM.choice(ports[:3]))
         s.sendall(good[: RANDOM.randrange(1, len(good))])
-        kept.append(s)
-        if len(kept) > 100:
-            kept.pop(0).close()
+        keep(s)
 
     def deaf():
         s = connect(daemon.codes)
         s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
         s.sendall(hello(2, f"good.{RANDOM.randrange(3)}"))
-        kept.append(s)
+        keep(s)
 
     def web():
         with connect(daemon.http) as s:
