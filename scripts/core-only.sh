@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 tree=$(cargo tree --locked --no-default-features --edges normal --prefix none)
-if found=$(grep -E '^(tokio|prost|ort|cpal|symphonia|hound) ' <<<"$tree"); then
+if found=$(grep -E '^(tokio|prost|ort|cpal|symphonia|opus-decoder) ' <<<"$tree"); then
   echo "core-only: the core depends on:" >&2
   echo "$found" >&2
   exit 1
