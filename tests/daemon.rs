@@ -109,7 +109,19 @@ fn codes_sent_by_a_client_are_decoded_by_another_as_a_file_would_be() {
     let send = undertone()
         .arg("send")
         .arg(path("in.raw"))
-        .args(["--to", &daemon.codes, "--stream", "a", "--kbps", "3", "--even", "--raw", "s16le:24000:1"])
+        .args([
+            "--to",
+            &daemon.codes,
+            "--stream",
+            "a",
+            "--kbps",
+            "3",
+            "--even",
+            "--effort",
+            "off",
+            "--raw",
+            "s16le:24000:1",
+        ])
         .status()
         .unwrap();
     assert!(send.success() && wav.wait().unwrap().success() && utn.wait().unwrap().success());

@@ -16,10 +16,11 @@ use crate::capture::{AudioInput, CaptureError};
 use crate::codec::{Bucket, Encoder};
 use crate::jitter::{Pace, Schedule};
 use crate::profile::Profile;
+use crate::recording::REFINE_STEPS;
 use crate::rvq::BeamWidth;
 use crate::service::{Client, ClientError, ClientOptions, UdpClient};
 use crate::session::{Hello, PROTOCOL_VERSION, PackedBundle, Role, StreamName};
-use crate::synthesis::Analyser;
+use crate::synthesis::{Analyser, Effort};
 use crate::units::{CODEC_RATE, PcmFormat, StageCount};
 
 /// Silence of the input after which the server is told that we are still here; its patience is 30 s by default.
@@ -27,6 +28,9 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 
 /// The same over UDP, where a pause that is not announced looks like a loss.
 const SIGN_OF_LIFE_UDP: Duration = Duration::from_millis(100);
+
+/// Share of a core that the search may take.
+const EFFORT_BUDGET: f64 = 0.5;
 
 /// Bytes that a message takes beside its codes, coded (with their check sum) and packed.
 const HEAD_CODED: usize = 16;
@@ -81,15 +85,33 @@ pub(super) struct Args {
     /// Width of the codebook search, 1 (fastest) to 16 (best)
     #[arg(long, default_value = "4", value_parser = parse_beam)]
     beam: BeamWidth,
-    /// Steps of analysis by synthesis, 0 to 200: every bundle is moved until what is decoded sounds like the input. Ten cost about
-    /// a third of a core and no delay but their own time
-    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=200))]
-    refine: u32,
+    /// Search: every bundle is moved until what is decoded sounds like the input. off, so many steps (1 to 200), or auto: as many as
+    /// take half a core, measured while it runs, and at most 20. No delay but its own time
+    #[arg(long, alias = "refine", value_name = "off|auto|N", default_value = "auto", value_parser = parse_effort)]
+    effort: Search,
     /// Model folder [default: the shipped model]
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
     #[command(flatten)]
     remote: super::remote::Args,
+}
+
+/// How much is searched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Search {
+    /// So many steps.
+    Steps(u32),
+    /// As many as the machine can afford.
+    Auto,
+}
+
+fn parse_effort(s: &str) -> Result<Search, String> {
+    match (s, s.parse()) {
+        ("off", _) => Ok(Search::Steps(0)),
+        ("auto", _) => Ok(Search::Auto),
+        (_, Ok(steps)) if steps <= 200 => Ok(Search::Steps(steps)),
+        _ => Err(format!("effort {s} out of range, allowed off, auto, 0 to 200")),
+    }
 }
 
 pub(super) fn parse_stream(s: &str) -> Result<StreamName, String> {
@@ -330,7 +352,12 @@ pub(super) fn run(args: Args) -> Result<()> {
     encoder.set_job_frames(usize::from(bundle));
     let coded = options.tokens.is_some();
     let (mut plan, most) = Plan::new(&args, bundle, coded, &mut encoder, &profile)?;
-    let mut refiner = refiner(&model, args.refine)?;
+    let mut effort = Effort::new(EFFORT_BUDGET, REFINE_STEPS);
+    let mut refiner = match args.effort {
+        Search::Steps(steps) => refiner(&model, steps)?,
+        // A model without the gradient can do without.
+        Search::Auto => model.refiner(effort.steps())?,
+    };
     let mut analyser = refiner.as_mut().map(|refiner| {
         let mut analyser = Analyser::new(profile.clone(), Some(refiner));
         analyser.set_part(usize::from(bundle));
@@ -381,7 +408,14 @@ pub(super) fn run(args: Args) -> Result<()> {
                 None => analyser.finish(),
             }
             let mut latents = Vec::new();
-            while analyser.next_part(&mut processor, &mut latents)? {}
+            let mut start = Instant::now();
+            while analyser.next_part(&mut processor, &mut latents)? {
+                if args.effort == Search::Auto {
+                    effort.took(start.elapsed(), profile.media_time(bundle));
+                    analyser.set_steps(effort.steps());
+                }
+                start = Instant::now();
+            }
             encoder.push_latents(&latents);
         }
         plan.prepare(&mut encoder, bundle);
@@ -399,7 +433,9 @@ pub(super) fn run(args: Args) -> Result<()> {
     let summary = summary(&client, hello_bytes, &encoder, frames, stage_frames);
     runtime.block_on(client.finish())?;
     if let Some(summary) = summary {
-        errln!("undertone: {summary}");
+        let steps = effort.steps();
+        let search = if args.effort == Search::Auto { format!(", effort {steps} at the end") } else { String::new() };
+        errln!("undertone: {summary}{search}");
     }
     Ok(())
 }

@@ -53,6 +53,13 @@ impl<'a> Analyser<'a> {
         (self.part, self.ahead) = (frames.max(1), 0);
     }
 
+    /// Takes so many steps of the search from the next part on.
+    pub fn set_steps(&mut self, steps: u32) {
+        if let Some(refiner) = &mut self.refiner {
+            refiner.set_steps(steps);
+        }
+    }
+
     /// Samples at the codec's rate, treated as [`crate::codec::Encoder::push`] treats them.
     pub fn push(&mut self, pcm: &[f32]) {
         self.samples_in += pcm.len() as u64;

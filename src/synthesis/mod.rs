@@ -4,10 +4,12 @@
 //! docs/synthesis.md.
 
 mod analyser;
+mod effort;
 mod loudness;
 mod refiner;
 mod spectral;
 mod stft;
 
 pub use analyser::{Analyser, analyse_all};
+pub use effort::Effort;
 pub use refiner::{Progress, Refiner, Shape};

@@ -86,6 +86,11 @@ impl Refiner {
         }
     }
 
+    /// Takes so many steps from the next part on.
+    pub fn set_steps(&mut self, steps: u32) {
+        self.steps = steps;
+    }
+
     /// Starts again, at the first frame of another recording.
     pub fn restart(&mut self) {
         self.state.fill(0.0);
