@@ -22,7 +22,7 @@ fuzz_target!(|data: &[u8]| {
         // Small numbers mostly, as streams have them, and now and then any.
         let number = |low: u8, high: u8, far: u8| match far {
             0xFF => u64::MAX - u64::from(low),
-            0xF0.. => u64::from(low) << (far & 0xF) << high % 32,
+            0xF0.. => u64::from(low) << (far & 0xF) << (high % 32),
             _ => u64::from(low) | u64::from(high & 3) << 8,
         };
         let (sequence, frame) = (number(head[2], head[3], head[4]), number(head[5], head[6], head[7]));
