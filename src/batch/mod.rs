@@ -66,7 +66,7 @@ pub struct WorkerOptions {
 pub const JOB_PATIENCE: Duration = Duration::from_secs(600);
 
 /// Jobs that may hang before a worker ends: the threads they hold do not come back.
-const MAX_HUNG: u32 = 4;
+const MAX_HUNG: u32 = 16;
 
 /// Takes jobs until `stop` turns true. A job that is worked on then goes back at once.
 ///
@@ -78,7 +78,7 @@ pub async fn work(
     mut stop: watch::Receiver<bool>,
 ) -> Result<Tally, BatchError> {
     let root = std::fs::canonicalize(&options.root).map_err(|e| BatchError::io(&options.root, e))?;
-    let (mut tally, mut hung) = (Tally::default(), 0);
+    let (mut tally, mut hung, again) = (Tally::default(), 0, coder.again());
     let mut pause = FIRST_PAUSE;
     loop {
         let next = tokio::select! {
@@ -105,14 +105,13 @@ pub async fn work(
             }
         };
         pause = FIRST_PAUSE;
-        let again = coder.again();
         let (back, outcome) = attempt(&taken, coder, &root, options, &mut stop).await;
         settle(&taken, outcome, options, &mut tally).await;
         coder = match back {
             Some(coder) => coder,
             None => {
                 hung += 1;
-                let again = again.filter(|_| hung < MAX_HUNG);
+                let again = again.as_ref().filter(|_| hung < MAX_HUNG);
                 let again =
                     again.ok_or_else(|| BatchError::Hopeless(format!("{hung} jobs hang; start the worker anew")))?;
                 again().map_err(BatchError::Hopeless)?
