@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use data_encoding::HEXLOWER;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::task::spawn_blocking;
@@ -317,11 +318,10 @@ impl Connection<'_> {
     /// Settles whether the session is coded: the peers' models must agree, and there must be room.
     fn agree(&mut self, hello: &Hello, mut ack: Message) -> Message {
         let (Some(wanted), Message::HelloAck { coding, .. }) = (hello.coding, &mut ack) else { return ack };
-        let hex = |id: [u8; 8]| id.map(|b| format!("{b:02x}")).concat();
         let here = self.shared.coding.as_ref();
         if coding.is_none() {
-            let ours = here.map_or_else(|| "none".to_owned(), |c| hex(c.tag.id));
-            info!(wanted = hex(wanted.id), ours, "token models differ: bundles are packed");
+            let ours = here.map_or_else(|| "none".to_owned(), |c| HEXLOWER.encode(&c.tag.id));
+            info!(wanted = HEXLOWER.encode(&wanted.id), ours, "token models differ: bundles are packed");
         } else if let Some((c, permit)) = here.and_then(|c| Some((c, Arc::clone(&c.room).try_acquire_owned().ok()?))) {
             let model = Arc::clone(&c.model);
             self.coder = match hello.role {

@@ -2,6 +2,8 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use time::OffsetDateTime;
+
 use crate::session::StreamName;
 
 /// The start time in the name of a recording; None for any other file.
@@ -16,19 +18,11 @@ pub(super) fn started(name: &str) -> Option<&str> {
 
 /// `20261124T093000123Z`: sorts like time.
 pub(super) fn utc(time: SystemTime) -> String {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let (seconds, ms) = (since.as_secs(), since.subsec_millis());
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    // Civil date from days: years begin in March, so that the leap day is the last.
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_index = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_index + 2) / 5 + 1;
-    let month = if month_index < 10 { month_index + 3 } else { month_index - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    format!("{year:04}{month:02}{day:02}T{:02}{:02}{:02}{ms:03}Z", second / 3600, second / 60 % 60, second % 60)
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default().try_into().unwrap_or_default();
+    let t = OffsetDateTime::UNIX_EPOCH.checked_add(since).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    let (year, month, day) = t.to_calendar_date();
+    let (hour, minute, second, ms) = t.to_hms_milli();
+    format!("{year:04}{:02}{day:02}T{hour:02}{minute:02}{second:02}{ms:03}Z", u8::from(month))
 }
 
 #[cfg(test)]
