@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use super::machine::{command, machine, memory_mib};
 use crate::cli::encode::parse_beam;
 use crate::codec::{self, Decoder, Encoder, Processor};
-use crate::infer::{self, LoadedModel, Networks};
+use crate::infer::{LoadedModel, Networks};
 use crate::referee::{Chart, Codec, Opus, OpusSettings, Packet, Repair, cpu_time, svg};
 use crate::rvq::{BeamWidth, Searcher, SimdLevel, Wanted};
 use crate::units::{CODEC_RATE, StageCount};
