@@ -8,6 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
 use tracing::{debug, error, info, warn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -145,23 +146,13 @@ pub(super) fn run(args: Args) -> Result<()> {
     result
 }
 
-async fn serve(
-    args: Args,
-    config: Arc<Config>,
-    passed: Vec<TcpListener>,
-    level: LevelHandle,
-    engine: EngineHandle,
-    tokens: Option<Arc<TokenModel>>,
-) -> Result<()> {
-    let bound = Bound::open_with(&config, passed).await?;
+/// Says where the daemon listens.
+fn announce(bound: &Bound, config: &Config) {
     let list = |from: usize, n: usize| {
         bound.addresses[from..from + n].iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
     };
     let (inputs, outputs) = (config.pcm_input.len(), config.pcm_output.len());
     let codes = list(inputs + outputs, usize::from(config.codes.is_some()));
-    // Who reads that we listen may send a signal at once: from here on none ends the process by itself.
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let hangup = signal(SignalKind::hangup())?;
     let http = list(inputs + outputs + usize::from(config.codes.is_some()), usize::from(config.http.listen.is_some()));
     if !http.is_empty() {
         info!(address = %http, "HTTP for operators");
@@ -171,6 +162,33 @@ async fn serve(
     }
     // One line for people and scripts, whatever the log level.
     errln!("listening pcm={} codes={codes} pcm_out={}", list(0, inputs), list(inputs, outputs));
+}
+
+/// Under systemd's watchdog: a runtime that no longer turns is restarted.
+fn watchdog() -> Option<JoinHandle<()>> {
+    sd_notify::watchdog_enabled().map(|within| {
+        tokio::spawn(async move {
+            loop {
+                notify(&[sd_notify::NotifyState::Watchdog]);
+                tokio::time::sleep(within / 3).await;
+            }
+        })
+    })
+}
+
+async fn serve(
+    args: Args,
+    config: Arc<Config>,
+    passed: Vec<TcpListener>,
+    level: LevelHandle,
+    engine: EngineHandle,
+    tokens: Option<Arc<TokenModel>>,
+) -> Result<()> {
+    let bound = Bound::open_with(&config, passed).await?;
+    // Who reads that we listen may send a signal at once: from here on none ends the process by itself.
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let hangup = signal(SignalKind::hangup())?;
+    announce(&bound, &config);
     let (sender, receiver) = watch::channel(Arc::clone(&config));
     let (tell_death, death) = oneshot::channel();
     let watched = engine.clone();
@@ -179,15 +197,7 @@ async fn serve(
     })?;
     let reloading = tokio::spawn(reload_on_hangup(hangup, args, sender, level));
     notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status("serving")]);
-    // Under systemd's watchdog: a runtime that no longer turns is restarted.
-    let watchdog = sd_notify::watchdog_enabled().map(|within| {
-        tokio::spawn(async move {
-            loop {
-                notify(&[sd_notify::NotifyState::Watchdog]);
-                tokio::time::sleep(within / 3).await;
-            }
-        })
-    });
+    let watchdog = watchdog();
     let mut died = None;
     let shutdown = async {
         tokio::select! {

@@ -266,8 +266,6 @@ impl Config {
             "" => None,
             listen => Some(address("udp.listen", listen)?),
         };
-        let stages = StageCount::from_kbps(raw.codec.kbps)
-            .map_err(|e| value_error("codec.kbps", raw.codec.kbps, e.to_string()))?;
         let config = Self {
             allow_public: public,
             tls,
@@ -282,29 +280,8 @@ impl Config {
             record: raw.record.check()?,
             udp,
             limits: raw.limits.check()?,
-            codec: Codec {
-                model: (!raw.codec.model.is_empty()).then(|| PathBuf::from(raw.codec.model)),
-                stages,
-                graded: raw.codec.graded,
-                frames_per_bundle: within(
-                    "codec.frames_per_bundle",
-                    raw.codec.frames_per_bundle,
-                    1,
-                    Profile::MAX_FRAMES_PER_BUNDLE,
-                )?,
-            },
-            engine: Engine {
-                threads: within("engine.threads", raw.engine.threads, 0, 1024)?,
-                pin: raw.engine.pin,
-                slots: within("engine.slots", raw.engine.slots, 1, 100_000)?,
-                max_batch: within("engine.max_batch", raw.engine.max_batch, 1, 256)?,
-                gather: Duration::from_micros(within("engine.gather_us", raw.engine.gather_us, 0, 20_000)?),
-                networks: raw
-                    .engine
-                    .networks
-                    .parse()
-                    .map_err(|_| value_error("engine.networks", &raw.engine.networks, "allowed float, int8"))?,
-            },
+            codec: raw.codec.check()?,
+            engine: raw.engine.check()?,
             log: raw.log.check()?,
         };
         config.check_addresses()?;
@@ -327,6 +304,40 @@ impl Config {
         self.udp.iter().try_for_each(|&a| security::open_datagrams("udp.listen", a, self.allow_public))?;
         self.codes.iter().try_for_each(|&a| security::open("codes.listen", a, codes))?;
         self.http.check_address(codes)
+    }
+}
+
+impl RawCodec {
+    fn check(self) -> Result<Codec, ConfigError> {
+        let stages =
+            StageCount::from_kbps(self.kbps).map_err(|e| value_error("codec.kbps", self.kbps, e.to_string()))?;
+        Ok(Codec {
+            model: (!self.model.is_empty()).then(|| PathBuf::from(self.model)),
+            stages,
+            graded: self.graded,
+            frames_per_bundle: within(
+                "codec.frames_per_bundle",
+                self.frames_per_bundle,
+                1,
+                Profile::MAX_FRAMES_PER_BUNDLE,
+            )?,
+        })
+    }
+}
+
+impl RawEngine {
+    fn check(self) -> Result<Engine, ConfigError> {
+        Ok(Engine {
+            threads: within("engine.threads", self.threads, 0, 1024)?,
+            pin: self.pin,
+            slots: within("engine.slots", self.slots, 1, 100_000)?,
+            max_batch: within("engine.max_batch", self.max_batch, 1, 256)?,
+            gather: Duration::from_micros(within("engine.gather_us", self.gather_us, 0, 20_000)?),
+            networks: self
+                .networks
+                .parse()
+                .map_err(|_| value_error("engine.networks", &self.networks, "allowed float, int8"))?,
+        })
     }
 }
 

@@ -69,7 +69,11 @@ pub(super) async fn serve(shared: Shared, mut socket: Socket, guest: &Guest) {
             }
         }
     };
-    let Answer { status, kind, body } = answer;
+    send(socket, answer, body_wanted).await;
+}
+
+/// Sends an answer and closes the connection.
+async fn send(mut socket: Socket, Answer { status, kind, body }: Answer, body_wanted: bool) {
     let mut out = format!(
         "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nCache-Control: no-store\r\n\
          X-Content-Type-Options: nosniff\r\n{}{}Connection: close\r\n\r\n",

@@ -85,6 +85,19 @@ pub struct Summary {
     pub fallbacks: u64,
 }
 
+impl Summary {
+    fn of(counters: &Counters) -> Self {
+        Self {
+            connections: counters.connections.load(Ordering::Relaxed),
+            refused: counters.refused.load(Ordering::Relaxed),
+            hostile: counters.hostile.load(Ordering::Relaxed),
+            slow: counters.slow.load(Ordering::Relaxed),
+            bundles: counters.bundles.load(Ordering::Relaxed),
+            fallbacks: counters.fallbacks.load(Ordering::Relaxed),
+        }
+    }
+}
+
 enum Kind {
     Input(Arc<PcmPort>),
     Output(Arc<PcmPort>),
@@ -260,21 +273,7 @@ pub async fn run(
     shared.stop_input.cancel();
     accepting.close();
     accepting.wait().await;
-    let drain = async {
-        // Publishers and encoders end first; subscribers share their port, so only the streams' end is waited for.
-        while shared.hub.count().0 > 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        if let Some(cluster) = &shared.cluster {
-            cluster.drained().await;
-        }
-        shared.stop_output.cancel();
-        inputs.close();
-        outputs.close();
-        inputs.wait().await;
-        outputs.wait().await;
-    };
-    if tokio::time::timeout(DRAIN, drain).await.is_err() {
+    if tokio::time::timeout(DRAIN, drain(&shared, &inputs, &outputs)).await.is_err() {
         warn!("connections were still busy after {DRAIN:?} and are dropped");
     }
     shared.stop_output.cancel();
@@ -283,15 +282,23 @@ pub async fn run(
     {
         warn!("the disk took more than {:?}: the last bundles are not recorded", record::PATIENCE);
     }
-    let counters = &shared.counters;
-    Summary {
-        connections: counters.connections.load(Ordering::Relaxed),
-        refused: counters.refused.load(Ordering::Relaxed),
-        hostile: counters.hostile.load(Ordering::Relaxed),
-        slow: counters.slow.load(Ordering::Relaxed),
-        bundles: counters.bundles.load(Ordering::Relaxed),
-        fallbacks: counters.fallbacks.load(Ordering::Relaxed),
+    Summary::of(&shared.counters)
+}
+
+/// Waits until everybody has been served who is still there.
+async fn drain(shared: &Shared, inputs: &TaskTracker, outputs: &TaskTracker) {
+    // Publishers and encoders end first; subscribers share their port, so only the streams' end is waited for.
+    while shared.hub.count().0 > 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
+    if let Some(cluster) = &shared.cluster {
+        cluster.drained().await;
+    }
+    shared.stop_output.cancel();
+    inputs.close();
+    outputs.close();
+    inputs.wait().await;
+    outputs.wait().await;
 }
 
 /// Ends a task when dropped.
