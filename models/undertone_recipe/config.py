@@ -25,6 +25,8 @@ FEATURES = 2 * (HOP + BANDS)
 NOISE_BAND = 18
 SHAPED = BAND_EDGES[NOISE_BAND]  # MDCT bins whose shape is decoded
 NOISE_BINS = HOP - SHAPED
+LOWEST_PITCH_HZ, HIGHEST_PITCH_HZ = 60.0, 500.0
+PITCHES = 128  # that the decoder chooses from, 29 cents apart; it interpolates between neighbours
 
 
 @dataclass(frozen=True)
@@ -44,15 +46,21 @@ class Network:
     fine_blocks: int = 1  # blocks at 10 ms, after the upsampling
     fine_expand: int = 1
     fine_kernel: int = 5
+    pitch_width: int = 128  # of the layers that read the pitch
+    pitch_blocks: int = 2
     noise: int = 16  # random numbers a 10 ms block that the network is given, besides those of the highest bands and the signs
-    # From this band on (0.8 kHz) what is decoded gets a random sign in each band and block. Nothing there is coded as a waveform either:
-    # decoded signs are a mean over what cannot be known, the same in every frame, and that is a buzz at the frame rate.
+    # From this band on (0.8 kHz) what is decoded gets a random sign in each band and block. Nothing there is coded as a waveform
+    # either: decoded signs are a mean over what cannot be known, the same in every frame, and that is a buzz at the frame rate.
     sign_band: int = 4
+    # A decoder with a voice source (docs/voice.md): bands are waveform, voice or noise as it decides, instead of signs from a band on.
+    # Below voice_band (1 kHz) it starts with a waveform, above with voice and noise.
+    voice: bool = False
+    voice_band: int = 5
 
     @property
     def signs(self) -> int:
         """Random signs of a block."""
-        return NOISE_BAND - self.sign_band
+        return NOISE_BAND if self.voice else NOISE_BAND - self.sign_band
 
     @property
     def block_noise(self) -> int:
@@ -79,6 +87,9 @@ class Training:
     plain_steps: int = 600  # unquantised steps before k-means
     clip_norm: float = 1.0  # 0 switches it off
     clip_value: float = 0.0  # 0 switches it off
+    told_pitch_steps: int = 1000  # first steps in which the decoder is given the original's pitch instead of its own
+    new_heads_factor: float = 1.0  # of the rate, for the decoder's newest heads
+    average_steps: float = 1000.0  # over which weights are averaged; the average is what `export` and `report` take
     adversarial_after_step: int = 10**9
     checkpoint_minutes: float = 5.0
     precision: str = "auto"  # of the networks: "bf16", "fp32", or bf16 where the device computes with it
@@ -106,6 +117,10 @@ class Losses:
     mel: float = 5.0
     complex: float = 6.0
     loudness: float = 2.0
+    linear: float = 0.0  # log magnitudes on a linear frequency axis
+    voicing: float = 0.0
+    pitch: float = 0.0
+    coded: float = 0.0  # of the share that a coded waveform has above 1 kHz, but for generated sounds
     adversarial: float = 1.0
     matching: float = 4.0
 
@@ -116,7 +131,11 @@ class Data:
 
     music_share: float = 0.15
     mixture_share: float = 0.12
-    noise_share: float = 0.06
+    noise_share: float = 0.1
+    talkers_share: float = 0.04
+    room_share: float = 0.1
+    telephone_share: float = 0.03
+    signal_share: float = 0.08  # generated: tones, dialling, bells, knocks
     silence_share: float = 0.01
     level_share: float = 0.7
     quiet_share: float = 0.06

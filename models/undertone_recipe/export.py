@@ -113,8 +113,13 @@ def export(codec: Codec, out: Path, name: str) -> str:
     return model_id(out)
 
 
+# Of the decoder; models from before the voice source (27 November 2026) lack them.
+NEW_HEADS = ("wave.", "voicing.", "pitch.")
+
+
 def load_exported(folder: Path, cfg: config.Config) -> Codec:
-    """A codec with the weights of a model folder, to be trained on. The layer scales come back as 1: they are folded in."""
+    """A codec with the weights of a model folder, to be trained on. The layer scales come back as 1: they are folded in. Heads that
+    the folder's decoder lacks start fresh."""
     codec = Codec(cfg)
     for part in ("encoder", "decoder"):
         module = getattr(codec, part)
@@ -123,6 +128,8 @@ def load_exported(folder: Path, cfg: config.Config) -> Codec:
         for key, old in state.items():
             if key.endswith(".scale"):
                 value = np.ones(old.shape, np.float32)
+            elif part == "decoder" and key.startswith(NEW_HEADS) and key not in found:
+                continue
             elif key.endswith(".depthwise.weight"):
                 value = found[key].T[:, None]
             else:

@@ -13,8 +13,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from .config import BANDS, FRAME, HOP, SHAPED, Network
-from .graph import Graph, History, decoder_histories
+from .config import BANDS, FRAME, HOP, NOISE_BAND, SHAPED, Network
+from .graph import Graph, History, Voiced, decoder_histories, decoder_singles
 from .live import refer
 from .network import band_matrix, dct4_matrix, sine_window
 
@@ -24,8 +24,8 @@ DECODER_SHA256 = "decoder_sha256"  # in the graph's metadata: the file that its 
 class Backward(Graph):
     """Forward passes that keep what their gradient needs."""
 
-    def __init__(self, tensors: dict[str, np.ndarray], histories: list[History]):
-        super().__init__({}, histories)
+    def __init__(self, tensors: dict[str, np.ndarray], histories: list[History], singles: tuple[int, ...]):
+        super().__init__({}, histories, singles)
         self.found = tensors
         self.widened: dict[str, str] = {}
 
@@ -40,12 +40,18 @@ class Backward(Graph):
     def transposed(self, name: str) -> str:
         return self.op("Transpose", self.known(name), perm=[1, 0])
 
-    def scalar(self, name: str, value: float) -> str:
-        return self.const(name, np.array([value], np.float32))
-
     def forward(self, x: str, name: str, bias: bool = True) -> str:
         y = self.op("MatMul", x, self.known(f"{name}.weight"))
         return self.op("Add", y, self.known(f"{name}.bias")) if bias else y
+
+    def linear(self, x: str, name: str, bias: bool = True) -> str:
+        return self.forward(x, name, bias)
+
+    def norm(self, x: str, name: str) -> str:
+        return self.normalise(x, name)[0]
+
+    def block(self, x: str, name: str) -> str:
+        return self.block_forward(x, name, self.windows(x, self.history(name).rows + 1))[0]
 
     def back(self, g: str, name: str) -> str:
         return self.op("MatMul", g, self.transposed(f"{name}.weight"))
@@ -76,6 +82,18 @@ class Backward(Graph):
         density = self.op("Mul", self.op("Exp", power), self.scalar("density", 1 / math.sqrt(2 * math.pi)))
         return self.op("Mul", x, share), self.op("Add", share, self.op("Mul", x, density))
 
+    def share_back(self, made: Voiced, shape: str, signs: str, to_bins: str) -> str:
+        """Slope by the logits of the waveform's share [B, 2 T, NOISE_BAND] from the slope by the bins. The voicing is not moved."""
+        gather = self.const("shaped_bands", np.ascontiguousarray(band_matrix().numpy()[:SHAPED, :NOISE_BAND]))
+        by_shape = self.op("MatMul", self.op("Mul", to_bins, shape), gather)
+        # Of the voice, what it is at weight 1.
+        by_voice = self.op("Div", self.op("MatMul", self.op("Mul", to_bins, made.voice), gather), made.weights[1])
+        slopes = (by_shape, by_voice, self.op("Mul", by_shape, signs))
+        wave, voice, noise = (self.op("Div", slope, weight) for slope, weight in zip(slopes, made.weights, strict=True))
+        rest = self.op("Add", noise, self.op("Mul", made.voicing, self.op("Sub", voice, noise)))
+        slope = self.op("Mul", self.op("Sub", wave, rest), self.scalar("half", 0.5))
+        return self.op("Mul", slope, self.op("Mul", made.share, self.op("Sub", self.scalar("one_hz", 1.0), made.share)))
+
     def block_forward(self, x: str, name: str, windows: str) -> tuple[str, tuple]:
         h = self.depthwise(self.op("Concat", self.past[name], x, axis=1), windows, self.known(f"{name}.depthwise.weight"))
         h, norm = self.normalise(self.op("Add", h, self.known(f"{name}.depthwise.bias")), f"{name}.norm")
@@ -102,8 +120,8 @@ def gradient_graph(decoder: onnx.ModelProto, net: Network) -> onnx.ModelProto:
     All tensors are in the graph; `write` moves the large ones out.
     """
     tensors = {t.name: numpy_helper.to_array(t) for t in decoder.graph.initializer}
-    g, half, w = Backward(tensors, decoder_histories(net)), HOP // 2, net.decoder_width
-    g.begin()
+    g, half, w = Backward(tensors, decoder_histories(net), decoder_singles(net)), HOP // 2, net.decoder_width
+    _, *past = g.begin()
     kept = []
     h = g.forward("latent", "inp")
     windows = g.windows(h, net.kernel)
@@ -111,6 +129,7 @@ def gradient_graph(decoder: onnx.ModelProto, net: Network) -> onnx.ModelProto:
         h, k = g.block_forward(h, f"blocks.{i}", windows)
         kept.append(k)
     h, norm = g.normalise(h, "norm")
+    slow = h
     h = g.reshape(g.forward(h, "up"), 0, -1, w)
     own, high_bands, signs = g.noise(net)
     h = g.op("Add", h, g.forward(own, "noise", bias=False))
@@ -121,9 +140,16 @@ def gradient_graph(decoder: onnx.ModelProto, net: Network) -> onnx.ModelProto:
         fine.append(k)
     h, fine_norm = g.normalise(h, "fine_norm")
     shape = g.op("Add", g.forward(h, "shape"), g.reshape(g.forward("latent", "shape_skip"), 0, -1, SHAPED))
-    shape = g.op("Concat", shape, high_bands, axis=-1)
-    gain = g.op("Add", g.forward(h, "gain"), g.reshape(g.forward("latent", "gain_skip"), 0, -1, BANDS))
-    gain = g.signed_gain(gain, signs, net)
+    gain = g.gains(g.op("Add", g.forward(h, "gain"), g.reshape(g.forward("latent", "gain_skip"), 0, -1, BANDS)))
+    # The search does not move the pitch: a step of it changes all phases after it.
+    spread = g.spread(gain)
+    if net.voice:
+        made, _ = g.voiced(net, h, slow, shape, spread, signs, past)
+        bins, wave = made.bins, made.wave
+    else:
+        wave = g.spread(g.signs_of_bands(signs, net), SHAPED)
+        bins = g.op("Mul", wave, shape)
+    bins = g.op("Concat", bins, high_bands, axis=-1)
 
     # Backwards: overlap-add, window, transform.
     window = sine_window().numpy()
@@ -134,16 +160,19 @@ def gradient_graph(decoder: onnx.ModelProto, net: Network) -> onnx.ModelProto:
     after = g.op("Expand", g.const("silent_block", np.zeros((1, 1, HOP), np.float32)),
                  g.op("Concat", rows, g.const("rows_of_one", np.array([1, 1], np.int64)), axis=0))  # fmt: skip
     tail = g.op("Concat", g.slice(blocks, 1, 2**31 - 1, 1), after, axis=1)
-    tail = g.op("Mul", tail, g.const("window_falling", -window[::-1].copy()))
+    tail = g.op("Mul", tail, g.const("window_tail", -window[::-1].copy()))
     late = g.op("Add", g.flip(g.slice(tail, 0, half, -1)), g.slice(tail, half, HOP, -1))
     dct = g.const("dct", dct4_matrix().numpy())
     coefficients = g.op("MatMul", g.op("Concat", late, early, axis=-1), dct)
-    # Gains and shapes.
-    spread = g.spread(gain)
-    to_shape = g.slice(g.op("Mul", coefficients, spread), 0, SHAPED, -1)
-    to_gain = g.op("MatMul", g.op("Mul", coefficients, shape), g.const("bands", band_matrix().numpy()))
-    to_gain = g.op("Mul", to_gain, gain)
-    h = g.normalise_back(g.op("Add", g.back(to_shape, "shape"), g.back(to_gain, "gain")), fine_norm)
+    # Gains, shares and shapes.
+    bands = band_matrix().numpy()
+    to_gain = g.op("Mul", g.op("MatMul", g.op("Mul", coefficients, bins), g.const("bands", bands)), gain)
+    to_bins = g.slice(g.op("Mul", coefficients, spread), 0, SHAPED, -1)
+    to_shape = g.op("Mul", to_bins, wave)
+    to_heads = g.op("Add", g.back(to_shape, "shape"), g.back(to_gain, "gain"))
+    if net.voice:
+        to_heads = g.op("Add", to_heads, g.back(g.share_back(made, shape, signs, to_bins), "wave"))
+    h = g.normalise_back(to_heads, fine_norm)
     for k in reversed(fine):
         h = g.block_back(h, k)
     h = g.back(g.reshape(h, 0, -1, 2 * w), "up")

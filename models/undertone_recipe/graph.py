@@ -5,6 +5,7 @@ Initialisers carry the names of the torch parameters, so that a shipped model ca
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,18 +14,44 @@ import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from .config import BAND_EDGES, BANDS, FEATURES, FRAME, HOP, NOISE_BAND, NOISE_BINS, SHAPED, Network
+from .config import (
+    BAND_EDGES,
+    BANDS,
+    FEATURES,
+    FRAME,
+    HOP,
+    LOWEST_PITCH_HZ,
+    NOISE_BAND,
+    NOISE_BINS,
+    PITCHES,
+    SAMPLE_RATE_HZ,
+    SHAPED,
+    Network,
+)
+from .excitation import JUMP, NEAREST, PHASE_STEPS, STEP, TOP_HZ, UNIT_HZ
 from .network import (
     ENERGY_FLOOR,
+    ENVELOPE_FLOOR,
     GAIN_RANGE,
+    LEAST_SHARE,
     LOG_GAIN_SCALE,
     LOG_GAIN_SHIFT,
+    LOW_BINS,
+    LOW_FLOOR,
+    LOW_HOP,
+    LOW_LAGS,
+    LOW_PAST,
+    LOW_SHORTEST,
+    LOW_WINDOW,
     NOISE_RMS,
     Decoder,
     Encoder,
     band_matrix,
     dct4_matrix,
+    group_matrix,
+    low_synthesis,
     sine_window,
+    smoothing_matrix,
 )
 
 OPSET, IR_VERSION = 20, 10
@@ -43,14 +70,27 @@ class History(NamedTuple):
         return len(self.blocks) * self.width
 
 
+class Voiced(NamedTuple):
+    """What a voice source made, and what its gradient needs; in bands but for the first three, which are in bins."""
+
+    bins: str
+    wave: str  # factor of the decoded shape
+    voice: str
+    share: str  # of the waveform
+    voicing: str
+    weights: list[str]  # of waveform, voice and noise
+
+
 class Graph:
     """Collects nodes and initialisers; values are named after what made them."""
 
     frames: str | int = "T"
 
-    def __init__(self, weights: dict[str, np.ndarray], histories: list[History] | None = None):
+    def __init__(self, weights: dict[str, np.ndarray], histories: list[History] | None = None, singles: tuple[int, ...] = (HOP,)):
         self.weights = weights
         self.histories = histories or []
+        # Widths of the parts of the state that come before the histories, of one row each.
+        self.singles = singles
         self.nodes: list[onnx.NodeProto] = []
         self.tensors: dict[str, np.ndarray] = {}
         self.count = 0
@@ -97,9 +137,12 @@ class Graph:
     def flip(self, x: str) -> str:
         return self.slice(x, -1, -(2**31), -1, -1)
 
-    def spread(self, bands: str) -> str:
-        """A value for each band [..., BANDS] -> for each bin [..., HOP]."""
-        return self.op("Gather", bands, self.const("band_of_bin", band_of_bin()), axis=-1)
+    def scalar(self, name: str, value: float) -> str:
+        return self.const(name, np.array([value], np.float32))
+
+    def spread(self, bands: str, bins: int = HOP) -> str:
+        """A value for each band -> for each of the first `bins` bins, which the bands end with."""
+        return self.op("Gather", bands, self.const(f"band_of_bin_{bins}", band_of_bin()[:bins]), axis=-1)
 
     def noise(self, net: Network) -> list[str]:
         """Of the random numbers of each block: those that the network reads, the shape of the highest bands, the signs."""
@@ -108,13 +151,139 @@ class Graph:
         high = self.op("Mul", high, self.const("noise_scale", np.array([1 / NOISE_RMS], np.float32)))
         return [own, high, self.op("Sign", signs)]
 
-    def signed_gain(self, log_gain: str, signs: str, net: Network) -> str:
-        """Gains [B, T, BANDS] of decoded log gains, with the random signs of the bands that have one."""
-        low, high = (self.const(n, np.float32(v)) for n, v in zip(("gain_low", "gain_high"), GAIN_RANGE))
-        gain = self.op("Exp", self.op("Clip", log_gain, low, high))
-        sizes = self.const("gain_sizes", np.array([net.sign_band, net.signs, BANDS - NOISE_BAND], np.int64))
-        first, middle, last = self.op("Split", gain, sizes, outputs=3, axis=-1)
-        return self.op("Concat", first, self.op("Mul", middle, signs), last, axis=-1)
+    def signs_of_bands(self, signs: str, net: Network) -> str:
+        """Random signs [B, 2 T, signs] -> factors of the bands [B, 2 T, NOISE_BAND], 1 where a band has no sign."""
+        place = np.eye(NOISE_BAND, dtype=np.float32)[net.sign_band :]
+        ones = (np.arange(NOISE_BAND) < net.sign_band).astype(np.float32)
+        placed = self.op("MatMul", signs, self.const("sign_places", np.ascontiguousarray(place)))
+        return self.op("Add", placed, self.const("unsigned_bands", ones))
+
+    def gains(self, log_gain: str) -> str:
+        """Gains [B, T, BANDS] of decoded log gains."""
+        low, high = (self.const(n, np.float32(v)) for n, v in zip(("gain_low", "gain_high"), GAIN_RANGE, strict=True))
+        return self.op("Exp", self.op("Clip", log_gain, low, high))
+
+    def mdct(self, hops: str, last: str) -> str:
+        """hops [B, T, HOP] and the hop before them [B, 1, HOP] -> coefficients [B, T, HOP]."""
+        half, window = HOP // 2, sine_window().numpy()
+        joined = self.op("Concat", last, hops, axis=1)
+        before = self.op("Mul", self.slice(joined, 0, -1, 1), self.const("window", window))
+        now = self.op("Mul", hops, self.const("window_falling", window[::-1].copy()))
+        early = self.op("Sub", self.slice(before, 0, half, -1), self.flip(self.slice(before, half, HOP, -1)))
+        # Both signs of the late half are moved into the transform.
+        late = self.op("Add", self.flip(self.slice(now, 0, half, -1)), self.slice(now, half, HOP, -1))
+        dct = dct4_matrix().numpy().copy()
+        dct[:half] *= -1
+        return self.op("MatMul", self.op("Concat", late, early, axis=-1), self.const("dct_folded", dct))
+
+    def correlations(self, low: str, low_tail: str, low_past: str) -> tuple[str, str, str]:
+        """PitchReader.correlations: low [B, 2 T, LOW_BINS], low_tail [B, 1, LOW_HOP], low_past [B, 1, LOW_PAST] -> [B, T, 4 LOW_LAGS] and
+        the same two for the next call."""
+        head, tail = (m.numpy() for m in low_synthesis())
+        tails = self.op("MatMul", low, self.const("low_tail_synthesis", tail))
+        before = self.slice(self.op("Concat", low_tail, tails, axis=1), 0, -1, 1)
+        fresh = self.op("Add", self.op("MatMul", low, self.const("low_head_synthesis", head)), before)
+        sound = self.op("Concat", low_past, self.reshape(fresh, 0, 1, -1), axis=2)
+        span = LOW_PAST + LOW_HOP
+        hops = self.op("Squeeze", self.op("Shape", low, start=1, end=2))
+        hops = self.op("Range", self.const("zero", np.array(0, np.int64)), hops, self.const("one", np.array(1, np.int64)))
+        starts = self.op("Mul", hops, self.const("low_hop", np.array(LOW_HOP, np.int64)))
+        starts = self.op("Unsqueeze", starts, self.const("last_axis", np.array([-1], np.int64)))
+        index = self.op("Add", starts, self.const("low_span", np.arange(span, dtype=np.int64)))
+        rows = self.reshape(self.op("Gather", sound, index, axis=2), 0, -1, span)
+        lagged = self.op("Gather", rows, self.const("lagged_rows", lagged_rows()), axis=2)
+        squares, found = self.op("Mul", rows, rows), []
+        for size in (LOW_WINDOW, LOW_WINDOW // 2):
+            now = self.reshape(self.slice(rows, span - size, span, 2), 0, -1, size, 1)
+            then = lagged if size == LOW_WINDOW else self.slice(lagged, LOW_WINDOW - size, LOW_WINDOW, 3)
+            product = self.reshape(self.op("MatMul", then, now), 0, -1, LOW_LAGS)
+            of_now, of_then = energy_rows(size)
+            energy = self.op("MatMul", squares, self.const(f"energy_then_{size}", of_then))
+            energy = self.op("Mul", energy, self.op("MatMul", squares, self.const(f"energy_now_{size}", of_now)))
+            found.append(self.op("Div", product, self.op("Sqrt", self.op("Add", energy, self.scalar("low_floor", LOW_FLOOR)))))
+        seen = self.reshape(self.op("Concat", *found, axis=-1), 0, -1, 4 * LOW_LAGS)
+        return seen, self.slice(tails, -1, 2**31 - 1, 1), self.slice(sound, -LOW_PAST, 2**31 - 1, 2)
+
+    def read_pitch(self, net: Network, shape: str, gain: str, slow: str, past: list[str]) -> tuple[str, list[str]]:
+        """Logits of the pitch [B, T, PITCHES] from shapes and the gains of bins [B, 2 T, bins] and the network's hidden values."""
+        low = self.op("Mul", self.slice(shape, 0, LOW_BINS, -1), self.slice(gain, 0, LOW_BINS, -1))
+        seen, *left = self.correlations(low, *past)
+        x = self.op("Add", self.linear(seen, "pitch.inp"), self.linear(slow, "pitch.hidden", bias=False))
+        for i in range(net.pitch_blocks):
+            x = self.block(x, f"pitch.blocks.{i}")
+        return self.linear(self.norm(x, "pitch.norm"), "pitch.out"), left
+
+    def pitch(self, logits: str) -> str:
+        """excitation.read_pitch: logits [B, T, PITCHES] -> Hz [B, T, 1]."""
+        best = self.op("ArgMax", logits, axis=-1, keepdims=1)
+        away = self.op("Abs", self.op("Sub", self.const("pitches", np.arange(PITCHES, dtype=np.int64)), best))
+        near = self.op("LessOrEqual", away, self.const("nearest", np.array([NEAREST], np.int64)))
+        share = self.op("Softmax", self.op("Where", near, logits, self.scalar("unlikely", -1e4)), axis=-1)
+        index = self.op("MatMul", share, self.const("eighths", np.arange(PITCHES, dtype=np.float32)[:, None] * 8))
+        octave = self.op("Mul", self.op("Round", index), self.scalar("eighth_step", STEP / 8))
+        return self.op("Mul", self.op("Exp", octave), self.scalar("lowest_pitch", LOWEST_PITCH_HZ))
+
+    def pulses(self, hz: str, last: str) -> tuple[str, str]:
+        """excitation.pulses: pitch [B, T, 1], last [B, 1, 2] -> pulses [B, T, FRAME] and what the next call takes for last."""
+        op, n = self.op, np.arange(1, FRAME + 1, dtype=np.float64) / FRAME
+        fraction = lambda x: op("Sub", x, op("Floor", x))
+        shifted = lambda first, x: self.slice(op("Concat", first, x, axis=1), 0, -1, 1)
+        last_hz, last_phase = op("Split", last, outputs=2, axis=-1, num_outputs=2)
+        before = shifted(last_hz, hz)
+        ratio = op("Div", hz, op("Max", before, self.scalar("one_hz", 1.0)))
+        jump = op("Greater", op("Abs", op("Log", ratio)), self.scalar("jump", JUMP))
+        before = op("Where", jump, hz, before)
+        slope = op("Sub", hz, before)
+        frame_s = FRAME / SAMPLE_RATE_HZ
+        advance = op("Mul", slope, self.const("advance_of_slope", n * n / 2 * frame_s))
+        advance = op("Add", op("Mul", before, self.const("advance_of_pitch", n * frame_s)), advance)
+        whole = op("Mul", op("Add", before, hz), self.scalar("whole_steps", frame_s / 2 * PHASE_STEPS))
+        whole = fraction(op("Mul", op("Round", whole), self.scalar("phase_step", 1 / PHASE_STEPS)))
+        ends = op("Add", last_phase, op("CumSum", whole, self.const("frame_axis", np.array(1, np.int64))))
+        phase = op("Add", fraction(shifted(last_phase, ends)), advance)
+        phase = op("Sub", phase, op("Round", phase))
+        tiny = self.scalar("tiny_phase", 1e-6)
+        phase = op("Where", op("Less", op("Abs", phase), tiny), tiny, phase)
+        now = op("Add", before, op("Mul", slope, self.const("within", n)))
+        twice = op("Mul", op("Floor", op("Div", self.scalar("top_hz", TOP_HZ), now)), self.scalar("two", 2.0))
+        turn = op("Mul", phase, self.scalar("pi", math.pi))
+        upper = op("Sin", op("Mul", op("Add", twice, self.scalar("one_hz", 1.0)), turn))
+        train = op("Div", upper, op("Mul", op("Sin", turn), self.scalar("two", 2.0)))
+        train = op("Sub", train, self.scalar("half", 0.5))
+        train = op("Mul", train, op("Sqrt", op("Mul", now, self.scalar("per_unit_hz", 1 / UNIT_HZ))))
+        end = fraction(self.slice(ends, -1, 2**31 - 1, 1))
+        return train, op("Concat", self.slice(hz, -1, 2**31 - 1, 1), end, axis=-1)
+
+    def weights_of_shares(self, h: str) -> tuple[str, str, list[str]]:
+        """Shares [B, 2 T, NOISE_BAND] of the waveform, and of the voice in the rest; weights of waveform, voice and noise."""
+        wave = self.op("Sigmoid", self.linear(h, "wave"))
+        voicing = self.op("MatMul", self.op("Sigmoid", self.linear(h, "voicing")), self.const("groups", group_matrix().numpy()))
+        rest = self.op("Sub", self.scalar("one_hz", 1.0), wave)
+        voice = self.op("Mul", rest, voicing)
+        floor = self.scalar("least_share", LEAST_SHARE)
+        shares = (wave, voice, self.op("Sub", rest, voice))
+        return wave, voicing, [self.op("Sqrt", self.op("Add", share, floor)) for share in shares]
+
+    def voiced(
+        self, net: Network, h: str, slow: str, shape: str, gain: str, signs: str, past: list[str]
+    ) -> tuple[Voiced, list[str]]:
+        """The bins below the noise, with a voice source: Decoder.voice. gain [B, 2 T, HOP]; past as `decoder_singles` has it."""
+        last_pulses, last_phase, *past = past
+        logits, past = self.read_pitch(net, shape, gain, slow, past)
+        train, phase = self.pulses(self.pitch(logits), last_phase)
+        train = self.reshape(train, 0, -1, HOP)
+        share, voicing, weights = self.weights_of_shares(h)
+        wave = self.spread(self.op("Add", weights[0], self.op("Mul", weights[2], signs)), SHAPED)
+        voice = self.voice(shape, weights[1], train, last_pulses)
+        made = Voiced(self.op("Add", self.op("Mul", wave, shape), voice), wave, voice, share, voicing, weights)
+        return made, [self.slice(train, -1, 2**31 - 1, 1), phase, *past]
+
+    def voice(self, shape: str, weight: str, train: str, last: str) -> str:
+        """The voice's part of the bins [B, 2 T, SHAPED]: pulses [B, 2 T, HOP] under the smoothed shape, by the weights of the bands."""
+        envelope = self.op("MatMul", self.op("Mul", shape, shape), self.const("smooth", smoothing_matrix().numpy()))
+        envelope = self.op("Sqrt", self.op("Add", envelope, self.scalar("envelope_floor", ENVELOPE_FLOOR)))
+        spectrum = self.slice(self.mdct(train, last), 0, SHAPED, -1)
+        return self.op("Mul", self.op("Mul", self.spread(weight, SHAPED), envelope), spectrum)
 
     def windows(self, x: str, kernel: int) -> str:
         """Rows [T, kernel] that each of the T rows of x [B, T, C] sees once kernel - 1 rows are put before them."""
@@ -163,19 +332,20 @@ class Graph:
         self.cut(name)
         return h
 
-    def begin(self) -> str:
-        """Takes the input `state` [B, S] apart; returns its first part, the last hop [B, HOP]."""
-        sizes = np.array([HOP, *(h.rows * h.across for h in self.histories)], np.int64)
-        hop, *flat = self.op("Split", "state", self.const("state_sizes", sizes), outputs=len(sizes), axis=1)
-        for f, (blocks, rows, width, _) in zip(flat, self.histories):
+    def begin(self) -> list[str]:
+        """Takes the input `state` [B, S] apart; returns its first parts [B, 1, width], one for each of `singles`."""
+        sizes = np.array([*self.singles, *(h.rows * h.across for h in self.histories)], np.int64)
+        flat = self.op("Split", "state", self.const("state_sizes", sizes), outputs=len(sizes), axis=1)
+        first = [self.reshape(f, -1, 1, width) for f, width in zip(flat, self.singles, strict=False)]
+        for f, (blocks, rows, width, _) in zip(flat[len(first) :], self.histories, strict=True):
             n = len(blocks)
             f = self.reshape(f, -1, rows, n * width)
             self.past |= zip(blocks, [f] if n == 1 else self.op("Split", f, outputs=n, axis=2, num_outputs=n))
-        return hop
+        return first
 
-    def end(self, hop: str) -> list[tuple[tuple[str, list], str]]:
-        """Puts the output `next_state` together; hop [B, 1, HOP]."""
-        flat = [self.reshape(hop, -1, HOP)]
+    def end(self, *first: str) -> list[tuple[tuple[str, list], str]]:
+        """Puts the output `next_state` together; first [B, 1, width], one for each of `singles`."""
+        flat = [self.reshape(f, -1, width) for f, width in zip(first, self.singles, strict=True)]
         for blocks, rows, width, _ in self.histories:
             these = [self.kept[b] for b in blocks]
             joined = self.op("Concat", *these, axis=2) if len(these) > 1 else these[0]
@@ -183,7 +353,7 @@ class Graph:
         return [(("next_state", ["B", self.state_size()]), self.op("Concat", *flat, axis=1))]
 
     def state_size(self) -> int:
-        return HOP + sum(h.rows * h.across for h in self.histories)
+        return sum(self.singles) + sum(h.rows * h.across for h in self.histories)
 
     def state_inputs(self) -> list[tuple[str, list]]:
         return [("state", ["B", self.state_size()])]
@@ -212,25 +382,39 @@ def encoder_histories(net: Network) -> list[History]:
 def decoder_histories(net: Network) -> list[History]:
     """The histories in the decoder's state, which come after the last half block."""
     w = net.decoder_width
-    blocks = History(tuple(f"blocks.{i}" for i in range(net.decoder_blocks)), net.kernel - 1, w, 1)
-    return [blocks, History(tuple(f"fine.{i}" for i in range(net.fine_blocks)), net.fine_kernel - 1, w, 2)]
+    blocks = [History(tuple(f"blocks.{i}" for i in range(net.decoder_blocks)), net.kernel - 1, w, 1)]
+    if net.voice:
+        blocks.append(History(tuple(f"pitch.blocks.{i}" for i in range(net.pitch_blocks)), net.kernel - 1, net.pitch_width, 1))
+    return [*blocks, History(tuple(f"fine.{i}" for i in range(net.fine_blocks)), net.fine_kernel - 1, w, 2)]
+
+
+def decoder_singles(net: Network) -> tuple[int, ...]:
+    """What a decoder remembers besides histories: the half block that the next one is added to; with a voice source the last hop of
+    pulses, their pitch and phase, and, for reading the pitch, the half block and the sound below 1 kHz."""
+    return (HOP, HOP, 2, LOW_HOP, LOW_PAST) if net.voice else (HOP,)
+
+
+def energy_rows(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """[LOW_PAST + LOW_HOP, 1] and [.., LOW_LAGS]: 1 where a sample is in the last `size`, and in those a lag before."""
+    span = LOW_PAST + LOW_HOP
+    at = np.arange(span)[:, None]
+    start = span - size - np.array([0, *range(LOW_SHORTEST, LOW_SHORTEST + LOW_LAGS)])
+    inside = ((at >= start) & (at < start + size)).astype(np.float32)
+    return np.ascontiguousarray(inside[:, :1]), np.ascontiguousarray(inside[:, 1:])
+
+
+def lagged_rows() -> np.ndarray:
+    """[LOW_LAGS, LOW_WINDOW]: where in LOW_PAST + LOW_HOP samples those lie that are a lag before the last LOW_WINDOW."""
+    last = np.arange(LOW_PAST + LOW_HOP - LOW_WINDOW, LOW_PAST + LOW_HOP)
+    return last[None] - np.arange(LOW_SHORTEST, LOW_SHORTEST + LOW_LAGS)[:, None]
 
 
 def encoder_graph(encoder: Encoder, net: Network, kind: type[Graph] = Graph) -> onnx.ModelProto:
     """pcm [B, T, FRAME], state [B, S] -> latent [B, T, D], next_state [B, S]; a kind may want T and the state otherwise."""
-    g, half = kind(weights_of(encoder), encoder_histories(net)), HOP // 2
-    last = g.begin()
+    g = kind(weights_of(encoder), encoder_histories(net))
+    (last,) = g.begin()
     hops = g.reshape("pcm", 0, -1, HOP)
-    joined = g.op("Concat", g.reshape(last, -1, 1, HOP), hops, axis=1)
-    window = sine_window().numpy()
-    before = g.op("Mul", g.slice(joined, 0, -1, 1), g.const("window", window))
-    now = g.op("Mul", hops, g.const("window_falling", window[::-1].copy()))
-    early = g.op("Sub", g.slice(before, 0, half, -1), g.flip(g.slice(before, half, HOP, -1)))
-    # Both signs of the late half are moved into the transform.
-    late = g.op("Add", g.flip(g.slice(now, 0, half, -1)), g.slice(now, half, HOP, -1))
-    dct = dct4_matrix().numpy().copy()
-    dct[:half] *= -1
-    x = g.op("MatMul", g.op("Concat", late, early, axis=-1), g.const("dct", dct))
+    x = g.mdct(hops, last)
     bands = band_matrix().numpy()
     power = g.op("MatMul", g.op("Mul", x, x), g.const("band_mean", bands / bands.sum(0)))
     power = g.op("Add", power, g.const("floor", np.array([ENERGY_FLOOR], np.float32)))
@@ -251,22 +435,28 @@ def encoder_graph(encoder: Encoder, net: Network, kind: type[Graph] = Graph) -> 
 def decoder_graph(decoder: Decoder, net: Network, kind: type[Graph] = Graph) -> onnx.ModelProto:
     """latent [B, T, D], noise [B, T, noise_dim], state [B, S] -> pcm [B, T, FRAME], next_state [B, S]; a kind may want T
     and the state otherwise."""
-    g, half, w = kind(weights_of(decoder), decoder_histories(net)), HOP // 2, net.decoder_width
-    last = g.begin()
+    g, half, w = kind(weights_of(decoder), decoder_histories(net), decoder_singles(net)), HOP // 2, net.decoder_width
+    last, *past = g.begin()
     h = g.linear("latent", "inp")
     for i in range(net.decoder_blocks):
         h = g.block(h, f"blocks.{i}")
-    h = g.reshape(g.linear(g.norm(h, "norm"), "up"), 0, -1, w)
+    slow = g.norm(h, "norm")
+    h = g.reshape(g.linear(slow, "up"), 0, -1, w)
     own, high_bands, signs = g.noise(net)
     h = g.op("Add", h, g.linear(own, "noise", bias=False))
     for i in range(net.fine_blocks):
         h = g.block(h, f"fine.{i}")
     h = g.norm(h, "fine_norm")
     shape = g.op("Add", g.linear(h, "shape"), g.reshape(g.linear("latent", "shape_skip"), 0, -1, SHAPED))
-    shape = g.op("Concat", shape, high_bands, axis=-1)
     gain = g.op("Add", g.linear(h, "gain"), g.reshape(g.linear("latent", "gain_skip"), 0, -1, BANDS))
-    gain = g.signed_gain(gain, signs, net)
-    x = g.op("Mul", shape, g.spread(gain))
+    gain = g.spread(g.gains(gain))
+    if net.voice:
+        voiced, past = g.voiced(net, h, slow, shape, gain, signs, past)
+        bins = voiced.bins
+    else:
+        bins = g.op("Mul", shape, g.spread(g.signs_of_bands(signs, net), SHAPED))
+    bins = g.op("Concat", bins, high_bands, axis=-1)
+    x = g.op("Mul", bins, gain)
     y = g.op("MatMul", x, g.const("dct", dct4_matrix().numpy()))
     late, early = g.slice(y, 0, half, -1), g.slice(y, half, HOP, -1)
     window = sine_window().numpy()
@@ -274,9 +464,9 @@ def decoder_graph(decoder: Decoder, net: Network, kind: type[Graph] = Graph) -> 
     tail = g.op("Mul", g.op("Concat", g.flip(late), late, axis=-1), g.const("window_tail", -window[::-1]))
     sign = np.concatenate([np.ones(half), -np.ones(half)])
     head = g.op("Mul", g.op("Concat", early, g.flip(early), axis=-1), g.const("window_head", window * sign))
-    tails = g.op("Concat", g.reshape(last, -1, 1, HOP), tail, axis=1)
+    tails = g.op("Concat", last, tail, axis=1)
     pcm = g.reshape(g.op("Add", head, g.slice(tails, 0, -1, 1)), 0, -1, FRAME)
-    state = g.end(g.slice(tails, -1, 2**31 - 1, 1))
+    state = g.end(g.slice(tails, -1, 2**31 - 1, 1), *past)
     inputs = [("latent", ["B", g.frames, net.latent]), ("noise", ["B", g.frames, net.noise_dim]), *g.state_inputs()]
     return g.model("decoder", inputs, [(("pcm", ["B", g.frames, FRAME]), pcm), *state])
 

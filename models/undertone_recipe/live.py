@@ -19,12 +19,18 @@ from .network import band_matrix
 SMALLEST_REFERENCE_BYTES = 1024
 
 
+def spread_matrix(bins: int) -> np.ndarray:
+    """[bands, bins], 1 where a bin belongs to a band; as many bands as the bins need."""
+    bands = band_matrix().numpy()[:bins]
+    return np.ascontiguousarray(bands[:, bands.any(0)].T)
+
+
 class Live(Graph):
     """As Graph, for any number of frames."""
 
-    def spread(self, bands: str) -> str:
+    def spread(self, bands: str, bins: int = HOP) -> str:
         # Products with 1 and sums with 0 are exact, and a tenth of the time of a gather along the last axis.
-        return self.op("MatMul", bands, self.const("band_rows", band_matrix().numpy().T.copy()))
+        return self.op("MatMul", bands, self.const(f"band_rows_{bins}", spread_matrix(bins)))
 
 
 class Frame(Live):
@@ -33,15 +39,15 @@ class Frame(Live):
 
     frames = 1
 
-    def begin(self) -> str:
-        for i, h in enumerate(self.histories, 1):
+    def begin(self) -> list[str]:
+        for i, h in enumerate(self.histories, len(self.singles)):
             if h.new == 1:
                 self.weigh(f"past_{i}", h)
             else:
                 self.past |= zip(h.blocks, self.parted(f"past_{i}", h))
                 rows = np.arange(h.new)[:, None] + np.arange(h.rows + 1)
                 self.seen_rows[h] = self.const(f"rows_{i}", rows)
-        return "past_0"
+        return [f"past_{i}" for i in range(len(self.singles))]
 
     def parted(self, x: str, history: History) -> list[str]:
         n = len(history.blocks)
@@ -71,13 +77,13 @@ class Frame(Live):
 
     def parts(self) -> list[tuple[int, int, int]]:
         """Rows, width and new rows of the parts of the state."""
-        return [(1, HOP, 1), *((h.rows, h.across, h.new) for h in self.histories)]
+        return [*((1, width, 1) for width in self.singles), *((h.rows, h.across, h.new) for h in self.histories)]
 
     def state_inputs(self) -> list[tuple[str, list]]:
         return [(f"past_{i}", ["B", rows, width]) for i, (rows, width, _) in enumerate(self.parts())]
 
-    def end(self, hop: str) -> list[tuple[tuple[str, list], str]]:
-        made = [hop]
+    def end(self, *first: str) -> list[tuple[tuple[str, list], str]]:
+        made = list(first)
         for h in self.histories:
             these = [self.kept[b] for b in h.blocks]
             made.append(self.op("Concat", *these, axis=2) if len(these) > 1 else these[0])

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import SAMPLE_RATE_HZ
+from .config import HOP, SAMPLE_RATE_HZ
+from .network import VOICING_HZ
 
 
 def mel_filters(n_fft: int, bands: int) -> Tensor:
@@ -22,37 +24,104 @@ def mel_filters(n_fft: int, bands: int) -> Tensor:
     return torch.tensor(w / np.maximum(w.sum(1, keepdims=True), 1e-6), dtype=torch.float32)
 
 
+class Spectral(NamedTuple):
+    """Distances of SpectralLoss."""
+
+    mel: Tensor
+    complex: Tensor
+    linear: Tensor
+
+
 class SpectralLoss(nn.Module):
-    """Log-mel L1 at four windows, and complex STFT distance at two of them, weighted towards low frequencies."""
+    """Three distances between spectrograms.
+
+    mel: log-mel L1 at four windows: levels and envelopes. complex: distance of complex STFTs at two windows, below about 1.2 kHz, where
+    phase can be carried; for generated sounds at all frequencies. linear: L1 of log magnitudes on a linear frequency axis, at
+    windows long enough to see harmonics and frames that repeat.
+    """
 
     SCALES = ((2048, 512, 80), (1024, 256, 80), (512, 128, 40), (256, 64, 20))
     COMPLEX = (1024, 512)
+    LINEAR = (2048, 1024, 512)
+    PHASE_HZ, LINEAR_HZ = 1200.0, 7800.0
 
     def __init__(self) -> None:
         super().__init__()
         for i, (n, _, mels) in enumerate(self.SCALES):
             self.register_buffer(f"window{i}", torch.hann_window(n), persistent=False)
             self.register_buffer(f"mel{i}", mel_filters(n, mels), persistent=False)
-            f = torch.linspace(0, SAMPLE_RATE_HZ / 2, n // 2 + 1)
-            self.register_buffer(f"weight{i}", (1 / (1 + (f / 2500) ** 2) + 0.05)[:, None], persistent=False)
+            f = torch.linspace(0, SAMPLE_RATE_HZ / 2, n // 2 + 1)[:, None]
+            self.register_buffer(f"phase{i}", 1 / (1 + (f / self.PHASE_HZ) ** 4) + 0.02, persistent=False)
+            self.register_buffer(f"flat{i}", 1 / (1 + (f / 6000) ** 2), persistent=False)
+            self.register_buffer(f"linear{i}", (f < self.LINEAR_HZ) * (0.4 + 0.6 / (1 + (f / 4000) ** 2)), persistent=False)
 
-    def forward(self, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """y decoded, x original, [B, N] -> (mel distance, complex distance)."""
-        mel, dist = y.new_zeros(()), y.new_zeros(())
+    def forward(self, y: Tensor, x: Tensor, generated: Tensor | None = None) -> Spectral:
+        """y decoded, x original, [B, N]; generated [B] marks items whose phase counts at every frequency."""
+        mel, dist, linear = y.new_zeros(()), y.new_zeros(()), y.new_zeros(())
         for i, (n, hop, _) in enumerate(self.SCALES):
             window, filters = getattr(self, f"window{i}"), getattr(self, f"mel{i}")
             ys = torch.stft(y, n, hop, n, window, return_complex=True)
             xs = torch.stft(x, n, hop, n, window, return_complex=True)
             ya = torch.sqrt(ys.real**2 + ys.imag**2 + 1e-8)
             xa = torch.sqrt(xs.real**2 + xs.imag**2 + 1e-8)
-            mel = mel + F.l1_loss(
-                torch.log10((filters @ ya).clamp_min(1e-4)), torch.log10((filters @ xa).clamp_min(1e-4))
-            )
+            mel = mel + F.l1_loss(torch.log10((filters @ ya).clamp_min(1e-4)), torch.log10((filters @ xa).clamp_min(1e-4)))
+            mean = xa.mean((1, 2), keepdim=True).clamp_min(1e-3)
             if n in self.COMPLEX:
-                mean = xa.mean((1, 2), keepdim=True).clamp_min(1e-3)
+                weight = getattr(self, f"phase{i}")[None]
+                if generated is not None:
+                    weight = torch.where(generated[:, None, None], getattr(self, f"flat{i}"), weight)
                 err = torch.sqrt((ys.real - xs.real) ** 2 + (ys.imag - xs.imag) ** 2 + 1e-8 * mean * mean)
-                dist = dist + (getattr(self, f"weight{i}") * err / torch.sqrt((xa + 0.3 * mean) * mean)).mean()
-        return mel, dist
+                dist = dist + (weight * err / torch.sqrt((xa + 0.3 * mean) * mean)).mean()
+            if n in self.LINEAR:
+                # Quiet frames count less: what differs there is noise.
+                loud = (xa.mean(1, keepdim=True) / mean).clamp(max=1.0).sqrt()
+                floor = 0.03 * mean
+                linear = linear + (getattr(self, f"linear{i}") * loud * (torch.log10(ya + floor) - torch.log10(xa + floor)).abs()).mean()
+        return Spectral(mel, dist, linear)
+
+
+class Periodicity(nn.Module):
+    """How much of each band repeats with a given pitch: normalised autocorrelation of 43 ms at that lag, by groups of bands.
+
+    Spectra hardly see it: a spectrogram of noise with the right envelope is nearly as near to a voice as another voice is.
+    """
+
+    window: Tensor
+    own: Tensor
+    hz: Tensor
+    bands: Tensor
+
+    WINDOW, N_FFT, STEP = 1024, 2048, HOP  # twice the window, so that what is shifted does not come in again at the other end
+
+    def __init__(self) -> None:
+        super().__init__()
+        window = torch.hann_window(self.WINDOW)
+        self.register_buffer("window", window, persistent=False)
+        own = torch.fft.irfft(torch.fft.rfft(window, self.N_FFT).abs().pow(2))[: self.WINDOW // 2]
+        self.register_buffer("own", own / own[0], persistent=False)
+        f = torch.linspace(0, SAMPLE_RATE_HZ / 2, self.N_FFT // 2 + 1)
+        self.register_buffer("hz", f, persistent=False)
+        self.register_buffer("bands", torch.stack([((f >= a) & (f < b)).float() for a, b in VOICING_HZ], 1), persistent=False)
+
+    def correlation(self, x: Tensor, turn: Tensor) -> Tensor:
+        """x [B, N], turn [B, T, F]: cosine of each bin's phase after a period -> share of each band that repeats [B, T, bands]."""
+        power = torch.stft(x, self.N_FFT, self.STEP, self.WINDOW, self.window, return_complex=True).abs().pow(2).transpose(1, 2)
+        power = power[:, : turn.shape[1]] + 1e-9
+        return ((power * turn) @ self.bands) / (power @ self.bands)
+
+    def share(self, x: Tensor, pitch: Tensor) -> Tensor:
+        """x [B, N], pitch in Hz at every STEP [B, T], 0 where unvoiced -> share of each group [B, T, groups] that repeats, 0 there."""
+        turn = torch.cos(2 * math.pi * self.hz / pitch.clamp_min(1.0)[..., None])
+        # A window repeats itself the less the further it is shifted.
+        lag = (SAMPLE_RATE_HZ / pitch.clamp_min(1.0)).round().long().clamp_max(len(self.own) - 1)
+        return (self.correlation(x, turn) / self.own[lag][..., None]).clamp(0, 1) * (pitch > 0)[..., None]
+
+    def forward(self, y: Tensor, x: Tensor, pitch: Tensor) -> Tensor:
+        """y decoded, x original, [B, N]; pitch in Hz at every STEP [B, T], 0 where unvoiced -> mean difference in voiced frames."""
+        pitch = pitch[:, : x.shape[1] // self.STEP]
+        difference = (self.share(y, pitch) - self.share(x, pitch)).abs().mean(-1)
+        voiced = (pitch > 0).float()
+        return (difference * voiced).sum() / voiced.sum().clamp_min(1.0)
 
 
 class LoudnessLoss(nn.Module):

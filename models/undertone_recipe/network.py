@@ -7,17 +7,30 @@ frames gives what the whole gives. A state of zeros is the past before the first
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import BAND_EDGES, BANDS, FEATURES, HOP, NOISE_BAND, NOISE_BINS, SHAPED, Network
+from .config import BAND_EDGES, BANDS, FEATURES, HOP, NOISE_BAND, NOISE_BINS, PITCHES, SAMPLE_RATE_HZ, SHAPED, Network
+from .excitation import pulses, read_pitch
 
 LOG_GAIN_SCALE, LOG_GAIN_SHIFT = 0.7, 2.0
 ENERGY_FLOOR = 1e-8
 GAIN_RANGE = (-12.0, 5.0)
+LEAST_SHARE = 1e-4  # whose square root still has a gradient
+# The pitch is read at a quarter of the sample rate from the lowest bins.
+LOW_RATE, LOW_HOP, LOW_BINS = 6000, HOP // 4, 20
+LOW_WINDOW = 180  # 30 ms
+LOW_SHORTEST, LOW_LAGS = 12, 89  # lags of 500 to 60 Hz
+LOW_PAST = LOW_WINDOW + LOW_SHORTEST + LOW_LAGS - 1 - LOW_HOP  # samples before a hop that its correlations need
+LOW_FLOOR = 1e-9
+ENVELOPE_FLOOR = 0.02
+# Groups of bands that are voiced as a whole.
+VOICING_HZ = ((80, 800), (800, 1600), (1600, 2800), (2800, 4500), (4500, 7500))
 NOISE_RMS = math.sqrt(1 / 3)  # of numbers spread evenly over -1..1
 
 
@@ -82,6 +95,45 @@ class Block(nn.Module):
         return x + self.scale * y, h[:, h.shape[1] - (self.kernel - 1) :]
 
 
+def group_matrix() -> Tensor:
+    """[len(VOICING_HZ), NOISE_BAND]: 1 where a band belongs to a group that is voiced as a whole."""
+    centre = torch.tensor([(a + b) / 2 * SAMPLE_RATE_HZ / 2 / HOP for a, b in pairwise(BAND_EDGES)])[:NOISE_BAND]
+    first = torch.tensor([low for low, _ in VOICING_HZ])
+    group = (torch.searchsorted(first, centre, right=True) - 1).clamp_min(0)
+    return F.one_hot(group, len(VOICING_HZ)).T.float()
+
+
+def smoothing_matrix() -> Tensor:
+    """[SHAPED, SHAPED] weights of a bin and its neighbours in an envelope; each column sums to 1."""
+    away = (torch.arange(SHAPED)[:, None] - torch.arange(SHAPED)).abs()
+    weight = (3.0 - away).clamp_min(0.0)
+    return weight / weight.sum(0)
+
+
+def low_synthesis() -> tuple[Tensor, Tensor]:
+    """Matrices [LOW_BINS, LOW_HOP] from the lowest MDCT bins of a block to its two halves at LOW_RATE: the one that completes the hop
+    before, and the one that waits for the next block. Values between samples are means of two, which is exact enough at 1 kHz."""
+    y, window, half = dct4_matrix()[:LOW_BINS], sine_window(), HOP // 2
+    late, early = y[:, :half], y[:, half:]
+    head = torch.cat([early, -early.flip(-1)], -1) * window
+    tail = torch.cat([-late.flip(-1), -late], -1) * window.flip(0)
+    between = lambda x: 0.5 * (x[:, 1::4] + x[:, 2::4])
+    return between(head), between(tail)
+
+
+def mdct(pcm: Tensor, last: Tensor | None, dct: Tensor, window: Tensor) -> tuple[Tensor, Tensor]:
+    """pcm [B, T * HOP] -> coefficients [B, T, HOP] and the last hop; last [B, HOP] is the hop before."""
+    hops = pcm.reshape(pcm.shape[0], -1, HOP)
+    if last is None:
+        last = pcm.new_zeros(pcm.shape[0], HOP)
+    before = torch.cat([last[:, None], hops[:, :-1]], 1) * window
+    now = hops * window.flip(0)
+    half = HOP // 2
+    early = before[..., :half] - before[..., half:].flip(-1)
+    late = -now[..., :half].flip(-1) - now[..., half:]
+    return torch.cat([late, early], -1) @ dct, hops[:, -1]
+
+
 class Encoder(nn.Module):
     dct: Tensor
     window: Tensor
@@ -100,21 +152,9 @@ class Encoder(nn.Module):
         self.norm = nn.LayerNorm(net.encoder_width)
         self.out = nn.Linear(net.encoder_width, net.latent)
 
-    def mdct(self, pcm: Tensor, last: Tensor | None) -> tuple[Tensor, Tensor]:
-        """pcm [B, T * HOP] -> coefficients [B, T, HOP]; last [B, HOP] is the hop before."""
-        hops = pcm.reshape(pcm.shape[0], -1, HOP)
-        if last is None:
-            last = pcm.new_zeros(pcm.shape[0], HOP)
-        before = torch.cat([last[:, None], hops[:, :-1]], 1) * self.window
-        now = hops * self.window.flip(0)
-        half = HOP // 2
-        early = before[..., :half] - before[..., half:].flip(-1)
-        late = -now[..., :half].flip(-1) - now[..., half:]
-        return torch.cat([late, early], -1) @ self.dct, hops[:, -1]
-
     def features(self, pcm: Tensor, last: Tensor | None) -> tuple[Tensor, Tensor]:
         """pcm [B, T * 2 HOP] -> [B, T, FEATURES]: for each of two blocks the shapes, then the log gains."""
-        x, last = self.mdct(pcm, last)
+        x, last = mdct(pcm, last, self.dct, self.window)
         rms = torch.sqrt((x * x) @ (self.bands / self.bands.sum(0)) + ENERGY_FLOOR)
         shape = x / (rms @ self.bands.t())
         f = torch.cat([shape, torch.log(rms) * LOG_GAIN_SCALE + LOG_GAIN_SHIFT], -1)
@@ -132,14 +172,77 @@ class Encoder(nn.Module):
         return self.skip(f).float() + self.out(self.norm(h)).float(), out
 
 
+class PitchReader(nn.Module):
+    """Pitch at the end of each frame, read from what the decoder makes below 1 kHz: normalised correlations of the sound so far, and a
+    few layers that know where it is going, because correlations are two hops late."""
+
+    head: Tensor
+    tail: Tensor
+
+    def __init__(self, net: Network):
+        super().__init__()
+        head, tail = low_synthesis()
+        self.register_buffer("head", head, persistent=False)
+        self.register_buffer("tail", tail, persistent=False)
+        w = net.pitch_width
+        self.inp = nn.Linear(2 * 2 * LOW_LAGS, w)
+        self.hidden = nn.Linear(net.decoder_width, w, bias=False)
+        self.blocks = nn.ModuleList(Block(w, 2, net.kernel) for _ in range(net.pitch_blocks))
+        self.norm = nn.LayerNorm(w)
+        self.out = nn.Linear(w, PITCHES)
+
+    def correlations(self, low: Tensor, state: dict, out: dict) -> Tensor:
+        """MDCT bins below 1 kHz [B, 2 T, LOW_BINS] -> normalised correlations [B, 2 T, 2 LOW_LAGS] at the ends of the hops that are
+        complete: at 6 kHz, of the last 30 ms and of the last 15."""
+        tails = low @ self.tail
+        before = torch.cat([state["low_tail"] if "low_tail" in state else torch.zeros_like(tails[:, :1]), tails[:, :-1]], 1)
+        fresh = (low @ self.head + before).reshape(low.shape[0], -1)
+        past = state["low_past"] if "low_past" in state else fresh.new_zeros(len(fresh), LOW_PAST)
+        sound = torch.cat([past, fresh], 1)
+        out["low_tail"], out["low_past"] = tails[:, -1:], sound[:, -LOW_PAST:]
+        rows = sound.unfold(1, LOW_PAST + LOW_HOP, LOW_HOP)
+        spectra, power = torch.fft.rfft(rows, 512), F.pad(rows.pow(2).cumsum(-1), (1, 0))
+        found = []
+        for size in (LOW_WINDOW, LOW_WINDOW // 2):
+            start = LOW_PAST + LOW_HOP - size  # of the last window
+            now = torch.fft.rfft(rows[..., start:], 512)
+            then = torch.arange(start - LOW_SHORTEST, start - LOW_SHORTEST - LOW_LAGS, -1, device=rows.device)
+            product = torch.fft.irfft(now.conj() * spectra, 512)[..., then]
+            energy = (power[..., then + size] - power[..., then]) * (power[..., -1:] - power[..., start : start + 1])
+            found.append(product / torch.sqrt(energy.clamp_min(0) + LOW_FLOOR))
+        return torch.cat(found, -1)
+
+    def forward(self, low: Tensor, h: Tensor, state: dict) -> tuple[Tensor, dict]:
+        """low [B, 2 T, LOW_BINS], hidden h [B, T, C] -> logits [B, T, PITCHES] and the state after them."""
+        out: dict = {}
+        with torch.autocast(low.device.type, enabled=False):
+            seen = self.correlations(low.float(), state, out)
+        x = self.inp(seen.reshape(h.shape[0], h.shape[1], -1)) + self.hidden(h)
+        for i, block in enumerate(self.blocks):
+            x, out[f"pitch{i}"] = block(x, state.get(f"pitch{i}"))
+        return self.out(self.norm(x)).float(), out
+
+
+@dataclass
+class Told:
+    """What training tells a decoder with a voice source, and what it decided."""
+
+    hz: Tensor | None = None  # [B, T]: the pitch at the ends of frames, where it is above 0, instead of the decoded one
+    pitch: Tensor | None = None  # logits [B, T, PITCHES]
+    wave: Tensor | None = None  # share of the waveform [B, 2 T, NOISE_BAND]
+    voicing: Tensor | None = None  # [B, 2 T, groups]
+
+
 class Decoder(nn.Module):
     dct: Tensor
     window: Tensor
     bands: Tensor
+    groups: Tensor
+    smooth: Tensor
 
     def __init__(self, net: Network):
         super().__init__()
-        self.noise_width, self.block_noise, self.signs = net.noise, net.block_noise, net.signs
+        self.noise_width, self.block_noise, self.signs, self.voiced = net.noise, net.block_noise, net.signs, net.voice
         self.register_buffer("dct", dct4_matrix(), persistent=False)
         self.register_buffer("window", sine_window(), persistent=False)
         self.register_buffer("bands", band_matrix(), persistent=False)
@@ -157,20 +260,38 @@ class Decoder(nn.Module):
         self.gain_skip = nn.Linear(net.latent, 2 * BANDS)
         nn.init.normal_(self.shape.weight, std=0.02)
         nn.init.constant_(self.gain.bias, -3.0)
+        if net.voice:
+            self.add_voice(net)
 
-    def hidden(self, q: Tensor, noise: Tensor, state: dict | None = None) -> tuple[Tensor, dict]:
-        """q [B, T, latent], noise [B, 2 T, block_noise] -> what the heads read [B, 2 T, C] and the state after it."""
+    @torch.no_grad()
+    def add_voice(self, net: Network) -> None:
+        """The layers of the voice source. They start with a waveform below voice_band, above it noise and as much voice."""
+        self.register_buffer("groups", group_matrix(), persistent=False)
+        self.register_buffer("smooth", smoothing_matrix(), persistent=False)
+        self.pitch = PitchReader(net)
+        self.wave = nn.Linear(net.decoder_width, NOISE_BAND)
+        self.voicing = nn.Linear(net.decoder_width, len(VOICING_HZ))
+        for layer in (self.wave, self.voicing):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        self.wave.bias.fill_(-4.0)
+        self.wave.bias[: net.voice_band] = 4.0
+
+    def hidden(self, q: Tensor, noise: Tensor, state: dict | None = None) -> tuple[Tensor, Tensor, dict]:
+        """q [B, T, latent], noise [B, 2 T, block_noise] -> what the heads read [B, 2 T, C], what the pitch is read from [B, T, C], and
+        the state after it."""
         state = state or {}
         out = {}
         b, t, _ = q.shape
         h = self.inp(q)
         for i, block in enumerate(self.blocks):
             h, out[f"block{i}"] = block(h, state.get(f"block{i}"))
-        h = self.up(self.norm(h)).reshape(b, 2 * t, -1)
+        slow = self.norm(h)
+        h = self.up(slow).reshape(b, 2 * t, -1)
         h = h + self.noise(noise[..., : self.noise_width])
         for i, block in enumerate(self.fine):
             h, out[f"fine{i}"] = block(h, state.get(f"fine{i}"))
-        return self.fine_norm(h), out
+        return self.fine_norm(h), slow, out
 
     def heads(self, h: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
         """h [B, 2 T, C], q [B, T, latent] -> shapes [B, 2 T, SHAPED] and log gains [B, 2 T, BANDS]."""
@@ -178,26 +299,66 @@ class Decoder(nn.Module):
         shape = self.shape(h).float() + self.shape_skip(q).float().reshape(b, 2 * t, -1)
         return shape, self.gain(h).float() + self.gain_skip(q).float().reshape(b, 2 * t, -1)
 
-    def forward(self, q: Tensor, noise: Tensor | None = None, state: dict | None = None) -> tuple[Tensor, dict]:
+    def excite(self, shape: Tensor, wave: Tensor, voicing: Tensor, voice: Tensor, noise: Tensor) -> Tensor:
+        """Bins [B, 2 T, HOP] before their gains. A share `wave` [B, 2 T, NOISE_BAND] of each band's power is the decoded shape as it is;
+        of the rest, `voicing` is the voice under the shape's envelope, and what is left the shape with a random sign in each
+        band. Above all of them there is noise. voice [B, 2 T, HOP] is the MDCT of the pulses."""
+        _, high, signs = noise.float().split([self.noise_width, NOISE_BINS, NOISE_BAND], -1)
+        spread = self.bands[:SHAPED, :NOISE_BAND].t()
+        root = lambda share: torch.sqrt(share + LEAST_SHARE)
+        own = root(wave) + root((1 - wave) * (1 - voicing)) * signs.sign()
+        # What the voice does to the shape's envelope is not learnt from: the shape is what the other two need.
+        envelope = torch.sqrt((shape * shape).detach() @ self.smooth + ENVELOPE_FLOOR)
+        bins = (own @ spread) * shape + (root((1 - wave) * voicing) @ spread) * envelope * voice[..., :SHAPED]
+        return torch.cat([bins, high / NOISE_RMS], -1)
+
+    def signed(self, shape: Tensor, noise: Tensor) -> Tensor:
+        """Bins [B, 2 T, HOP] before their gains, without a voice source: the decoded shape, with random signs in the bands that have
+        them; above noise."""
+        _, high, signs = noise.float().split([self.noise_width, NOISE_BINS, self.signs], -1)
+        signs = F.pad(signs.sign(), (NOISE_BAND - self.signs, 0), value=1.0)
+        return torch.cat([shape * (signs @ self.bands[:SHAPED, :NOISE_BAND].t()), high / NOISE_RMS], -1)
+
+    def voice(self, shape: Tensor, gain: Tensor, h: Tensor, slow: Tensor, noise: Tensor, state: dict, told: Told) -> tuple[Tensor, dict]:
+        """Bins [B, 2 T, HOP] before their gains, with the voice source, and its state. gain [B, 2 T, HOP]."""
+        low = (shape[..., :LOW_BINS] * gain[..., :LOW_BINS]).detach()
+        pitch, out = self.pitch(low, slow.detach(), state)
+        with torch.autocast(h.device.type, enabled=False), torch.no_grad():
+            hz = read_pitch(pitch)
+            if told.hz is not None:
+                hz = torch.where(told.hz > 0, told.hz, hz)
+            train, out["pulses"] = pulses(hz, state.get("pulses"))
+            voice, out["pulse"] = mdct(train, state.get("pulse"), self.dct, self.window)
+        told.pitch, told.wave, told.voicing = pitch, torch.sigmoid(self.wave(h).float()), torch.sigmoid(self.voicing(h).float())
+        # Voicing is learnt from the original's, not from spectra, which hardly hear it.
+        return self.excite(shape, told.wave, told.voicing.detach() @ self.groups, voice, noise), out
+
+    def forward(
+        self, q: Tensor, noise: Tensor | None = None, state: dict | None = None, told: Told | None = None
+    ) -> tuple[Tensor, dict]:
         """q [B, T, latent], noise [B, 2 T, block_noise] in -1..1 -> pcm [B, T * FRAME] and the state after it.
 
-        Output lags the encoder's input by HOP samples on top of the frame itself.
+        Output lags the encoder's input by HOP samples on top of the frame itself. Training tells a pitch, and is told what was decided.
         """
         b, t, _ = q.shape
+        state = state or {}
         if noise is None:
             noise = torch.rand(b, 2 * t, self.block_noise, device=q.device) * 2 - 1
-        h, out = self.hidden(q, noise, state)
+        h, slow, out = self.hidden(q, noise, state)
         shape, gain = self.heads(h, q)
         with torch.autocast(q.device.type, enabled=False):
-            _, high_bands, signs = noise.float().split([self.noise_width, NOISE_BINS, self.signs], -1)
-            shape = torch.cat([shape, high_bands / NOISE_RMS], -1)
-            signs = F.pad(signs.sign(), (NOISE_BAND - self.signs, BANDS - NOISE_BAND), value=1.0)
-            coefficients = shape * ((torch.exp(Limit.apply(gain)) * signs) @ self.bands.t())
-            y = coefficients @ self.dct
+            gain = torch.exp(Limit.apply(gain)) @ self.bands.t()
+        if self.voiced:
+            bins, more = self.voice(shape, gain, h, slow, noise, state, told or Told())
+            out |= more
+        else:
+            bins = self.signed(shape, noise)
+        with torch.autocast(q.device.type, enabled=False):
+            y = (bins * gain) @ self.dct
             half = HOP // 2
             late, early = y[..., :half], y[..., half:]
             tail = torch.cat([-late.flip(-1), -late], -1) * self.window.flip(0)
-            last = (state or {}).get("tail")
+            last = state.get("tail")
             if last is None:
                 last = tail.new_zeros(b, HOP)
             pcm = torch.cat([early, -early.flip(-1)], -1) * self.window
@@ -215,4 +376,10 @@ def macs_per_frame(net: Network) -> dict[str, int]:
     decoder += 2 * d * d + 2 * net.noise * d
     decoder += 2 * net.fine_blocks * (2 * d * d * net.fine_expand + net.fine_kernel * d)
     decoder += 2 * d * (SHAPED + BANDS) + 2 * net.latent * (SHAPED + BANDS) + 2 * HOP * (HOP + BANDS)
+    if not net.voice:
+        return {"encoder": encoder, "decoder": decoder}
+    p = net.pitch_width
+    decoder += 2 * d * (NOISE_BAND + len(VOICING_HZ)) + 2 * HOP * HOP + 4 * NOISE_BAND * SHAPED + 2 * SHAPED * SHAPED
+    decoder += p * (4 * LOW_LAGS + d + PITCHES) + net.pitch_blocks * (4 * p * p + net.kernel * p)
+    decoder += 4 * LOW_BINS * LOW_HOP + 2 * LOW_LAGS * LOW_WINDOW * 3 // 2
     return {"encoder": encoder, "decoder": decoder}

@@ -23,7 +23,7 @@ def scores(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
 
 def report(checkpoint: Path, audio: Path, kind: str, every: int, stages: list[int], beam: int) -> dict[int, tuple[float, float]]:
     """Prints and returns mean (PESQ-WB, ESTOI) by number of stages; 0 stages stands for unquantised."""
-    codec, raw = load(checkpoint)
+    codec, raw = load(checkpoint, averaged=True)
     codec.eval()
     files = audio_files(audio, kind)[::every]
     if not files:

@@ -22,8 +22,9 @@ class Search:
     def distance(self, latents: Tensor, noise: Tensor, pcm: Tensor) -> Tensor:
         decoded, _ = self.codec.decoder(latents, noise)
         decoded = decoded[:, OVERLAP_DELAY : OVERLAP_DELAY + pcm.shape[1]]
-        mel, waveform = self.spectral(decoded, pcm)
-        return MEL_WEIGHT * mel + COMPLEX_WEIGHT * waveform + LOUDNESS_WEIGHT * self.loudness(decoded, pcm)
+        # src/synthesis still weighs the complex distance as training did before 27 November: up to 2.5 kHz, where this ends at 1.2.
+        d = self.spectral(decoded, pcm)
+        return MEL_WEIGHT * d.mel + COMPLEX_WEIGHT * d.complex + LOUDNESS_WEIGHT * self.loudness(decoded, pcm)
 
     def latents(self, pcm: Tensor) -> Tensor:
         """pcm [B, T * FRAME] -> latents [B, T, D] that the decoder makes most like it of, by Adam from those of the encoder."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,13 +11,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import mse_loss
 
-from .codec import OVERLAP_DELAY, Codec, load, save
+from .codec import OVERLAP_DELAY, Codec, load, save, save_slim
 from .config import Config
-from .data import Batches
+from .data import Batches, ahead
 from .discriminator import Discriminators, critic_loss, generator_loss
-from .export import load_exported
-from .losses import LoudnessLoss, SpectralLoss
+from .excitation import nearest_pitch, read_pitch
+from .export import NEW_HEADS, load_exported
+from .losses import LoudnessLoss, Periodicity, SpectralLoss
+from .network import Told
 
 # What `finetune` trains first: the layers that give shapes and gains.
 HEADS = ("decoder.fine_norm", "decoder.shape", "decoder.gain")
@@ -37,6 +41,8 @@ class Run:
     # "encoder", "decoder" or "networks" (both): the rest and the codebooks stay as they are, so codes keep their meaning and token
     # models stay valid. "all": both halves, and the codebooks learn.
     part: str = "all"
+    slim: Path | None = None  # also write the averaged weights there, in half precision and with nothing else
+    workers: int = 0  # processes that make batches; 0: this one does
 
 
 class Meter:
@@ -54,6 +60,32 @@ class Meter:
         return " ".join(f"{k} {v:.4f}" for k, v in self.values.items())
 
 
+def between_hops(hz: Tensor) -> Tensor:
+    """Pitch at the middle of hops [B, T] -> at their starts [B, T]; 0 where either hop beside it is unvoiced."""
+    before = torch.cat([hz[:, :1], hz[:, :-1]], 1)
+    return torch.where((before > 0) & (hz > 0), torch.sqrt(before * hz), torch.zeros_like(hz))
+
+
+def pitch_at_ends(hz: Tensor) -> Tensor:
+    """Pitch at the middle of hops [B, 2 T] -> at the ends of frames [B, T]; 0 where either hop beside the end is unvoiced."""
+    now, after = hz[:, 1::2], torch.cat([hz[:, 2::2], hz[:, -1:]], 1)
+    return torch.where((now > 0) & (after > 0), torch.sqrt(now * after), torch.zeros_like(now))
+
+
+def pitch_loss(logits: Tensor, hz: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of logits [B, T, PITCHES] against the grid's neighbours of hz [B, T], and the share of frames within 2 %."""
+    index = torch.arange(logits.shape[-1], device=hz.device)
+    target = torch.softmax(-0.5 * (index - nearest_pitch(hz)[..., None]).float().pow(2), -1)
+    voiced = (hz > 0).float()
+    loss = -(target * torch.log_softmax(logits, -1)).sum(-1)
+    with torch.no_grad():
+        near = ((read_pitch(logits) / hz.clamp_min(1.0)).log().abs() < 0.02).float()
+    count = voiced.sum().clamp_min(1.0)
+    return (loss * voiced).sum() / count, (near * voiced).sum() / count
+
+
+AVERAGE_EVERY = 10  # steps
+AVERAGE_KEEP = math.exp(-1)  # of what was there `average_steps` before
 USUAL_WEIGHT = 0.15  # root mean square of a trained layer's weights
 
 
@@ -111,6 +143,7 @@ class Trainer:
         else:
             self.codec = Codec(cfg).to(self.device)
         self.critic = Discriminators().to(self.device)
+        self.periodicity = Periodicity().to(self.device)
         self.spectral, self.loud = SpectralLoss().to(self.device), LoudnessLoss().to(self.device)
         only = run.only if run.part in ("all", "networks") else (run.part,)
         for name, parameter in self.codec.named_parameters():
@@ -118,7 +151,9 @@ class Trainer:
         self.parameters = [p for p in self.codec.parameters() if p.requires_grad]
         options: dict[str, Any] = {"lr": t.learning_rate, "betas": t.betas, "fused": True}
         small = shape_parameters(self.codec) if run.resume or run.model else {}
-        groups = [{"params": [p for p in self.parameters if p not in small], "share": 1.0}]
+        heads = {p for n, p in self.codec.decoder.named_parameters() if n.startswith(NEW_HEADS)}
+        groups = [{"params": [p for p in self.parameters if p not in small and p not in heads], "share": 1.0}]
+        groups += [{"params": [p for p in self.parameters if p in heads], "share": t.new_heads_factor}]
         groups += [{"params": [p], "share": small[p]} for p in self.parameters if p in small]
         self.optimiser = torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=t.weight_decay, **options)
         self.critic_optimiser = torch.optim.AdamW(self.critic.parameters(), **options)
@@ -129,11 +164,19 @@ class Trainer:
         if "critic" in raw:
             self.critic.load_state_dict(raw["critic"])
             self.critic_optimiser.load_state_dict(raw["critic_optimiser"])
-        self.batches = Batches(run.data, cfg.data, t.batch, t.segment_s, t.seed + self.step)
+        # Made once here, so that the caches are there before workers ask for them.
+        self.hours = self.make_batches(0).hours()
+        self.batches = ahead(self.make_batches, run.workers)
         self.draw = torch.Generator().manual_seed(t.seed + self.step)
         self.plain: list[Tensor] = []
         self.meter = Meter()
         self.session_step = 0
+        average = raw.get("average") or self.codec.state_dict()
+        self.average = {k: v.detach().clone() for k, v in average.items()}
+
+    def make_batches(self, worker: int) -> Batches:
+        t = self.cfg.training
+        return Batches(self.run.data, self.cfg.data, t.batch, t.segment_s, t.seed + self.step + 7919 * worker)
 
     def rate(self, progress: float) -> float:
         """Warm-up, flat, then linear to zero over the last `decay_share` of the run."""
@@ -158,6 +201,19 @@ class Trainer:
         plain = torch.rand(len(z), generator=self.draw) < q.cfg.plain_share
         return torch.where(plain.to(z.device)[:, None, None], z.float(), out), commit
 
+    def voice_loss(self, told: Told, x: Tensor, y: Tensor, hops: Tensor, generated: Tensor) -> Tensor:
+        """What the voice source decided, against the original [B, N] and its pitch [B, T] at the middle of hops."""
+        w, starts = self.cfg.losses, between_hops(hops)
+        assert told.pitch is not None and told.wave is not None and told.voicing is not None
+        with torch.no_grad():
+            voiced = self.periodicity.share(x, starts)
+            repeats = self.periodicity(y, x[:, : y.shape[1]], starts)
+        voicing = mse_loss(told.voicing, voiced)
+        pitch, right = pitch_loss(told.pitch, pitch_at_ends(hops))
+        coded = (told.wave[:, :, self.cfg.network.voice_band :].mean((1, 2)) * ~generated).mean()
+        self.meter.add(pitch=right.item(), repeats=repeats.item(), voicing=voicing.item(), coded=coded.item())
+        return w.pitch * pitch + w.voicing * voicing + w.coded * coded
+
     def critic_step(self, y: Tensor, x: Tensor) -> None:
         with self.autocast():
             loss = critic_loss(self.critic(x), self.critic(y.detach()))
@@ -174,19 +230,25 @@ class Trainer:
             group["lr"] = rate * group["share"]
         for group in self.critic_optimiser.param_groups:
             group["lr"] = rate / 2
-        x = torch.from_numpy(next(self.batches)).to(self.device)
+        batch = next(self.batches)
+        x, generated, hops = (torch.as_tensor(v).to(self.device) for v in (batch.pcm, batch.generated, batch.pitch))
         with self.autocast(), torch.set_grad_enabled(self.run.part != "decoder"):
             z, _ = self.codec.encoder(x)
         q, commit = self.quantise(z, x)
+        told = Told(pitch_at_ends(hops) if self.step < t.told_pitch_steps else None)
         with self.autocast():
-            y, _ = self.codec.decoder(q)
+            y, _ = self.codec.decoder(q, told=told)
         y, target = y.float()[:, OVERLAP_DELAY:], x[:, : x.shape[1] - OVERLAP_DELAY]
-        mel, dist = self.spectral(y, target)
+        mel, dist, linear = self.spectral(y, target, generated)
         loud = self.loud(y, target)
-        scale = z.float().pow(2).mean().log().pow(2)
-        loss = w.mel * mel + w.complex * dist + w.loudness * loud
-        loss = loss + self.cfg.quantiser.commitment * commit + self.cfg.quantiser.scale * scale
-        self.meter.add(mel=mel.item(), complex=dist.item(), loud=loud.item(), commit=commit.item(), scale=scale.item())
+        loss = w.mel * mel + w.complex * dist + w.linear * linear + w.loudness * loud
+        self.meter.add(mel=mel.item(), complex=dist.item(), linear=linear.item(), loud=loud.item())
+        if self.cfg.network.voice:
+            loss = loss + self.voice_loss(told, x, y, hops, generated)
+        if self.run.part != "decoder":
+            scale = z.float().pow(2).mean().log().pow(2)
+            loss = loss + self.cfg.quantiser.commitment * commit + self.cfg.quantiser.scale * scale
+            self.meter.add(commit=commit.item(), scale=scale.item())
         if self.step >= t.adversarial_after_step:
             self.critic_step(y, target)
             self.critic.requires_grad_(False)
@@ -207,6 +269,22 @@ class Trainer:
         self.optimiser.step()
         self.step += 1
         self.session_step += 1
+        if self.step % AVERAGE_EVERY == 0 or self.session_step < AVERAGE_EVERY:
+            self.add_to_average()
+
+    @torch.no_grad()
+    def add_to_average(self) -> None:
+        """Moves the running average of the weights (Polyak 1992) on; codebooks are part of it, so that they stay with the networks.
+
+        It goes back over a third of a young run, and over average_steps of an old one.
+        """
+        steps = min(self.cfg.training.average_steps, self.session_step / 3)
+        keep = AVERAGE_KEEP ** (AVERAGE_EVERY / steps) if steps else 0.0
+        for key, value in self.codec.state_dict().items():
+            if value.is_floating_point():
+                self.average[key].lerp_(value, 1 - keep)
+            else:
+                self.average[key].copy_(value)
 
     def checkpoint(self, name: str, elapsed: float) -> None:
         self.run.out.mkdir(parents=True, exist_ok=True)
@@ -214,12 +292,14 @@ class Trainer:
         extra["device_seconds"] = self.device_seconds + elapsed
         if self.step >= self.cfg.training.adversarial_after_step:
             extra |= {"critic": self.critic.state_dict(), "critic_optimiser": self.critic_optimiser.state_dict()}
-        save(self.run.out / f"{name}.pt", self.codec, **extra)
+        save(self.run.out / f"{name}.pt", self.codec, average=self.average, **extra)
+        if self.run.slim:
+            save_slim(self.run.slim, self.codec.cfg, self.average)
 
     def loop(self) -> Path:
         """Trains; leaves `latest.pt`, and `stable.pt` from before the rate began to fall, which is the one to resume."""
         t, start, saved, falling = self.cfg.training, time.monotonic(), time.monotonic(), False
-        print(f"{self.batches.hours():.2f} h of audio, from step {self.step}, {self.run.minutes} min on {self.run.device}", flush=True)
+        print(f"{self.hours:.2f} h of audio, from step {self.step}, {self.run.minutes} min on {self.run.device}", flush=True)
         while True:
             elapsed = time.monotonic() - start
             progress = max(elapsed / (60 * self.run.minutes), self.session_step / self.run.steps if self.run.steps else 0)

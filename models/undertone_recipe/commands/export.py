@@ -17,6 +17,6 @@ def arguments(p: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    codec, _ = load(args.checkpoint)
+    codec, _ = load(args.checkpoint, averaged=True)
     print("model id", export(codec, args.out, args.name or codec.cfg.name))
     digests.write(args.out)

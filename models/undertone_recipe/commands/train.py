@@ -21,10 +21,13 @@ def arguments(p: argparse.ArgumentParser) -> None:
     start = p.add_mutually_exclusive_group()
     start.add_argument("--resume", type=Path, help="checkpoint to go on from")
     start.add_argument("--from-model", type=Path, help="folder of an exported model to start from")
+    p.add_argument("--slim", type=Path, help="also write the averaged weights there at every checkpoint, in half precision")
+    p.add_argument("--workers", type=int, default=0, help="processes that make batches in advance (0: none); a GPU wants about ten")
     parts = ("all", "networks", "encoder", "decoder")
     p.add_argument("--part", choices=parts, default="all", help="all but `all` leave the codebooks: codes keep their meaning")
 
 
 def run(args: argparse.Namespace) -> None:
     cfg = config.load(args.config)
-    print(train(cfg, Run(args.data, args.out, args.minutes, args.device, args.resume, args.from_model, args.steps, part=args.part)))
+    more = {"part": args.part, "slim": args.slim, "workers": args.workers}
+    print(train(cfg, Run(args.data, args.out, args.minutes, args.device, args.resume, args.from_model, args.steps, **more)))
