@@ -33,7 +33,7 @@ fn models() -> Models {
     let tensors = safetensors::SafeTensors::deserialize(&golden).expect("golden example");
     let data = tensors.tensor("codes").expect("codes").data().to_vec();
     let all: Vec<u16> = data.chunks_exact(4).map(|b| i32::from_le_bytes([b[0], b[1], b[2], b[3]]) as u16).collect();
-    let codes = all.chunks_exact(16).flat_map(|f| &f[..usize::from(STAGES)]).copied().collect();
+    let codes = all.chunks_exact(m.stages).flat_map(|f| &f[..usize::from(STAGES)]).copied().collect();
     let draft = folder.join("draft.safetensors").exists().then(|| model("draft.safetensors"));
     Models { target: model("tokens.safetensors"), draft, codes }
 }
