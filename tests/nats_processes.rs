@@ -154,7 +154,7 @@ async fn a_daemon_and_a_worker_are_killed_and_nobody_loses_anything() {
     let decoded = undertone().arg("decode").args([path("past.utn"), path("past.wav")]).status().unwrap();
     assert!(decoded.success());
     // 50 frames of 480 samples, but for the overlap of the last one.
-    assert_eq!(fs::metadata(path("past.wav")).unwrap().len(), 44 + (50 * 480 - 240) * 2);
+    assert_eq!(fs::metadata(path("past.wav")).unwrap().len(), 80 + (50 * 480 - 240) * 2);
     drop(daemons);
 
     // A queue of recordings; the worker that has one of them in hand dies.
