@@ -40,7 +40,7 @@ pub(super) struct Args {
 }
 
 /// A row of the table.
-struct Row {
+struct Measured {
     stages: StageCount,
     seconds: f64,
     code_kbps: f64,
@@ -139,7 +139,7 @@ fn as_files(args: &Args, original: &Path, seconds: f64) -> Result<Vec<(StageCoun
     Ok(out)
 }
 
-fn print_table(rows: &[Row], algorithmic: f64) {
+fn print_table(rows: &[Measured], algorithmic: f64) {
     outln!(
         "\n  rate  seconds  code kbit/s  message kbit/s  IP kbit/s  delay: codec / measured ms  CPU ms/frame  x real time"
     );
@@ -164,7 +164,7 @@ fn print_table(rows: &[Row], algorithmic: f64) {
     );
 }
 
-fn one(args: &Args, stages: StageCount, pcm: &[f32], file: &Path) -> Result<Row> {
+fn one(args: &Args, stages: StageCount, pcm: &[f32], file: &Path) -> Result<Measured> {
     let kbps = stages.kbps().to_string();
     let any = "127.0.0.1:0";
     let serve =
@@ -182,17 +182,7 @@ fn one(args: &Args, stages: StageCount, pcm: &[f32], file: &Path) -> Result<Row>
     // The listeners must be there before the first bundle.
     std::thread::sleep(Duration::from_millis(700));
     let cpu = daemon.cpu()?;
-    let arrivals = std::thread::spawn(move || -> std::io::Result<Vec<(u64, Instant)>> {
-        let (mut seen, mut bytes, mut buffer) = (Vec::new(), 0u64, [0; 8 << 10]);
-        loop {
-            let n = player.read(&mut buffer)?;
-            if n == 0 {
-                return Ok(seen);
-            }
-            bytes += n as u64;
-            seen.push((bytes / 2, Instant::now()));
-        }
-    });
+    let arrivals = std::thread::spawn(move || arrivals(&mut player));
     let start = send(&pcm_in, pcm)?;
     let arrivals = arrivals.join().map_err(|_| anyhow::anyhow!("the player failed"))??;
     let (frames, code_bytes, message_bytes, messages) =
@@ -200,22 +190,11 @@ fn one(args: &Args, stages: StageCount, pcm: &[f32], file: &Path) -> Result<Row>
     let status = listen.wait()?;
     ensure!(status.success(), "the companion decoder failed: {status}");
     let cpu_ms = (daemon.cpu()? - cpu).as_secs_f64() * 1e3 / frames.max(1) as f64;
-    let rate = f64::from(CODEC_RATE.hz());
-    // Sample n entered the daemon when its chunk was sent.
-    let mut delays: Vec<f64> = Vec::new();
-    let mut before = 0;
-    for (samples, at) in arrivals {
-        for n in (before..samples).step_by(CHUNK) {
-            let sent = start + Duration::from_secs_f64((n as usize / CHUNK * CHUNK) as f64 / rate);
-            delays.push((at - sent).as_secs_f64() * 1e3);
-        }
-        before = samples;
-    }
+    let delays = delays_ms(&arrivals, start);
     ensure!(!delays.is_empty(), "nothing came back from the daemon");
-    delays.sort_by(f64::total_cmp);
-    let seconds = pcm.len() as f64 / rate;
+    let seconds = pcm.len() as f64 / f64::from(CODEC_RATE.hz());
     let kbps = |bytes: u64| bytes as f64 * 8.0 / 1e3 / (frames as f64 * 0.02);
-    Ok(Row {
+    Ok(Measured {
         stages,
         seconds,
         code_kbps: kbps(code_bytes),
@@ -225,6 +204,34 @@ fn one(args: &Args, stages: StageCount, pcm: &[f32], file: &Path) -> Result<Row>
         cpu_ms,
         file: file.to_owned(),
     })
+}
+
+/// When how many samples had come back.
+fn arrivals(player: &mut TcpStream) -> std::io::Result<Vec<(u64, Instant)>> {
+    let (mut seen, mut bytes, mut buffer) = (Vec::new(), 0u64, [0; 8 << 10]);
+    loop {
+        let n = player.read(&mut buffer)?;
+        if n == 0 {
+            return Ok(seen);
+        }
+        bytes += n as u64;
+        seen.push((bytes / 2, Instant::now()));
+    }
+}
+
+/// What a sample of each chunk took there and back in ms, the shortest first; `start` is when the first was sent.
+fn delays_ms(arrivals: &[(u64, Instant)], start: Instant) -> Vec<f64> {
+    let (mut delays, mut before) = (Vec::new(), 0);
+    for &(samples, at) in arrivals {
+        for n in (before..samples).step_by(CHUNK) {
+            // Sample n entered the daemon when its chunk was sent.
+            let sent = (n as usize / CHUNK * CHUNK) as f64 / f64::from(CODEC_RATE.hz());
+            delays.push((at - (start + Duration::from_secs_f64(sent))).as_secs_f64() * 1e3);
+        }
+        before = samples;
+    }
+    delays.sort_by(f64::total_cmp);
+    delays
 }
 
 /// Sends samples in real time, as a microphone would; gives the time of the first.

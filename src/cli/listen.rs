@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use tokio::runtime::Runtime;
 
 use super::encode::{parse_kbps, tokens};
 use super::send::parse_stream;
@@ -16,10 +17,10 @@ use crate::codec::{Concealer, Decoder, Processor, Profile};
 use crate::infer::LoadedModel;
 use crate::jitter::{Gaps, Pace};
 use crate::rvq::BeamWidth;
-use crate::service::{Client, ClientError, UdpClient, UdpEvent};
+use crate::service::{Client, ClientError, ClientOptions, UdpClient, UdpEvent};
 use crate::session::{Continuation, Hello, PROTOCOL_VERSION, Role, StreamName};
 use crate::token::TokenModel;
-use crate::units::{PcmFormat, StageCount};
+use crate::units::{ModelId, PcmFormat, StageCount};
 
 /// Length of a frame.
 const FRAME_MS: u64 = 20;
@@ -125,12 +126,12 @@ impl Output {
 }
 
 /// Where a stream goes.
-pub(super) enum Sink {
+pub(super) enum Destination {
     Audio { processor: Box<Processor>, decoder: Box<Decoder>, output: Output, skip: usize, gaps: Option<Gaps> },
     Codes { file: OutputFile, writer: Option<ContainerWriter>, bytes: Vec<u8> },
 }
 
-impl Sink {
+impl Destination {
     /// By the name of the output: codes for `.utn`, sound for everything else.
     pub(super) fn create(output: &Path, raw: Option<PcmFormat>, force: bool, model: &LoadedModel) -> Result<Self> {
         if output.extension().is_some_and(|e| e == "utn") {
@@ -241,12 +242,12 @@ impl Sink {
 }
 
 /// Where a stream comes from.
-enum Source {
+enum Feed {
     Tcp(Box<Client>),
     Udp(Box<UdpClient>),
 }
 
-impl Source {
+impl Feed {
     /// Cancel-safe.
     async fn next(&mut self) -> Result<Option<UdpEvent>, ClientError> {
         match self {
@@ -280,29 +281,33 @@ impl Source {
     }
 }
 
-pub(super) fn run(args: Args) -> Result<()> {
-    let datagrams = args.from.strip_prefix("udp://").map(str::to_owned);
-    if datagrams.is_some() && (args.coded || args.continuation.is_some()) {
-        bail!("--coded and --continue need a connection that loses nothing: leave udp:// or them away");
-    }
-    let model = crate::cli::loading::load_model(args.model.as_deref())?;
-    let profile = model.profile.clone();
+/// The address behind udp://, if that is where the stream is to come from.
+fn datagrams(args: &Args) -> Option<&str> {
+    args.from.strip_prefix("udp://")
+}
+
+/// Where the stream goes.
+fn destination(args: &Args, model: &LoadedModel) -> Result<Destination> {
     let mut sink = match &args.device {
         Some(name) => {
             let device = DeviceOutput::open(name, Box::new(CpalBackend), super::devices::report(name))?;
-            Sink::sound(Output::Device(Box::new(device)), &model)?
+            Destination::sound(Output::Device(Box::new(device)), model)?
         }
         // Without a device there is an output: clap sees to that.
-        None => Sink::create(&args.output.clone().unwrap_or_default(), args.raw, args.force, &model)?,
+        None => Destination::create(&args.output.clone().unwrap_or_default(), args.raw, args.force, model)?,
     };
     let frame = Duration::from_millis(FRAME_MS);
     let ears = args.device.is_some() || args.output.as_deref() == Some(Path::new("-"));
     sink.bound_gaps(if ears { Gaps::live(frame) } else { Gaps::keeping_time(frame) });
-    let hello = Hello {
+    Ok(sink)
+}
+
+fn hello(args: &Args, model_id: ModelId) -> Result<Hello> {
+    Ok(Hello {
         version: PROTOCOL_VERSION,
         role: Role::Subscribe,
-        stream: args.stream,
-        model_id: profile.model_id,
+        stream: args.stream.clone(),
+        model_id,
         stages: args.kbps,
         frames_per_bundle: 0,
         token: args.remote.token()?,
@@ -313,36 +318,37 @@ pub(super) fn run(args: Args) -> Result<()> {
             seed: args.seed,
         }),
         pace: Pace::Unknown,
-    };
-    let frames_wanted = args.seconds.map_or(u64::MAX, |s| (s * f64::from(Profile::FRAMES_PER_SECOND)).ceil() as u64);
-    let mut options = args.remote.options()?;
-    if datagrams.is_some() && options.tls.is_some() {
-        bail!("--tls is not to be had over udp://");
-    }
-    options.tokens = match (args.coded, args.packed || datagrams.is_some()) {
-        (true, false) => Some(tokens(&model)?),
-        (_, true) => None,
-        (false, false) => model.tokens()?,
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut source = match &datagrams {
-        Some(address) => {
-            Source::Udp(Box::new(runtime.block_on(UdpClient::connect(address, hello, options.patience))?))
-        }
+    })
+}
+
+async fn connect(args: &Args, hello: Hello, options: &ClientOptions) -> Result<Feed> {
+    Ok(match datagrams(args) {
+        Some(address) => Feed::Udp(Box::new(UdpClient::connect(address, hello, options.patience).await?)),
         None => {
-            let client = runtime.block_on(Client::connect_with(&args.from, hello, &options))?;
+            let client = Client::connect_with(&args.from, hello, options).await?;
             if args.coded && !client.is_coded() {
                 errln!("undertone: {} does not code with this token model; the codes travel packed", args.from);
             }
-            Source::Tcp(Box::new(client))
+            Feed::Tcp(Box::new(client))
         }
-    };
+    })
+}
+
+/// Passes on up to `wanted` frames, or until the stream ends or is cut; gives how many came, and what cut it.
+fn receive(
+    runtime: &Runtime,
+    source: &mut Feed,
+    sink: &mut Destination,
+    model: &LoadedModel,
+    wanted: u64,
+) -> Result<(u64, Option<ClientError>)> {
+    let profile = &model.profile;
     let (mut frames, mut cut) = (0, None);
     let mut signals = {
         let _guard = runtime.enter();
         Signals::catch()?
     };
-    while frames < frames_wanted {
+    while frames < wanted {
         let next = runtime.block_on(async {
             tokio::select! {
                 next = source.next() => Some(next),
@@ -352,13 +358,13 @@ pub(super) fn run(args: Args) -> Result<()> {
         match next {
             Some(Ok(Some(UdpEvent::Bundle(packed)))) => {
                 frames += u64::from(packed.frames);
-                sink.write(packed.unpack()?, &profile)?;
+                sink.write(packed.unpack()?, profile)?;
             }
             Some(Ok(Some(UdpEvent::Lost(lost)))) => {
                 frames += lost;
                 sink.lose(lost)?;
             }
-            Some(Ok(Some(UdpEvent::Restart))) => sink.restart(&profile, model.tokens()?.as_ref()),
+            Some(Ok(Some(UdpEvent::Restart))) => sink.restart(profile, model.tokens()?.as_ref()),
             // The end of the stream, or of our patience.
             Some(Ok(None)) | None => break,
             Some(Err(e)) => {
@@ -367,6 +373,29 @@ pub(super) fn run(args: Args) -> Result<()> {
             }
         }
     }
+    Ok((frames, cut))
+}
+
+pub(super) fn run(args: Args) -> Result<()> {
+    if datagrams(&args).is_some() && (args.coded || args.continuation.is_some()) {
+        bail!("--coded and --continue need a connection that loses nothing: leave udp:// or them away");
+    }
+    let model = crate::cli::loading::load_model(args.model.as_deref())?;
+    let mut sink = destination(&args, &model)?;
+    let wanted = args.seconds.map_or(u64::MAX, |s| (s * f64::from(Profile::FRAMES_PER_SECOND)).ceil() as u64);
+    let mut options = args.remote.options()?;
+    if datagrams(&args).is_some() && options.tls.is_some() {
+        bail!("--tls is not to be had over udp://");
+    }
+    options.tokens = match (args.coded, args.packed || datagrams(&args).is_some()) {
+        (true, false) => Some(tokens(&model)?),
+        (_, true) => None,
+        (false, false) => model.tokens()?,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let hello = hello(&args, model.profile.model_id)?;
+    let mut source = runtime.block_on(connect(&args, hello, &options))?;
+    let (frames, cut) = receive(&runtime, &mut source, &mut sink, &model, wanted)?;
     if let Some(summary) = source.summary() {
         errln!("undertone: {summary}");
     }

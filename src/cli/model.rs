@@ -112,10 +112,7 @@ impl Golden {
 fn verify(model: &LoadedModel) -> Result<()> {
     let others = model.check_files()?.unwrap_or(0);
     outln!("hashes       ok, {} files", model.manifest.files().len() + others);
-    let path = model.path.join(&model.manifest.golden.path);
-    let bytes = std::fs::read(&path).with_context(|| path.display().to_string())?;
-    model.manifest.check_file(&model.manifest.golden.path, &bytes)?;
-    let golden = Golden::parse(&bytes)?;
+    let golden = golden(model)?;
     let mut processor = model.processor(BeamWidth::GREEDY)?;
     if let Some(stage) = collapsed_stage(processor.codebooks()) {
         bail!("stage {} has collapsed: its entries are mostly copies of each other", stage + 1);
@@ -123,12 +120,40 @@ fn verify(model: &LoadedModel) -> Result<()> {
     outln!("codebooks    {} stages, none collapsed", processor.codebooks().stages());
     let profile = processor.profile();
     let frames = golden.pcm.len() / profile.frame_samples;
-    let stages = profile.stages;
     ensure!(
-        frames > 0 && golden.codes.len() == frames * stages.index(),
+        frames > 0 && golden.codes.len() == frames * profile.stages.index(),
         "golden example: {frames} frames, {} codes",
         golden.codes.len()
     );
+    let (share, compared) = golden_encode(&mut processor, &golden, frames)?;
+    outln!("encoder      {:.2} % of {compared} golden codes", share * 100.0);
+    let worst = golden_decode(&mut processor, &golden, frames, profile.stages)?;
+    outln!("decoder      differs by at most {worst:.6} of full scale");
+    golden_search(model, &mut processor, &golden, frames)?;
+    if share < SAME_CODES {
+        bail!(
+            "codes differ from the golden example: {:.2} % agree, at least {} % must",
+            share * 100.0,
+            SAME_CODES * 100.0
+        );
+    }
+    if worst.is_nan() || worst > TOLERANCE {
+        bail!("samples differ from the golden example by {worst}, allowed {TOLERANCE}");
+    }
+    Ok(())
+}
+
+fn golden(model: &LoadedModel) -> Result<Golden> {
+    let path = model.path.join(&model.manifest.golden.path);
+    let bytes = std::fs::read(&path).with_context(|| path.display().to_string())?;
+    model.manifest.check_file(&model.manifest.golden.path, &bytes)?;
+    Golden::parse(&bytes)
+}
+
+/// Encodes the golden samples; returns the share of codes that agree, and how many were compared.
+fn golden_encode(processor: &mut codec::Processor, golden: &Golden, frames: usize) -> Result<(f64, usize)> {
+    let profile = processor.profile();
+    let stages = profile.stages;
     let mut job = EncodeJob {
         analysed: false,
         frames,
@@ -147,32 +172,20 @@ fn verify(model: &LoadedModel) -> Result<()> {
         let alike = found.iter().zip(wanted).take_while(|(a, b)| a == b).count();
         (same, compared) = (same + alike, compared + (alike + 1).min(wanted.len()));
     }
-    let share = same as f64 / compared.max(1) as f64;
-    outln!("encoder      {:.2} % of {compared} golden codes", share * 100.0);
-    let worst = golden_decode(&mut processor, &golden, frames, stages)?;
-    outln!("decoder      differs by at most {worst:.6} of full scale");
-    match model.refiner(SEARCH_STEPS)? {
-        None => outln!("gradient     none: files cannot be searched for"),
-        Some(mut refiner) => {
-            let mut latents = analyse_all(&mut processor, None, &golden.pcm)?;
-            latents.truncate(frames * profile.latent_dim);
-            let Progress { first, last } = refiner.refine(&golden.pcm, &mut latents, frames)?;
-            outln!("gradient     {SEARCH_STEPS} steps of search bring the golden example from {first:.3} to {last:.3}");
-            if last >= first {
-                bail!("the search does not come closer: gradient.onnx does not fit the decoder");
-            }
-        }
-    }
-    if share < SAME_CODES {
-        bail!(
-            "codes differ from the golden example: {:.2} % agree, at least {} % must",
-            share * 100.0,
-            SAME_CODES * 100.0
-        );
-    }
-    if worst.is_nan() || worst > TOLERANCE {
-        bail!("samples differ from the golden example by {worst}, allowed {TOLERANCE}");
-    }
+    Ok((same as f64 / compared.max(1) as f64, compared))
+}
+
+/// Searches for the golden samples, if the model can.
+fn golden_search(model: &LoadedModel, processor: &mut codec::Processor, golden: &Golden, frames: usize) -> Result<()> {
+    let Some(mut refiner) = model.refiner(SEARCH_STEPS)? else {
+        outln!("gradient     none: files cannot be searched for");
+        return Ok(());
+    };
+    let mut latents = analyse_all(processor, None, &golden.pcm)?;
+    latents.truncate(frames * processor.profile().latent_dim);
+    let Progress { first, last } = refiner.refine(&golden.pcm, &mut latents, frames)?;
+    outln!("gradient     {SEARCH_STEPS} steps of search bring the golden example from {first:.3} to {last:.3}");
+    ensure!(last < first, "the search does not come closer: gradient.onnx does not fit the decoder");
     Ok(())
 }
 

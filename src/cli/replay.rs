@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Result, bail};
 
 use super::encode::parse_kbps;
-use super::listen::Sink;
+use super::listen::Destination;
 use super::send::parse_stream;
 use super::stop::stop_flag;
 use crate::bus::layers::{Assembler, Epoch, Kind, LayerMessage, layers_of};
@@ -133,7 +133,7 @@ pub(super) fn run(args: Args) -> Result<()> {
     let stages = args.kbps.unwrap_or(StageCount::MAX);
     let mut past =
         Past { profile, layers: layers_of(stages), current: None, shift: None, next_frame: 0, lost: 0, malformed: 0 };
-    let mut sink = Sink::create(&args.output, args.raw, args.force, &model)?;
+    let mut sink = Destination::create(&args.output, args.raw, args.force, &model)?;
     let frames_wanted = args.seconds.map_or(u64::MAX, |s| (s * f64::from(Profile::FRAMES_PER_SECOND)).ceil() as u64);
     let mut bundles = Vec::new();
     let stop = stop_flag()?;

@@ -13,7 +13,7 @@ use super::encode::{parse_beam, parse_rate, refiner, remark, tokens};
 use crate::bitstream::Bundle;
 use crate::capture::device::{CpalBackend, DeviceInput};
 use crate::capture::{AudioInput, CaptureError};
-use crate::codec::{Bucket, Encoder};
+use crate::codec::{Bucket, Encoder, Processor};
 use crate::jitter::{Pace, Schedule};
 use crate::profile::Profile;
 use crate::recording::REFINE_STEPS;
@@ -21,7 +21,7 @@ use crate::rvq::BeamWidth;
 use crate::service::{Client, ClientError, ClientOptions, UdpClient};
 use crate::session::{Hello, PROTOCOL_VERSION, PackedBundle, Role, StreamName};
 use crate::synthesis::{Analyser, Effort};
-use crate::units::{CODEC_RATE, PcmFormat, StageCount};
+use crate::units::{CODEC_RATE, ModelId, PcmFormat, StageCount};
 
 /// Silence of the input after which the server is told that we are still here; its patience is 30 s by default.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
@@ -334,6 +334,59 @@ async fn hold(schedule: &mut Schedule, media: Duration) {
     tokio::time::sleep_until(due.into()).await;
 }
 
+/// The first message of the session.
+fn hello(args: &Args, model_id: ModelId, most: StageCount, bundle: u8) -> Result<Hello> {
+    // What comes through a pipe may be either; the daemon sees that.
+    let pace = match (&args.device, args.input.as_deref()) {
+        (Some(_), _) => Pace::Live,
+        (None, Some(path)) if path != Path::new("-") => Pace::Recording,
+        _ => Pace::Unknown,
+    };
+    Ok(Hello {
+        version: PROTOCOL_VERSION,
+        role: Role::Publish,
+        stream: args.stream.clone(),
+        model_id,
+        stages: Some(most),
+        frames_per_bundle: bundle,
+        token: args.remote.token()?,
+        coding: None,
+        continuation: None,
+        pace,
+    })
+}
+
+/// Gives the encoder what was read, None at the end, and the latents that were searched for; `measured` has the effort that is to
+/// follow what the search of a part takes, and how long a part is.
+fn feed(
+    encoder: &mut Encoder,
+    analyser: Option<&mut Analyser<'_>>,
+    processor: &mut Processor,
+    pcm: Option<&[f32]>,
+    mut measured: Option<(&mut Effort, Duration)>,
+) -> Result<()> {
+    match pcm {
+        Some(pcm) => encoder.push(pcm),
+        None => encoder.finish(),
+    }
+    let Some(analyser) = analyser else { return Ok(()) };
+    match pcm {
+        Some(pcm) => analyser.push(pcm),
+        None => analyser.finish(),
+    }
+    let mut latents = Vec::new();
+    let mut start = Instant::now();
+    while analyser.next_part(processor, &mut latents)? {
+        if let Some((effort, media)) = &mut measured {
+            effort.took(start.elapsed(), *media);
+            analyser.set_steps(effort.steps());
+        }
+        start = Instant::now();
+    }
+    encoder.push_latents(&latents);
+    Ok(())
+}
+
 pub(super) fn run(args: Args) -> Result<()> {
     let input = Input::open(&args)?;
     let model = crate::cli::loading::load_model(args.model.as_deref())?;
@@ -363,24 +416,7 @@ pub(super) fn run(args: Args) -> Result<()> {
         analyser.set_part(usize::from(bundle));
         analyser
     });
-    // What comes through a pipe may be either; the daemon sees that.
-    let pace = match (&args.device, args.input.as_deref()) {
-        (Some(_), _) => Pace::Live,
-        (None, Some(path)) if path != Path::new("-") => Pace::Recording,
-        _ => Pace::Unknown,
-    };
-    let hello = Hello {
-        version: PROTOCOL_VERSION,
-        role: Role::Publish,
-        stream: args.stream.clone(),
-        model_id: profile.model_id,
-        stages: Some(most),
-        frames_per_bundle: bundle,
-        token: args.remote.token()?,
-        coding: None,
-        continuation: None,
-        pace,
-    };
+    let hello = hello(&args, profile.model_id, most, bundle)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut client = Target::connect(&args, hello, options, &runtime)?;
     let hello_bytes = client.bytes_sent();
@@ -398,26 +434,8 @@ pub(super) fn run(args: Args) -> Result<()> {
             Err(RecvTimeoutError::Disconnected) => None,
         };
         let more = pcm.is_some();
-        match &pcm {
-            Some(pcm) => encoder.push(pcm),
-            None => encoder.finish(),
-        }
-        if let Some(analyser) = &mut analyser {
-            match &pcm {
-                Some(pcm) => analyser.push(pcm),
-                None => analyser.finish(),
-            }
-            let mut latents = Vec::new();
-            let mut start = Instant::now();
-            while analyser.next_part(&mut processor, &mut latents)? {
-                if args.effort == Search::Auto {
-                    effort.took(start.elapsed(), profile.media_time(bundle));
-                    analyser.set_steps(effort.steps());
-                }
-                start = Instant::now();
-            }
-            encoder.push_latents(&latents);
-        }
+        let measured = (args.effort == Search::Auto).then_some((&mut effort, profile.media_time(bundle)));
+        feed(&mut encoder, analyser.as_mut(), &mut processor, pcm.as_deref(), measured)?;
         plan.prepare(&mut encoder, bundle);
         while let Some(made) = processor.encode(&mut encoder)? {
             runtime.block_on(hold(&mut schedule, profile.media_time(made.frames)));

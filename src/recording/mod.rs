@@ -105,52 +105,81 @@ pub fn encode<E: Ends>(
     settings: &Settings,
     ends: &mut E,
 ) -> Result<(), E::Error> {
-    let profile = processor.profile();
-    let searched = refiner.is_some();
-    let mut analyser = Analyser::new(Arc::clone(&profile), refiner);
+    // Latents are searched for, or made ahead of time in large parts; otherwise the encoder makes them as it goes.
+    let ahead = !settings.live || refiner.is_some();
+    let mut analyser = Analyser::new(processor.profile(), refiner);
     if settings.live {
         analyser.set_part(usize::from(settings.bundle));
     }
-    let (mut start, mut latents) = (Vec::new(), Vec::new());
-    let (mut more, mut stopped, mut steering) = (true, false, None);
-    let stages = match (settings.rate, &settings.tokens) {
-        (Rate::Stages(stages), _) => stages,
-        (Rate::Kbps(kbps), None) => StageCount::from_kbps(kbps).map_err(RecordingError::from)?.min(profile.stages),
-        (Rate::Kbps(kbps), Some(_)) if settings.live => {
-            steering = Some(Steering::live(kbps));
-            profile.stages
+    match begin(processor, &mut analyser, settings, ends)? {
+        Some(start) => go_on(processor, ahead.then_some(&mut analyser), settings, start, ends),
+        None => Ok(()),
+    }
+}
+
+/// What a recording is encoded with, and what of it was read to find that out.
+struct Start {
+    stages: StageCount,
+    /// None: every frame has `stages` stages.
+    steering: Option<Steering>,
+    heard: Heard,
+}
+
+/// Decides how a recording is encoded; None if it is written already, or there is nothing to write.
+fn begin<E: Ends>(
+    processor: &mut Processor,
+    analyser: &mut Analyser<'_>,
+    settings: &Settings,
+    ends: &mut E,
+) -> Result<Option<Start>, E::Error> {
+    let profile = processor.profile();
+    let untried = |stages, steering| Ok(Some(Start { stages, steering, heard: Heard::nothing() }));
+    let (kbps, tokens) = match (settings.rate, &settings.tokens) {
+        (Rate::Stages(stages), _) => return untried(stages, None),
+        (Rate::Kbps(kbps), None) => {
+            let stages = StageCount::from_kbps(kbps).map_err(RecordingError::from)?;
+            return untried(stages.min(profile.stages), None);
         }
-        (Rate::Kbps(kbps), Some(tokens)) => {
-            let heard = hear(processor, &mut analyser, ends)?;
-            (start, latents, more, stopped) = (heard.pcm, heard.latents, heard.more, heard.stopped);
-            if stopped && start.is_empty() {
-                return Ok(());
-            }
-            let done = heard.done;
-            let pcm = if more { &start[..done] } else { &start };
-            let ladder = processor.ladder(&latents).map_err(RecordingError::from)?;
-            let trial = Fit { tokens, pcm, ladder: &ladder, kbps, bundle: settings.bundle };
-            if settings.even {
-                trial.even(&profile).map_err(RecordingError::from)?
-            } else {
-                let frames = pcm.len() / profile.frame_samples + usize::from(settings.bundle);
-                let fitted = trial.graded(&profile).map_err(RecordingError::from)?;
-                if !more {
-                    return ends.write(&fitted.bytes);
-                }
-                steering = Some(Steering::after(fitted.grading, kbps, frames as u32));
-                profile.stages
-            }
-        }
+        (Rate::Kbps(kbps), Some(_)) if settings.live => return untried(profile.stages, Some(Steering::live(kbps))),
+        (Rate::Kbps(kbps), Some(tokens)) => (kbps, tokens),
     };
+    let heard = hear(processor, analyser, ends)?;
+    if heard.stopped && heard.pcm.is_empty() {
+        return Ok(None);
+    }
+    let pcm = if heard.more { &heard.pcm[..heard.done] } else { &heard.pcm[..] };
+    let ladder = processor.ladder(&heard.latents).map_err(RecordingError::from)?;
+    let trial = Fit { tokens, pcm, ladder: &ladder, kbps, bundle: settings.bundle };
+    if settings.even {
+        let stages = trial.even(&profile).map_err(RecordingError::from)?;
+        return Ok(Some(Start { stages, steering: None, heard }));
+    }
+    let fitted = trial.graded(&profile).map_err(RecordingError::from)?;
+    if !heard.more {
+        return ends.write(&fitted.bytes).map(|()| None);
+    }
+    let frames = pcm.len() / profile.frame_samples + usize::from(settings.bundle);
+    let steering = Some(Steering::after(fitted.grading, kbps, frames as u32));
+    Ok(Some(Start { stages: profile.stages, steering, heard }))
+}
+
+/// Encodes and writes all of a recording.
+fn go_on<E: Ends>(
+    processor: &mut Processor,
+    mut analyser: Option<&mut Analyser<'_>>,
+    settings: &Settings,
+    Start { stages, mut steering, heard }: Start,
+    ends: &mut E,
+) -> Result<(), E::Error> {
+    let profile = processor.profile();
     let mut encoder = Encoder::new(Arc::clone(&profile), stages, settings.bundle).map_err(RecordingError::from)?;
     // Whole bundles at a time: the first bundle can leave no earlier than its last frame anyway.
     encoder.set_job_frames(usize::from(settings.bundle));
     let mut bytes = Vec::new();
     let header = StreamHeader { graded: steering.is_some(), ..StreamHeader::packed(&profile, stages, settings.bundle) };
     let mut writer = StreamWriter::new(header, settings.tokens.clone(), &mut bytes);
-    let mut pcm = Vec::new();
-    encoder.push(&start);
+    let (mut more, mut latents, mut pcm) = (heard.more, heard.latents, Vec::new());
+    encoder.push(&heard.pcm);
     loop {
         pcm.clear();
         if more {
@@ -160,9 +189,9 @@ pub fn encode<E: Ends>(
         if !more {
             encoder.finish();
         }
-        if stopped {
+        if heard.stopped {
             encoder.push_latents(&latents);
-        } else if !settings.live || searched {
+        } else if let Some(analyser) = &mut analyser {
             analyser.push(&pcm);
             if !more {
                 analyser.finish();
@@ -191,6 +220,13 @@ struct Heard {
     more: bool,
     /// Whether it was told to end here.
     stopped: bool,
+}
+
+impl Heard {
+    /// Before anything was read.
+    fn nothing() -> Self {
+        Self { pcm: Vec::new(), latents: Vec::new(), done: 0, more: true, stopped: false }
+    }
 }
 
 /// Reads and analyses as much as is encoded on trial, or up to where it is told to end.

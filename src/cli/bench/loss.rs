@@ -98,13 +98,7 @@ fn traces(args: &Args) -> Result<Vec<(String, Vec<bool>)>> {
     args.loss.iter().map(trace).collect()
 }
 
-pub(super) fn run(args: &Args) -> Result<()> {
-    let files = recordings(&args.dir, args.every)?;
-    let model = crate::cli::loading::load_model(args.model.as_deref())?;
-    let traces = traces(args)?;
-    let worst = traces.iter().map(|(_, t)| t.iter().filter(|&&l| l).count() * 100 / t.len()).max().unwrap_or(0);
-    // The encoder is told the worst loss of the run, as an adaptive sender would find it.
-    let expected_loss = worst.clamp(1, 100) as u8;
+fn entries(args: &Args, expected_loss: u8) -> Vec<Entry> {
     let frames_per_packet = (args.packet_ms / 20) as u8;
     let mut entries = Vec::new();
     for &stages in &args.kbps {
@@ -124,12 +118,35 @@ pub(super) fn run(args: &Args) -> Result<()> {
             }));
         }
     }
+    entries
+}
+
+fn notes(args: &Args, recordings: usize, expected_loss: u8) -> Vec<String> {
+    vec![
+        format!("{} recordings. Command: {}. Machine: {}.", recordings, command(), machine()),
+        format!(
+            "Packets of {} ms for both, the same packets lost. Opus 1.6.1 at constant rate, NoLACE and deep PLC on (decoder complexity 7), told to expect {expected_loss} % \
+             loss; LBRR and DRED (up to 1 s) inside the rate shown. LBRR and DRED are read from the next packet that arrives, so a gap is filled when it ends. \
+             undertone sends datagrams as its UDP transport does, with two stages of the packets before as copies where it says so; what is lost in spite of them \
+             is concealed by the token model. Both are counted with IPv4 and UDP headers, Opus with RTP besides.",
+            args.packet_ms
+        ),
+    ]
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
+    let files = recordings(&args.dir, args.every)?;
+    let model = crate::cli::loading::load_model(args.model.as_deref())?;
+    let traces = traces(args)?;
+    let worst = traces.iter().map(|(_, t)| t.iter().filter(|&&l| l).count() * 100 / t.len()).max().unwrap_or(0);
+    // The encoder is told the worst loss of the run, as an adaptive sender would find it.
+    let expected_loss = worst.clamp(1, 100) as u8;
     let plan = Plan {
         model: &model,
         tokens: model.tokens()?,
         beam: args.beam,
         refine: 0,
-        entries,
+        entries: entries(args, expected_loss),
         traces,
         seconds: args.seconds,
         jobs: args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get)),
@@ -139,16 +156,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     };
     let rows = plan.run(&files)?;
     let summary = summarise(&rows);
-    let notes = vec![
-        format!("{} recordings. Command: {}. Machine: {}.", files.len(), command(), machine()),
-        format!(
-            "Packets of {} ms for both, the same packets lost. Opus 1.6.1 at constant rate, NoLACE and deep PLC on (decoder complexity 7), told to expect {expected_loss} % \
-             loss; LBRR and DRED (up to 1 s) inside the rate shown. LBRR and DRED are read from the next packet that arrives, so a gap is filled when it ends. \
-             undertone sends datagrams as its UDP transport does, with two stages of the packets before as copies where it says so; what is lost in spite of them \
-             is concealed by the token model. Both are counted with IPv4 and UDP headers, Opus with RTP besides.",
-            args.packet_ms
-        ),
-    ];
+    let notes = notes(args, files.len(), expected_loss);
     let write = |name: &str, text: String| {
         let path = args.out.join(name);
         std::fs::write(&path, text).with_context(|| path.display().to_string())

@@ -50,7 +50,7 @@ pub(super) struct Args {
 }
 
 /// Five seconds of it.
-struct Row {
+struct Look {
     at_s: f64,
     rss_mib: f64,
     p50: f32,
@@ -111,7 +111,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-async fn soak(args: &Args, overlap: usize, length: Duration) -> Result<(Vec<Row>, Totals)> {
+async fn soak(args: &Args, overlap: usize, length: Duration) -> Result<(Vec<Look>, Totals)> {
     let wanted = (usize::from(args.knee) * 4 / 5).max(1);
     let slots = 2 * (usize::from(args.knee) + SPARE);
     let default = EngineOptions::default();
@@ -120,50 +120,24 @@ async fn soak(args: &Args, overlap: usize, length: Duration) -> Result<(Vec<Row>
     let setup = Setup { model, kbps: args.kbps, ports: wanted + SPARE, engine, out: &args.out };
     let rig = Rig::start(&setup)?;
     outln!("{wanted} duplex streams for {:.1} minutes", length.as_secs_f64() / 60.0);
-    let (mut rows, mut totals, mut streams) = (Vec::new(), Totals::default(), Vec::<(usize, Arc<Meter>)>::new());
-    let (start, mut second, mut leaving) = (Instant::now(), 0u32, Vec::new());
-    let mut spare: Vec<usize> = (wanted..wanted + SPARE - 1).collect();
+    let mut crowd = Crowd::new(wanted, overlap);
+    let (mut rows, start, mut second) = (Vec::new(), Instant::now(), 0u32);
     while start.elapsed() < length {
-        // Streams come in over some seconds, not in one moment.
-        for _ in 0..8.min(wanted - streams.len().min(wanted)) {
-            let Some(port) = (0..wanted).find(|p| !used(*p, &streams, &leaving)).or_else(|| spare.pop()) else { break };
-            streams.push((port, stream(&rig.ports[port], totals.joins, overlap)));
-            totals.joins += 1;
-        }
-        if second > 0 && second.is_multiple_of(u32::from(args.replace_s)) && streams.len() == wanted {
-            let (port, meter) = streams.remove(0);
-            meter.stop();
-            totals.leaves += 1;
-            leaving.push((port, meter));
+        crowd.join(&rig);
+        if second > 0 && second.is_multiple_of(u32::from(args.replace_s)) {
+            crowd.replace();
         }
         // Of a hundred connections at least one is bad: 1 % of the streams that run, every second.
         for n in 0..wanted.div_ceil(100) {
             let address = rig.ports[wanted + SPARE - 1].0.clone();
             tokio::spawn(async move { misbehave(&address, second as usize + n).await });
-            totals.bad += 1;
+            crowd.totals.bad += 1;
         }
         second += 1;
         sleep_until((start + Duration::from_secs(u64::from(second))).into()).await;
-        leaving.retain(|(port, m)| match m.state() {
-            State::Waiting | State::Running => true,
-            state => {
-                totals.note(state);
-                if *port >= wanted {
-                    spare.push(*port);
-                }
-                false
-            }
-        });
-        streams.retain(|(port, m)| {
-            let gone = matches!(m.state(), State::Refused | State::Lost);
-            totals.note(m.state());
-            if gone && *port >= wanted {
-                spare.push(*port);
-            }
-            !gone
-        });
+        crowd.sort_out();
         if start.elapsed() >= LOOK * (rows.len() as u32 + 1) {
-            let row = look(args, &rig, start, &streams);
+            let row = look(args, &rig, start, &crowd.streams);
             if rows.len().is_multiple_of(12) {
                 outln!(
                     "{:6.0} s  RSS {:.1} MiB  p50 {:.2}  p99 {:.2}  longest {:.2} ms  missed {} of {}",
@@ -179,18 +153,74 @@ async fn soak(args: &Args, overlap: usize, length: Duration) -> Result<(Vec<Row>
             rows.push(row);
         }
     }
-    streams.iter().for_each(|(_, m)| m.stop());
-    Ok((rows, totals))
+    crowd.streams.iter().for_each(|(_, m)| m.stop());
+    Ok((rows, crowd.totals))
 }
 
-fn used(port: usize, streams: &[(usize, Arc<Meter>)], leaving: &[(usize, Arc<Meter>)]) -> bool {
-    streams.iter().chain(leaving).any(|(p, _)| *p == port)
+/// The good streams, each at a port of the rig.
+struct Crowd {
+    wanted: usize,
+    /// Samples before the first one that was encoded.
+    overlap: usize,
+    streams: Vec<(usize, Arc<Meter>)>,
+    leaving: Vec<(usize, Arc<Meter>)>,
+    /// Ports beyond the wanted ones, for streams that come while others still leave.
+    spare: Vec<usize>,
+    totals: Totals,
 }
 
-fn look(args: &Args, rig: &Rig, start: Instant, streams: &[(usize, Arc<Meter>)]) -> Row {
+impl Crowd {
+    fn new(wanted: usize, overlap: usize) -> Self {
+        let (streams, leaving, totals) = (Vec::new(), Vec::new(), Totals::default());
+        Self { wanted, overlap, streams, leaving, spare: (wanted..wanted + SPARE - 1).collect(), totals }
+    }
+
+    /// Lets some of those who are missing in: over some seconds, not in one moment.
+    fn join(&mut self, rig: &Rig) {
+        for _ in 0..8.min(self.wanted - self.streams.len().min(self.wanted)) {
+            let used = |port| self.streams.iter().chain(&self.leaving).any(|(p, _)| *p == port);
+            let free = (0..self.wanted).find(|&p| !used(p));
+            let Some(port) = free.or_else(|| self.spare.pop()) else { break };
+            self.streams.push((port, stream(&rig.ports[port], self.totals.joins, self.overlap)));
+            self.totals.joins += 1;
+        }
+    }
+
+    /// Sends the oldest stream away, once all are there.
+    fn replace(&mut self) {
+        if self.streams.len() == self.wanted {
+            let (port, meter) = self.streams.remove(0);
+            meter.stop();
+            self.totals.leaves += 1;
+            self.leaving.push((port, meter));
+        }
+    }
+
+    /// Notes who is gone, and takes the spare ports back.
+    fn sort_out(&mut self) {
+        let Self { wanted, spare, totals, .. } = self;
+        let mut gone = |port: usize, state| {
+            totals.note(state);
+            if port >= *wanted {
+                spare.push(port);
+            }
+            false
+        };
+        self.leaving.retain(|(port, m)| match m.state() {
+            State::Waiting | State::Running => true,
+            state => gone(*port, state),
+        });
+        self.streams.retain(|(port, m)| match m.state() {
+            state @ (State::Refused | State::Lost) => gone(*port, state),
+            _ => true,
+        });
+    }
+}
+
+fn look(args: &Args, rig: &Rig, start: Instant, streams: &[(usize, Arc<Meter>)]) -> Look {
     let mut all: Vec<f32> = streams.iter().flat_map(|(_, m)| m.take().0).collect();
     all.sort_by(f32::total_cmp);
-    Row {
+    Look {
         at_s: start.elapsed().as_secs_f64(),
         rss_mib: rig.rss_mib(),
         p50: percentile(&all, 0.5),
@@ -201,10 +231,10 @@ fn look(args: &Args, rig: &Rig, start: Instant, streams: &[(usize, Arc<Meter>)])
     }
 }
 
-fn picture(rows: &[Row]) -> std::io::Result<String> {
-    let line = |value: &dyn Fn(&Row) -> f64| rows.iter().map(|r| (r.at_s / 60.0, value(r))).collect::<Vec<_>>();
+fn picture(rows: &[Look]) -> std::io::Result<String> {
+    let line = |value: &dyn Fn(&Look) -> f64| rows.iter().map(|r| (r.at_s / 60.0, value(r))).collect::<Vec<_>>();
     let x_name = "minutes";
-    let missed = |r: &Row| 100.0 * r.missed as f64 / r.frames.max(1) as f64;
+    let missed = |r: &Look| 100.0 * r.missed as f64 / r.frames.max(1) as f64;
     svg(&[
         Chart { title: "memory, MiB", x_name, lines: vec![("RSS", line(&|r| r.rss_mib)).into()], ..Chart::default() },
         Chart {

@@ -53,84 +53,119 @@ pub(super) fn run(args: &Args) -> Result<()> {
         args.beam.value(),
         args.networks
     );
-    let mut lines = Vec::new();
-    let mut add = |new: Vec<Line>| {
-        for (what, unit, value) in &new {
-            outln!("{what:<64} {value:>12.3} {unit}");
-        }
-        lines.extend(new);
-    };
-    add(parts(&model, args.beam, &mut processor, stages)?);
+    let mut lines = Lines::default();
+    lines.add(parts(&model, args.beam, &mut processor, stages)?);
     for bundle in [1, 3, 5, 25] {
-        add(frames(&mut processor, stages, bundle, args.seconds as usize)?);
+        lines.add(frames(&mut processor, stages, bundle, args.seconds as usize)?);
     }
-    add(opus()?);
-    let (mut by_stages, mut by_bundle, mut by_streams) = ([const { Vec::new() }; 2], Vec::new(), Vec::new());
-    for stages in [1, 3, 6, 12, 16, 24] {
-        let (encode, decode) = stream(&mut processor, StageCount::new(stages)?, 5, 60)?;
-        for (part, (what, time)) in [("encode", encode), ("decode", decode)].into_iter().enumerate() {
-            by_stages[part].push((f64::from(stages), micros(time) / 3e3));
-            let what = format!("growth: {stages} stages, bundles of 100 ms, {what}");
-            add(vec![(what, "x real time", 60.0 / time.as_secs_f64())]);
-        }
-    }
-    for bundle in [1, 2, 5, 10, 25, 50] {
-        let (encode, decode) = stream(&mut processor, stages, bundle, 30)?;
-        let time = micros(encode + decode) / 1.5e3;
-        by_bundle.push((f64::from(bundle) * 20.0, time));
-        add(vec![(format!("growth: bundles of {} ms, both ways, a frame", u32::from(bundle) * 20), "us", time)]);
-    }
-    for streams in [1, 2, 4, 8, 16, 32, 64] {
-        let time = together(&mut processor, stages, streams)?;
-        by_streams.push((streams as f64, time));
-        add(vec![(
-            format!("growth: {streams} streams in a call of one frame, both ways, a frame of each"),
-            "us",
-            time,
-        )]);
-    }
-    let lengths = length(&mut processor, stages, args.longest as usize)?;
-    for &(seconds, busy, mib) in &lengths {
-        let what = |what: &str| format!("growth: after {seconds:.0} s of audio: {what}");
-        add(vec![
-            (what("processor time, both ways"), "s", busy),
-            (what("the same for a second of audio"), "ms", busy * 1e3 / seconds),
-            (what("memory"), "MiB", mib),
-        ]);
-    }
-    add(memory(&processor));
-    let mut csv = "what,unit,value\n".to_owned();
-    for (what, unit, value) in &lines {
-        let _ = writeln!(csv, "{},{unit},{value:.4}", what.replace(',', ";"));
-    }
+    lines.add(opus()?);
+    let growth = Growth::measure(&mut processor, stages, args.longest as usize, &mut lines)?;
+    lines.add(memory(&processor));
     std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
-    let by_length = |of: fn(&(f64, f64, f64)) -> f64| lengths.iter().map(|p| (p.0 / 3_600.0, of(p))).collect();
-    let chart = |title, x_name, lines: Vec<(_, _)>| Chart {
-        title,
-        x_name,
-        lines: lines.into_iter().map(Into::into).collect(),
-        ..Chart::default()
-    };
-    let [encode, decode] = by_stages;
-    let picture = svg(&[
-        chart(
-            "processor time, minutes",
-            "hours of audio, both ways, bundles of 500 ms",
-            vec![("all", by_length(|p| p.1 / 60.0))],
-        ),
-        chart("memory, MiB", "hours of audio", vec![("resident", by_length(|p| p.2))]),
-        chart("processor time of a frame, µs", "stages", vec![("encode", encode), ("decode", decode)]),
-        chart("processor time of a frame both ways, µs", "bundle, ms", vec![("12 stages", by_bundle)]),
-        chart(
-            "processor time of a frame both ways, µs",
-            "streams in a call of one frame",
-            vec![("12 stages", by_streams)],
-        ),
-    ])?;
-    for (name, text) in [("speed.csv", csv), ("growth.svg", picture)] {
+    for (name, text) in [("speed.csv", lines.csv()), ("growth.svg", growth.picture()?)] {
         std::fs::write(args.out.join(name), text).with_context(|| args.out.display().to_string())?;
     }
     Ok(())
+}
+
+/// What was measured so far.
+#[derive(Default)]
+struct Lines(Vec<Line>);
+
+impl Lines {
+    fn add(&mut self, new: Vec<Line>) {
+        for (what, unit, value) in &new {
+            outln!("{what:<64} {value:>12.3} {unit}");
+        }
+        self.0.extend(new);
+    }
+
+    fn csv(&self) -> String {
+        let mut csv = "what,unit,value\n".to_owned();
+        for (what, unit, value) in &self.0 {
+            let _ = writeln!(csv, "{},{unit},{value:.4}", what.replace(',', ";"));
+        }
+        csv
+    }
+}
+
+/// How the cost grows, as points of charts.
+struct Growth {
+    /// To encode and to decode.
+    by_stages: [Vec<(f64, f64)>; 2],
+    by_bundle: Vec<(f64, f64)>,
+    by_streams: Vec<(f64, f64)>,
+    /// Seconds of audio, of processor time, and MiB resident.
+    lengths: Vec<(f64, f64, f64)>,
+}
+
+impl Growth {
+    fn measure(processor: &mut Processor, stages: StageCount, longest: usize, lines: &mut Lines) -> Result<Self> {
+        let (mut by_stages, mut by_bundle, mut by_streams) = ([const { Vec::new() }; 2], Vec::new(), Vec::new());
+        for stages in [1, 3, 6, 12, 16, 24] {
+            let (encode, decode) = stream(processor, StageCount::new(stages)?, 5, 60)?;
+            for (part, (what, time)) in [("encode", encode), ("decode", decode)].into_iter().enumerate() {
+                by_stages[part].push((f64::from(stages), micros(time) / 3e3));
+                let what = format!("growth: {stages} stages, bundles of 100 ms, {what}");
+                lines.add(vec![(what, "x real time", 60.0 / time.as_secs_f64())]);
+            }
+        }
+        for bundle in [1, 2, 5, 10, 25, 50] {
+            let (encode, decode) = stream(processor, stages, bundle, 30)?;
+            let time = micros(encode + decode) / 1.5e3;
+            by_bundle.push((f64::from(bundle) * 20.0, time));
+            lines.add(vec![(
+                format!("growth: bundles of {} ms, both ways, a frame", u32::from(bundle) * 20),
+                "us",
+                time,
+            )]);
+        }
+        for streams in [1, 2, 4, 8, 16, 32, 64] {
+            let time = together(processor, stages, streams)?;
+            by_streams.push((streams as f64, time));
+            lines.add(vec![(
+                format!("growth: {streams} streams in a call of one frame, both ways, a frame of each"),
+                "us",
+                time,
+            )]);
+        }
+        let lengths = length(processor, stages, longest)?;
+        for &(seconds, busy, mib) in &lengths {
+            let what = |what: &str| format!("growth: after {seconds:.0} s of audio: {what}");
+            lines.add(vec![
+                (what("processor time, both ways"), "s", busy),
+                (what("the same for a second of audio"), "ms", busy * 1e3 / seconds),
+                (what("memory"), "MiB", mib),
+            ]);
+        }
+        Ok(Self { by_stages, by_bundle, by_streams, lengths })
+    }
+
+    fn picture(&self) -> Result<String> {
+        let by_length = |of: fn(&(f64, f64, f64)) -> f64| self.lengths.iter().map(|p| (p.0 / 3_600.0, of(p))).collect();
+        let chart = |title, x_name, lines: Vec<(_, _)>| Chart {
+            title,
+            x_name,
+            lines: lines.into_iter().map(Into::into).collect(),
+            ..Chart::default()
+        };
+        let [encode, decode] = self.by_stages.clone();
+        Ok(svg(&[
+            chart(
+                "processor time, minutes",
+                "hours of audio, both ways, bundles of 500 ms",
+                vec![("all", by_length(|p| p.1 / 60.0))],
+            ),
+            chart("memory, MiB", "hours of audio", vec![("resident", by_length(|p| p.2))]),
+            chart("processor time of a frame, µs", "stages", vec![("encode", encode), ("decode", decode)]),
+            chart("processor time of a frame both ways, µs", "bundle, ms", vec![("12 stages", self.by_bundle.clone())]),
+            chart(
+                "processor time of a frame both ways, µs",
+                "streams in a call of one frame",
+                vec![("12 stages", self.by_streams.clone())],
+            ),
+        ])?)
+    }
 }
 
 /// Something between a voice and music, of any length without keeping it.
