@@ -242,7 +242,9 @@ def test_a_decoder_with_a_voice_starts_from_a_model_without_and_learns(folder, t
 
 
 def test_batches_made_in_advance_have_labels(folder):
-    batches = ahead(lambda worker: Batches(folder, dataclasses.replace(SMOKE.data, signal_share=0.5), 4, 0.32, 3 + worker), 1)
+    data = dataclasses.replace(SMOKE.data, signal_share=0.5)
+    make = lambda worker: Batches(folder, data, 4, 0.32, 3 + worker, pitched=True)
+    batches = ahead(make(0), make, 1)
     seen = [next(batches) for _ in range(4)]
     assert all(b.pitch.shape == (4, b.pcm.shape[1] // HOP) for b in seen)
     assert any(b.generated.any() for b in seen) and not all(b.generated.all() for b in seen)

@@ -53,16 +53,18 @@ class Codec(nn.Module):
 
 def save(path: Path, codec: Codec, **extra: Any) -> None:
     """Writes a checkpoint whole or not at all."""
-    partial = path.with_suffix(".partial")
-    torch.save({"config": dataclasses.asdict(codec.cfg), "codec": codec.state_dict(), **extra}, partial)
-    partial.replace(path)
+    _write(path, codec.cfg, codec.state_dict(), **extra)
 
 
 def save_slim(path: Path, cfg: config.Config, weights: dict[str, Tensor]) -> None:
     """A checkpoint of weights alone, in half precision: a quarter of a resumable one's size or less. `load` reads it."""
     half = {k: v.half() if v.is_floating_point() else v for k, v in weights.items()}
+    _write(path, cfg, half)
+
+
+def _write(path: Path, cfg: config.Config, weights: dict[str, Tensor], **extra: Any) -> None:
     partial = path.with_suffix(".partial")
-    torch.save({"config": dataclasses.asdict(cfg), "codec": half}, partial)
+    torch.save({"config": dataclasses.asdict(cfg), "codec": weights, **extra}, partial)
     partial.replace(path)
 
 

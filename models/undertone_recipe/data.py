@@ -114,18 +114,19 @@ class Pool(NamedTuple):
     pitch: np.ndarray  # Hz [N / HOP]
 
     @classmethod
-    def of(cls, folder: Path, kind: str) -> Pool:
+    def of(cls, folder: Path, kind: str, pitched: bool) -> Pool:
         pcm = load_kind(folder, kind)
-        return cls(pcm, load_pitch(folder, kind, pcm))
+        # Tracking takes minutes the first time, so only who needs the labels has them made.
+        return cls(pcm, load_pitch(folder, kind, pcm) if pitched else np.zeros(len(pcm) // HOP, np.float32))
 
 
 class Batches:
-    """Endless random batches [B, N] float32; N is a whole number of frames."""
+    """Endless random batches [B, N] float32; N is a whole number of frames. Their labels have a pitch only if they are `pitched`."""
 
-    def __init__(self, folder: Path, cfg: Data, batch: int, segment_s: float, seed: int):
-        self.speech, self.music = Pool.of(folder, "speech"), Pool.of(folder, "music")
+    def __init__(self, folder: Path, cfg: Data, batch: int, segment_s: float, seed: int, pitched: bool = False):
+        self.speech, self.music = (Pool.of(folder, kind, pitched) for kind in ("speech", "music"))
         if not len(self.speech.pcm) and not len(self.music.pcm):
-            self.speech = Pool.of(folder, "")
+            self.speech = Pool.of(folder, "", pitched)
         self.noise = load_kind(folder, "noise")
         self.rooms = [room(read_mono(p)) for p in audio_files(folder, "rir")]
         self.cfg, self.batch = cfg, batch
@@ -240,11 +241,10 @@ class Stream(torch.utils.data.IterableDataset):
             yield batches.labelled()
 
 
-def ahead(make: Callable[[int], Batches], workers: int) -> Iterator[Labelled]:
-    """Batches of `make(0)`, made here; or with workers above 0 those of make(0) to make(workers - 1), made side by side in advance:
-    a GPU takes them faster than one core makes them."""
+def ahead(first: Batches, make: Callable[[int], Batches], workers: int) -> Iterator[Labelled]:
+    """Labelled batches of `first`, made here; or with workers above 0 those of make(0) to make(workers - 1), made side by side in
+    advance: a GPU takes them faster than one core makes them. `first` has then filled the caches that they read."""
     if not workers:
-        batches = make(0)
-        return iter(batches.labelled, None)
+        return iter(first.labelled, None)
     loader = torch.utils.data.DataLoader(Stream(make), batch_size=None, num_workers=workers, prefetch_factor=4)
     return iter(loader)

@@ -185,10 +185,7 @@ class Graph:
         fresh = self.op("Add", self.op("MatMul", low, self.const("low_head_synthesis", head)), before)
         sound = self.op("Concat", low_past, self.reshape(fresh, 0, 1, -1), axis=2)
         span = LOW_PAST + LOW_HOP
-        hops = self.op("Squeeze", self.op("Shape", low, start=1, end=2))
-        hops = self.op("Range", self.const("zero", np.array(0, np.int64)), hops, self.const("one", np.array(1, np.int64)))
-        starts = self.op("Mul", hops, self.const("low_hop", np.array(LOW_HOP, np.int64)))
-        starts = self.op("Unsqueeze", starts, self.const("last_axis", np.array([-1], np.int64)))
+        starts = self.op("Mul", self.numbers(low), self.const("low_hop", np.array(LOW_HOP, np.int64)))
         index = self.op("Add", starts, self.const("low_span", np.arange(span, dtype=np.int64)))
         rows = self.reshape(self.op("Gather", sound, index, axis=2), 0, -1, span)
         lagged = self.op("Gather", rows, self.const("lagged_rows", lagged_rows()), axis=2)
@@ -285,12 +282,15 @@ class Graph:
         spectrum = self.slice(self.mdct(train, last), 0, SHAPED, -1)
         return self.op("Mul", self.op("Mul", self.spread(weight, SHAPED), envelope), spectrum)
 
-    def windows(self, x: str, kernel: int) -> str:
-        """Rows [T, kernel] that each of the T rows of x [B, T, C] sees once kernel - 1 rows are put before them."""
+    def numbers(self, x: str) -> str:
+        """Numbers [T, 1] of the rows of x [B, T, C]."""
         rows = self.op("Squeeze", self.op("Shape", x, start=1, end=2))
         rows = self.op("Range", self.const("zero", np.array(0, np.int64)), rows, self.const("one", np.array(1, np.int64)))
-        rows = self.op("Unsqueeze", rows, self.const("last_axis", np.array([-1], np.int64)))
-        return self.op("Add", rows, self.const(f"taps_{kernel}", np.arange(kernel, dtype=np.int64)))
+        return self.op("Unsqueeze", rows, self.const("last_axis", np.array([-1], np.int64)))
+
+    def windows(self, x: str, kernel: int) -> str:
+        """Rows [T, kernel] that each of the T rows of x [B, T, C] sees once kernel - 1 rows are put before them."""
+        return self.op("Add", self.numbers(x), self.const(f"taps_{kernel}", np.arange(kernel, dtype=np.int64)))
 
     def depthwise(self, joined: str, windows: str, weight: str) -> str:
         """joined [B, T + kernel - 1, C], weight [kernel, C] -> [B, T, C]. Three nodes: with a slice, a product and a sum for each

@@ -164,9 +164,9 @@ class Trainer:
         if "critic" in raw:
             self.critic.load_state_dict(raw["critic"])
             self.critic_optimiser.load_state_dict(raw["critic_optimiser"])
-        # Made once here, so that the caches are there before workers ask for them.
-        self.hours = self.make_batches(0).hours()
-        self.batches = ahead(self.make_batches, run.workers)
+        first = self.make_batches(0)
+        self.hours = first.hours()
+        self.batches = ahead(first, self.make_batches, run.workers)
         self.draw = torch.Generator().manual_seed(t.seed + self.step)
         self.plain: list[Tensor] = []
         self.meter = Meter()
@@ -176,7 +176,8 @@ class Trainer:
 
     def make_batches(self, worker: int) -> Batches:
         t = self.cfg.training
-        return Batches(self.run.data, self.cfg.data, t.batch, t.segment_s, t.seed + self.step + 7919 * worker)
+        seed = t.seed + self.step + 7919 * worker
+        return Batches(self.run.data, self.cfg.data, t.batch, t.segment_s, seed, pitched=self.cfg.network.voice)
 
     def rate(self, progress: float) -> float:
         """Warm-up, flat, then linear to zero over the last `decay_share` of the run."""
