@@ -29,6 +29,8 @@ pub struct StageCount(u8);
 impl StageCount {
     /// All stages.
     pub const MAX: Self = Self(MAX_STAGES);
+    /// The first stage alone.
+    pub const ONE: Self = Self(1);
 
     /// Errors: `OutOfRange` unless 1 to 24.
     pub fn new(stages: u8) -> Result<Self, OutOfRange> {

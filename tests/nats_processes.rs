@@ -87,6 +87,7 @@ impl Peers {
             coding: None,
             continuation: None,
             pace: undertone::jitter::Pace::Unknown,
+            wire: undertone::session::Wire::default(),
         };
         Client::connect(daemon, hello).await.unwrap()
     }

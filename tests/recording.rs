@@ -80,6 +80,7 @@ fn hello(id: ModelId, stream: &str) -> Hello {
         coding: None,
         continuation: None,
         pace: undertone::jitter::Pace::Unknown,
+        wire: undertone::session::Wire::default(),
     }
 }
 

@@ -205,7 +205,8 @@ async fn mute_server() -> (String, tokio::task::JoinHandle<()>) {
         let ack = hello(Role::Publish, "a", Some(6));
         let stages = ack.stages.unwrap();
         let _ = socket.read(&mut [0; 1024]).await;
-        let ack = Message::HelloAck { version: 1, model_id: ack.model_id, stages, coding: None };
+        let ack =
+            Message::HelloAck { version: 1, model_id: ack.model_id, stages, coding: None, wire: Default::default() };
         socket.write_all(&bytes(&ack)).await.unwrap();
         std::future::pending::<()>().await;
     });

@@ -13,7 +13,7 @@ use undertone::dsp::{PcmReader, PcmWriter};
 use undertone::fake;
 use undertone::jitter::Pace;
 use undertone::service::{Client, ClientError, ClientOptions};
-use undertone::session::{Continuation, Hello, Message, PackedBundle, Reason, Role};
+use undertone::session::{Continuation, Hello, Message, PackedBundle, Reason, Role, Wire};
 use undertone::units::{PcmFormat, StageCount};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -72,15 +72,15 @@ async fn padded_messages_have_one_size_and_carry_as_many_stages_as_fit() {
         let hello = hello(Role::Publish, "a", Some(6));
         let mut publisher = Client::connect_with(&address, hello, &options).await.unwrap();
         let mut listener = daemon.subscriber("a", None).await;
-        for (n, size, stages) in [(0, 70, 6..7), (1, 70, 6..7), (2, 41, 3..6), (3, 41, 3..6), (4, 70, 6..7)] {
+        for (n, size, stages) in [(0, 70, 6..7), (1, 70, 6..7), (2, 41, 3..7), (3, 41, 3..7), (4, 70, 6..7)] {
             let (whole, before) = (PackedBundle::pack(&bundle(n)), publisher.bytes_sent());
             let (sent, length) = publisher.publish_padded(&whole, size).await.unwrap();
             assert_eq!(publisher.bytes_sent() - before, size as u64);
             assert!(stages.contains(&sent.value()) && length <= size, "{sent} stages in {length} bytes");
             assert_eq!(within(listener.next()).await.unwrap(), Some(whole.limited(sent).unwrap()));
         }
-        let e = publisher.publish_padded(&PackedBundle::pack(&bundle(5)), 15).await.unwrap_err();
-        assert!(matches!(e, ClientError::Small { bytes: 15, frames: 5 }), "{e}");
+        let e = publisher.publish_padded(&PackedBundle::pack(&bundle(5)), 8).await.unwrap_err();
+        assert!(matches!(e, ClientError::Small { bytes: 8, frames: 5 }), "{e}");
         within(publisher.finish()).await.unwrap();
     }
     daemon.stop().await;
@@ -244,6 +244,46 @@ async fn coded_sessions_carry_the_same_codes_and_others_fall_back_to_packed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bundles_are_thin_between_peers_that_know_it_and_the_same_for_all_others() {
+    const BUNDLES: u64 = 12;
+    let daemon = Daemon::start("").await;
+    let connect = async |role, model: Option<_>, wire| {
+        let options = ClientOptions { tokens: model, wire, ..ClientOptions::default() };
+        Client::connect_with(&daemon.codes.to_string(), hello(role, "a", Some(6)), &options).await.unwrap()
+    };
+    for coded in [false, true] {
+        let model = || coded.then(tokens);
+        // Publishers of both kinds, of the same codes.
+        for wire in [Wire::ALL, Wire::default()] {
+            let mut old = connect(Role::Subscribe, model(), Wire::default()).await;
+            let mut new = connect(Role::Subscribe, model(), Wire::ALL).await;
+            assert_eq!((old.wire(), new.wire()), (Wire::default(), Wire::ALL));
+            let mut publisher = connect(Role::Publish, model(), wire).await;
+            let before = (old.bytes_received(), new.bytes_received());
+            let mut sent = 0;
+            for n in 0..BUNDLES {
+                let bundle = PackedBundle::pack(&bundle(n));
+                sent += bundle.payload.len() as u64;
+                publisher.publish(bundle).await.unwrap();
+            }
+            for n in 0..BUNDLES {
+                for client in [&mut old, &mut new] {
+                    let got = within(client.next()).await.unwrap();
+                    assert_eq!(got, Some(PackedBundle::pack(&bundle(n))));
+                }
+            }
+            let (old, new) = (old.bytes_received() - before.0, new.bytes_received() - before.1);
+            assert!(old >= new + BUNDLES * 10, "{old} {new}");
+            if !coded {
+                assert!(new <= sent + BUNDLES * 2 + 4, "{new} bytes for {sent} of codes");
+            }
+            publisher.finish().await.unwrap();
+        }
+    }
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_coded_bundle_that_makes_no_sense_closes_only_its_own_session() {
     let daemon = Daemon::start("").await;
     let (mut honest, mut liar) = (daemon.publisher("good").await, daemon.publisher("bad").await);
@@ -259,7 +299,7 @@ async fn a_coded_bundle_that_makes_no_sense_closes_only_its_own_session() {
         packed: false,
         payload: vec![1; 20],
     };
-    liar.send_raw(&Message::Coded { sequence: 0, bundle: coded }).await.unwrap();
+    liar.send_raw(&Message::Coded { sequence: 0, bundle: coded, checked: true }).await.unwrap();
     let closed = loop {
         match liar.next().await {
             Ok(Some(_)) => {}

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use libfuzzer_sys::fuzz_target;
 use undertone::codec::Profile;
 use undertone::fake;
-use undertone::session::{Event, ServerSession, Timeouts};
+use undertone::session::{Event, ServerSession, ThinReader, Timeouts, Wire};
 use undertone::wire::Framer;
 
 static PROFILE: LazyLock<Profile> = LazyLock::new(|| fake::profile(6));
@@ -15,12 +15,14 @@ static PROFILE: LazyLock<Profile> = LazyLock::new(|| fake::profile(6));
 fuzz_target!(|data: &[u8]| {
     let start = Instant::now();
     let timeouts = Timeouts { handshake: Duration::from_secs(1), idle: Duration::from_secs(1) };
-    let mut session = ServerSession::new(timeouts, None, start);
+    let mut session = ServerSession::new(timeouts, None, Wire::ALL, start);
     let mut framer = Framer::default();
     framer.push(data);
     let mut ended = false;
     let mut opened = 0;
+    let mut thin = ThinReader::new(false);
     while let Ok(Some(message)) = framer.next() {
+        let Ok(message) = thin.whole(message) else { break };
         match session.handle(message, &PROFILE, start) {
             Ok(event) => {
                 assert!(!ended, "{event:?} after the end");

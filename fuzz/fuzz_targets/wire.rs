@@ -2,10 +2,12 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use undertone::session::ThinReader;
 use undertone::wire::{Framer, MAX_MESSAGE, encode};
 
 fuzz_target!(|data: &[u8]| {
     let mut framer = Framer::default();
+    let mut thin = [ThinReader::new(false), ThinReader::new(true)];
     for piece in data.chunks(1 + data.first().map_or(0, |&b| usize::from(b))) {
         framer.push(piece);
         loop {
@@ -15,7 +17,8 @@ fuzz_target!(|data: &[u8]| {
                     encode(&message, &mut bytes);
                     let mut again = Framer::default();
                     again.push(&bytes);
-                    assert_eq!(again.next().ok().flatten(), Some(message));
+                    assert_eq!(again.next().ok().flatten().as_ref(), Some(&message));
+                    thin.iter_mut().for_each(|t| drop(t.whole(message.clone())));
                 }
                 Ok(None) => break,
                 Err(_) => return,

@@ -268,6 +268,7 @@ fn count(address: String, model_id: crate::units::ModelId) -> Result<std::thread
         coding: None,
         continuation: None,
         pace: crate::jitter::Pace::Recording,
+        wire: crate::session::Wire::default(),
     };
     Ok(std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -318,6 +318,7 @@ fn hello(args: &Args, model_id: ModelId) -> Result<Hello> {
             seed: args.seed,
         }),
         pace: Pace::Unknown,
+        wire: crate::session::Wire::default(),
     })
 }
 

@@ -15,6 +15,7 @@ mod generate;
 mod listen;
 mod loading;
 mod lossy;
+mod message;
 mod model;
 mod nats;
 mod progress;
@@ -74,6 +75,8 @@ enum Command {
     Status(status::Args),
     /// Send recordings through a daemon and back, and measure it
     Demo(demo::Args),
+    /// Cut a voice message into packets that radios and meshes carry, and read them back with gaps
+    Message(message::Args),
     /// Continue a recording with the token model
     Generate(generate::Args),
     /// Load a daemon; with feature referee also compare with Opus and measure speed
@@ -107,6 +110,7 @@ pub fn main() -> ExitCode {
         Command::Batch(args) => batch::run(args),
         Command::Status(args) => status::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Message(args) => message::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Model(args) => model::run(&args),

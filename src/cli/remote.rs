@@ -48,7 +48,12 @@ impl Args {
         } else {
             None
         };
-        Ok(ClientOptions { tls, patience: Duration::from_secs(u64::from(self.timeout)), tokens: None })
+        Ok(ClientOptions {
+            tls,
+            patience: Duration::from_secs(u64::from(self.timeout)),
+            tokens: None,
+            wire: crate::session::Wire::ALL,
+        })
     }
 
     /// The bearer token; empty if there is none.

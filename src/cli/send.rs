@@ -32,7 +32,8 @@ const SIGN_OF_LIFE_UDP: Duration = Duration::from_millis(100);
 /// Share of a core that the search may take.
 const EFFORT_BUDGET: f64 = 0.5;
 
-/// Bytes that a message takes beside its codes, coded (with their check sum) and packed.
+/// Bytes that a message takes beside its codes: thin, and otherwise coded (with their check sum) and packed.
+const HEAD_THIN: usize = 2;
 const HEAD_CODED: usize = 16;
 const HEAD_PACKED: usize = 14;
 
@@ -67,9 +68,12 @@ pub(super) struct Args {
     /// The input is bare samples: s16le or f32le, rate, channels, as in s16le:24000:1
     #[arg(long, value_name = "FORMAT")]
     raw: Option<PcmFormat>,
-    /// Frames of 20 ms that travel together, 1 to 50 [default: 5; more below 6 kbit/s, so that headers take a fifth of the rate]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=i64::from(Profile::MAX_FRAMES_PER_BUNDLE)))]
+    /// Frames of 20 ms that travel together, 1 to 50 [default: those of --latency]
+    #[arg(long, value_name = "N", conflicts_with = "latency", value_parser = clap::value_parser!(u8).range(1..=i64::from(Profile::MAX_FRAMES_PER_BUNDLE)))]
     bundle: Option<u8>,
+    /// How long sound waits for what travels with it, 20ms to 1s: the longer, the less headers take
+    #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = parse_latency)]
+    latency: u8,
     /// Give every bundle the same number of stages, instead of more to loud ones and fewer to quiet ones
     #[arg(long)]
     even: bool,
@@ -111,6 +115,20 @@ fn parse_effort(s: &str) -> Result<Search, String> {
         ("auto", _) => Ok(Search::Auto),
         (_, Ok(steps)) if steps <= 200 => Ok(Search::Steps(steps)),
         _ => Err(format!("effort {s} out of range, allowed off, auto, 0 to 200")),
+    }
+}
+
+/// A time as whole frames.
+pub(super) fn parse_latency(s: &str) -> Result<u8, String> {
+    let ms = match (s.strip_suffix("ms"), s.strip_suffix('s')) {
+        (Some(ms), _) => ms.parse::<f64>(),
+        (None, Some(seconds)) => seconds.parse::<f64>().map(|s| s * 1e3),
+        (None, None) => return Err(format!("latency {s} has no unit, as in 80ms or 1s")),
+    };
+    match ms {
+        // A sum of decimals may lie a hair below a whole frame.
+        Ok(ms) if (20.0..=1000.0).contains(&ms) => Ok((ms / 20.0 + 1e-6) as u8),
+        _ => Err(format!("latency {s} out of range, allowed 20ms to 1s")),
     }
 }
 
@@ -234,12 +252,6 @@ impl Target {
     }
 }
 
-/// Frames that travel together unless somebody says otherwise: five, and more where headers would take much of the rate.
-fn default_bundle(kbps: f64) -> u8 {
-    // 16 bytes of 100 ms are 1.28 kbit/s, a fifth of 6.
-    (29.0 / kbps).ceil().clamp(5.0, 50.0) as u8
-}
-
 /// How many stages bundles get.
 enum Plan {
     /// As many for each, or on average.
@@ -251,28 +263,33 @@ enum Plan {
 }
 
 impl Plan {
-    /// How the encoder is to choose stages, and the most it will.
-    fn new(
-        args: &Args,
-        bundle: u8,
-        coded: bool,
-        encoder: &mut Encoder,
-        profile: &Profile,
-    ) -> Result<(Self, StageCount)> {
-        let (head, stage_bits) = if coded { (HEAD_CODED, 7.5) } else { (HEAD_PACKED, 10.0) };
+    /// How the encoder is to choose stages, and the most it will; the rate is held from [`Plan::begin`] on.
+    fn new(args: &Args, encoder: &mut Encoder, profile: &Profile) -> Result<(Self, StageCount)> {
+        if args.constant || !(args.even || args.to.starts_with("udp://")) {
+            return Ok((Self::Held, profile.stages));
+        }
+        let stages = StageCount::from_kbps(args.kbps)?;
+        encoder.set_stages(stages);
+        let most = if args.even { stages } else { encoder.grade_bundles() };
+        Ok((Self::Stages, most))
+    }
+
+    /// Once it is known what messages cost.
+    fn begin(self, args: &Args, bundle: u8, client: &Target, encoder: &mut Encoder, profile: &Profile) -> Self {
+        let (Self::Held, Target::Tcp(client)) = (&self, client) else { return self };
+        let (head, stage_bits) = match (client.is_coded(), client.wire().thin) {
+            (true, true) => (HEAD_THIN, 7.5),
+            (true, false) => (HEAD_CODED, 7.5),
+            (false, true) => (HEAD_THIN, 10.0),
+            (false, false) => (HEAD_PACKED, 10.0),
+        };
         let bucket = Bucket::new(args.kbps, head, stage_bits);
         if args.constant {
             let bytes = (args.kbps * 125.0 * profile.media_time(bundle).as_secs_f64()) as usize;
-            return Ok((Self::Constant { bytes, bucket }, profile.stages));
-        }
-        if args.even || args.to.starts_with("udp://") {
-            let stages = StageCount::from_kbps(args.kbps)?;
-            encoder.set_stages(stages);
-            let most = if args.even { stages } else { encoder.grade_bundles() };
-            return Ok((Self::Stages, most));
+            return Self::Constant { bytes, bucket };
         }
         encoder.hold_rate(bucket);
-        Ok((Self::Held, profile.stages))
+        self
     }
 
     /// Before the encoder makes the next bundle.
@@ -353,6 +370,7 @@ fn hello(args: &Args, model_id: ModelId, most: StageCount, bundle: u8) -> Result
         coding: None,
         continuation: None,
         pace,
+        wire: crate::session::Wire::default(),
     })
 }
 
@@ -399,12 +417,10 @@ pub(super) fn run(args: Args) -> Result<()> {
         (_, true) => None,
         (false, false) => model.tokens()?,
     };
-    let usual = if args.even || datagrams { 5 } else { default_bundle(args.kbps) };
-    let bundle = args.bundle.unwrap_or(usual);
+    let bundle = args.bundle.unwrap_or(args.latency);
     let mut encoder = Encoder::new(profile.clone(), profile.stages, bundle)?;
     encoder.set_job_frames(usize::from(bundle));
-    let coded = options.tokens.is_some();
-    let (mut plan, most) = Plan::new(&args, bundle, coded, &mut encoder, &profile)?;
+    let (plan, most) = Plan::new(&args, &mut encoder, &profile)?;
     let mut effort = Effort::new(EFFORT_BUDGET, REFINE_STEPS);
     let mut refiner = match args.effort {
         Search::Steps(steps) => refiner(&model, steps)?,
@@ -420,6 +436,7 @@ pub(super) fn run(args: Args) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut client = Target::connect(&args, hello, options, &runtime)?;
     let hello_bytes = client.bytes_sent();
+    let mut plan = plan.begin(&args, bundle, &client, &mut encoder, &profile);
     let mut schedule = Schedule::new(AHEAD);
     let (mut frames, mut stage_frames) = (0, 0);
     // Reading blocks, so it has a thread of its own; the queue is short, and the server's back-pressure reaches it.

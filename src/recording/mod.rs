@@ -1,9 +1,11 @@
 //! Recordings to files of codes: rate, search and grading in one place, for the command line and for workers.
 
 mod fit;
+mod packets;
 mod steering;
 
 pub use fit::{Fit, FitError, Fitted, guess_stages};
+pub use packets::{PacketError, PacketOptions, open_packet, packets};
 
 use std::sync::Arc;
 

@@ -4,18 +4,16 @@ use std::sync::Arc;
 
 use super::run::IP_UDP_BYTES;
 use super::{Codec, Packet, RefereeError};
-use crate::bitstream::{
-    Bundle, COPY_STAGES, CodedBundle, Item, ReaderOptions, Redundancy, RedundancyWriter, read_redundancy,
-};
+use crate::bitstream::{Bundle, COPY_STAGES, Item, ReaderOptions, Redundancy, RedundancyWriter, read_redundancy};
 use crate::codec::{self, Concealer, Decoder, ProcessError, Processor};
 use crate::entropy::StreamReader;
 use crate::profile::Profile;
 use crate::recording::{CODED_BUNDLE, Fit};
-use crate::session::{Message, PackedBundle, SessionDecoder, SessionEncoder};
+use crate::session::{Message, PackedBundle, SessionDecoder, SessionEncoder, ThinReader, ThinWriter};
 use crate::synthesis::{Refiner, analyse_all};
 use crate::token::TokenModel;
 use crate::units::{CODEC_RATE, StageCount};
-use crate::wire::{self, Datagram};
+use crate::wire::{self, Datagram, Framer};
 
 /// IPv4 and TCP headers with time stamps.
 const IP_TCP_BYTES: usize = 52;
@@ -25,7 +23,7 @@ const IP_TCP_BYTES: usize = 52;
 pub enum Payload {
     /// Ten bits a code.
     Packed,
-    /// By the token model, with continuous context: for transports without loss.
+    /// By the token model, with continuous context: for transports without loss. The whole message counts as payload.
     Coded,
     /// Ten bits a code in datagrams as UDP carries them, each with coarse copies of so many packets before it. The whole
     /// datagram counts as payload.
@@ -34,10 +32,6 @@ pub enum Payload {
         copies: u8,
     },
 }
-
-/// In the first byte of a coded payload: two flags, and the number of frames.
-const RESTART: u8 = 0x80;
-const PLAIN: u8 = 0x40;
 
 /// undertone at one rate.
 #[derive(Debug)]
@@ -67,35 +61,33 @@ impl<'a> Undertone<'a> {
     }
 
     fn code(&self, bundles: &[Bundle]) -> Result<Vec<Packet>, RefereeError> {
-        let mut encoder = SessionEncoder::new(self.coder()?);
+        let mut encoder = SessionEncoder::new(self.coder()?).seldom_checked();
+        let mut thin = ThinWriter::default();
         let mut packets = Vec::new();
         for (sequence, bundle) in (0..).zip(bundles) {
-            let coded = encoder.encode(&PackedBundle::pack(bundle)).map_err(error)?;
-            let flags = if coded.restart { RESTART } else { 0 } | if coded.packed { PLAIN } else { 0 };
-            let payload = [&[flags | bundle.frames], coded.payload.as_slice()].concat();
-            let mut message = Vec::new();
-            wire::encode(&Message::Coded { sequence, bundle: coded }, &mut message);
-            packets.push(Packet { payload, message_bytes: message.len(), ip_bytes: message.len() + IP_TCP_BYTES });
+            let (bundle, checked) = encoder.encode(&PackedBundle::pack(bundle)).map_err(error)?;
+            let mut payload = Vec::new();
+            wire::encode(&thin.thin(Message::Coded { sequence, bundle, checked }), &mut payload);
+            let bytes = payload.len();
+            packets.push(Packet { payload, message_bytes: bytes, ip_bytes: bytes + IP_TCP_BYTES });
         }
         Ok(packets)
     }
 
     fn uncode(&self, packets: &[Option<&Packet>]) -> Result<Vec<Bundle>, RefereeError> {
         let mut decoder = SessionDecoder::new(self.coder()?);
-        let mut bundle = |(number, packet): (usize, &Option<&Packet>)| {
-            let (&flags, payload) = packet.and_then(|p| p.payload.split_first())?;
-            let coded = CodedBundle {
-                first_frame: number as u64 * u64::from(self.frames_per_packet),
-                frames: flags & !(RESTART | PLAIN),
-                stages: self.stages,
-                graded: false,
-                restart: flags & RESTART != 0,
-                packed: flags & PLAIN != 0,
-                payload: payload.to_vec(),
-            };
-            Some(decoder.decode(&coded).map_err(error).and_then(|packed| packed.unpack().map_err(error)))
-        };
-        packets.iter().enumerate().filter_map(&mut bundle).collect()
+        let (mut thin, mut framer) = (ThinReader::new(true), Framer::default());
+        let mut bundles = Vec::new();
+        for packet in packets.iter().flatten() {
+            framer.push(&packet.payload);
+            while let Some(message) = framer.next().map_err(error)? {
+                if let Message::Coded { bundle, checked, .. } = thin.whole(message).map_err(error)? {
+                    let packed = decoder.decode(&bundle, checked).map_err(error)?;
+                    bundles.push(packed.unpack().map_err(error)?);
+                }
+            }
+        }
+        Ok(bundles)
     }
 
     fn datagrams(&self, bundles: &[Bundle], copies: u8) -> Result<Vec<Packet>, RefereeError> {
@@ -127,11 +119,11 @@ impl<'a> Undertone<'a> {
         Ok(bundles)
     }
 
-    fn pack(sequence: u64, bundle: &Bundle) -> Packet {
-        let packed = PackedBundle::pack(bundle);
-        let payload = packed.payload.clone();
+    fn pack(thin: &mut ThinWriter, bundle: &Bundle) -> Packet {
+        let bundle = PackedBundle::pack(bundle);
+        let payload = bundle.payload.clone();
         let mut message = Vec::new();
-        wire::encode(&Message::Bundle { sequence, bundle: packed }, &mut message);
+        wire::encode(&thin.thin(Message::Bundle { sequence: 0, bundle }), &mut message);
         Packet { payload, message_bytes: message.len(), ip_bytes: message.len() + IP_TCP_BYTES }
     }
 
@@ -207,7 +199,10 @@ impl Codec for Undertone<'_> {
     fn encode(&mut self, pcm: &[f32]) -> Result<Vec<Packet>, RefereeError> {
         let bundles = codec::encode_all(self.processor, pcm, self.stages, self.frames_per_packet).map_err(error)?;
         match self.payload {
-            Payload::Packed => Ok((0..).zip(&bundles).map(|(i, b)| Self::pack(i, b)).collect()),
+            Payload::Packed => {
+                let mut thin = ThinWriter::default();
+                Ok(bundles.iter().map(|b| Self::pack(&mut thin, b)).collect())
+            }
             Payload::Coded => self.code(&bundles),
             Payload::Datagrams { copies } => self.datagrams(&bundles, copies),
         }

@@ -396,6 +396,7 @@ mod tests {
             coding: None,
             continuation: None,
             pace: crate::jitter::Pace::default(),
+            wire: crate::session::Wire::default(),
         };
         let pass = Pass::of(&hello);
         assert!(pass.check(&[]).is_ok());

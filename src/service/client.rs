@@ -11,7 +11,8 @@ use super::foreign::Foreign;
 use super::outbox::Outbox;
 use super::tls::{ClientTls, Socket};
 use crate::session::{
-    Close, CodingError, Control, Hello, Message, PackedBundle, Reason, SessionDecoder, SessionEncoder, TokenTag,
+    Close, CodingError, Control, Hello, Message, PackedBundle, Reason, SessionDecoder, SessionEncoder, ThinReader,
+    ThinWriter, TokenTag, Wire,
 };
 use crate::token::TokenModel;
 use crate::units::StageCount;
@@ -73,11 +74,13 @@ pub struct ClientOptions {
     pub patience: Duration,
     /// Code bundles with this token model if the server agrees, else they are packed: see [`Client::is_coded`].
     pub tokens: Option<Arc<TokenModel>>,
+    /// Newer forms of messages, used if the server has them as well.
+    pub wire: Wire,
 }
 
 impl Default for ClientOptions {
     fn default() -> Self {
-        Self { tls: None, patience: PATIENCE, tokens: None }
+        Self { tls: None, patience: PATIENCE, tokens: None, wire: Wire::ALL }
     }
 }
 
@@ -94,6 +97,9 @@ pub struct Client {
     unanswered: Option<Instant>,
     sequence: u64,
     coder: Option<Coder>,
+    /// What was agreed on, and both directions of thin bundles.
+    wire: Wire,
+    thin: (ThinWriter, ThinReader),
     skipped: u64,
     sent: u64,
 }
@@ -152,6 +158,11 @@ impl Reader {
     }
 }
 
+fn coded(sequence: u64, coder: &mut SessionEncoder, bundle: &PackedBundle) -> Result<Message, CodingError> {
+    let (bundle, checked) = coder.encode(bundle)?;
+    Ok(Message::Coded { sequence, bundle, checked })
+}
+
 impl Client {
     /// Connects by plain TCP and shakes hands.
     ///
@@ -165,6 +176,7 @@ impl Client {
     /// Errors: [`ClientError`], with the server's reason if it refused.
     pub async fn connect_with(address: &str, mut hello: Hello, options: &ClientOptions) -> Result<Self, ClientError> {
         hello.coding = options.tokens.as_ref().map(TokenTag::of);
+        hello.wire = options.wire;
         let io = |source| ClientError::Io { address: address.to_owned(), source };
         let answer = ANSWER.min(options.patience);
         let silent = |_| ClientError::Silent { address: address.to_owned(), patience: answer };
@@ -184,18 +196,23 @@ impl Client {
             unanswered: None,
             sequence: 0,
             coder: None,
+            wire: Wire::default(),
+            thin: (ThinWriter::default(), ThinReader::new(false)),
             skipped: 0,
             sent: 0,
         };
         client.tell(&Message::Hello(hello)).await?;
         match timeout(answer, client.reader.receive()).await.map_err(silent)?? {
-            Message::HelloAck { coding, .. } => {
+            Message::HelloAck { coding, wire, .. } => {
                 client.unanswered = None;
                 let agreed = options.tokens.as_ref().filter(|t| coding == Some(t.id()));
-                client.coder = agreed.map(|t| Coder {
-                    out: SessionEncoder::new(Arc::clone(t)),
-                    back: SessionDecoder::new(Arc::clone(t)),
-                });
+                client.wire = wire.common(options.wire);
+                client.thin.1 = ThinReader::new(agreed.is_some());
+                let encoder = |model: &Arc<TokenModel>| {
+                    let encoder = SessionEncoder::new(Arc::clone(model));
+                    if client.wire.thin { encoder.seldom_checked() } else { encoder }
+                };
+                client.coder = agreed.map(|t| Coder { out: encoder(t), back: SessionDecoder::new(Arc::clone(t)) });
                 Ok(client)
             }
             Message::Close(close) => Err(ClientError::Closed(close)),
@@ -218,6 +235,11 @@ impl Client {
     /// Whether the server agreed to coded bundles.
     pub fn is_coded(&self) -> bool {
         self.coder.is_some()
+    }
+
+    /// Newer forms of messages that are used.
+    pub fn wire(&self) -> Wire {
+        self.wire
     }
 
     /// Bytes of messages sent so far, length prefixes and padding included.
@@ -248,9 +270,10 @@ impl Client {
     pub async fn publish(&mut self, bundle: PackedBundle) -> Result<(), ClientError> {
         let sequence = self.sequence;
         let message = match &mut self.coder {
-            Some(coder) => Message::Coded { sequence, bundle: coder.out.encode(&bundle)? },
+            Some(coder) => coded(sequence, &mut coder.out, &bundle)?,
             None => Message::Bundle { sequence, bundle },
         };
+        let message = if self.wire.thin { self.thin.0.thin(message) } else { message };
         self.sequence += 1;
         self.tell(&message).await
     }
@@ -272,14 +295,17 @@ impl Client {
             let bundle = bundle.limited(stages).map_err(|_| WireError::Missing("codes"))?;
             // The context goes on only from what was really sent.
             let mut coder = self.coder.as_ref().map(|c| c.out.clone());
+            let mut thin = self.thin.0.clone();
             let message = match &mut coder {
-                Some(coder) => Message::Coded { sequence, bundle: coder.encode(&bundle)? },
+                Some(coder) => coded(sequence, coder, &bundle)?,
                 None => Message::Bundle { sequence, bundle },
             };
+            let message = if self.wire.thin { thin.thin(message) } else { message };
             if let Some(length) = self.out.put_padded(&message, bytes) {
                 if let (Some(ours), Some(coder)) = (&mut self.coder, coder) {
                     ours.out = coder;
                 }
+                self.thin.0 = thin;
                 self.sequence += 1;
                 self.send_out().await?;
                 return Ok((stages, length));
@@ -345,18 +371,19 @@ impl Client {
     /// Errors: [`ClientError`].
     pub async fn next(&mut self) -> Result<Option<PackedBundle>, ClientError> {
         loop {
-            match self.receive().await? {
+            let message = self.receive().await?;
+            match self.thin.1.whole(message).map_err(WireError::from)? {
                 Message::Bundle { bundle, .. } => return Ok(Some(bundle)),
-                Message::Coded { bundle, .. } => {
+                Message::Coded { bundle, checked, .. } => {
                     let coder = self.coder.as_mut().ok_or(WireError::Missing("a token model that was agreed on"))?;
-                    return Ok(Some(coder.back.decode(&bundle)?));
+                    return Ok(Some(coder.back.decode(&bundle, checked)?));
                 }
                 Message::Close(c) if matches!(c.reason, Reason::StreamEnded | Reason::ShuttingDown | Reason::Done) => {
                     return Ok(None);
                 }
                 Message::Close(close) => return Err(ClientError::Closed(close)),
                 Message::Control(control) => self.skipped = self.skipped.saturating_add(control.skipped),
-                Message::Hello(_) | Message::HelloAck { .. } => {}
+                Message::Hello(_) | Message::HelloAck { .. } | Message::Thin(_) => {}
             }
         }
     }

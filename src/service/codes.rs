@@ -24,7 +24,7 @@ use crate::config::Config;
 use crate::jitter::{Keep, Pacing, Passed};
 use crate::session::{
     Close, Control, Event, Hello, Message, PackedBundle, Reason, Role, ServerSession, SessionDecoder, SessionEncoder,
-    StreamName,
+    StreamName, ThinReader, ThinWriter, Wire,
 };
 use crate::units::StageCount;
 use crate::wire::Framer;
@@ -84,6 +84,9 @@ struct Connection<'a> {
     task: Task,
     out: Outbox,
     coder: Coder,
+    /// What was agreed on, and both directions of thin bundles.
+    wire: Wire,
+    thin: (ThinWriter, ThinReader),
     flood: Flood,
     /// When the peer was last told anything.
     told_at: Instant,
@@ -101,7 +104,7 @@ pub(super) async fn serve(shared: Shared, mut socket: Socket, guest: &Guest) {
     let (peer, mut config) = (guest.peer, shared.config.clone());
     config.mark_unchanged();
     let timeouts = shared.config.borrow().limits.timeouts;
-    let session = ServerSession::new(timeouts, shared.coding.as_ref().map(|c| c.tag), Instant::now());
+    let session = ServerSession::new(timeouts, shared.coding.as_ref().map(|c| c.tag), Wire::ALL, Instant::now());
     let mut connection = Connection {
         shared: &shared,
         guest,
@@ -114,6 +117,8 @@ pub(super) async fn serve(shared: Shared, mut socket: Socket, guest: &Guest) {
         task: Task::Waiting,
         out: Outbox::default(),
         coder: Coder::Packed,
+        wire: Wire::default(),
+        thin: (ThinWriter::default(), ThinReader::new(false)),
         flood: Flood::new(Instant::now()),
         told_at: Instant::now(),
     };
@@ -285,6 +290,11 @@ impl Connection<'_> {
             if self.config.has_changed().unwrap_or(false) {
                 self.still_allowed()?;
             }
+            let message = if self.wire.thin {
+                self.thin.1.whole(message).map_err(|e| Close::new(Reason::Protocol, e.to_string()))?
+            } else {
+                message
+            };
             let (message, work) = self.decoded(message).await?;
             let profile = self.shared.engine.profile();
             if !matches!(message, Message::Bundle { .. }) {
@@ -317,6 +327,9 @@ impl Connection<'_> {
 
     /// Settles whether the session is coded: the peers' models must agree, and there must be room.
     fn agree(&mut self, hello: &Hello, mut ack: Message) -> Message {
+        if let Message::HelloAck { wire, .. } = &ack {
+            self.wire = *wire;
+        }
         let (Some(wanted), Message::HelloAck { coding, .. }) = (hello.coding, &mut ack) else { return ack };
         let here = self.shared.coding.as_ref();
         if coding.is_none() {
@@ -324,9 +337,14 @@ impl Connection<'_> {
             info!(wanted = HEXLOWER.encode(&wanted.id), ours, "token models differ: bundles are packed");
         } else if let Some((c, permit)) = here.and_then(|c| Some((c, Arc::clone(&c.room).try_acquire_owned().ok()?))) {
             let model = Arc::clone(&c.model);
+            self.thin.1 = ThinReader::new(true);
             self.coder = match hello.role {
                 Role::Publish => Coder::Publisher(Some(Box::new(SessionDecoder::new(model))), permit),
-                Role::Subscribe => Coder::Subscriber(Some(Box::new(SessionEncoder::new(model))), permit),
+                Role::Subscribe => {
+                    let encoder = SessionEncoder::new(model);
+                    let encoder = if self.wire.thin { encoder.seldom_checked() } else { encoder };
+                    Coder::Subscriber(Some(Box::new(encoder)), permit)
+                }
             };
             return ack;
         } else {
@@ -341,9 +359,9 @@ impl Connection<'_> {
     ///
     /// Not before its time: a client may cost what real time costs, and a new one what its address has not spent.
     async fn decoded(&mut self, message: Message) -> Result<(Message, Duration), Close> {
-        let Message::Coded { sequence, bundle } = message else { return Ok((message, Duration::ZERO)) };
+        let Message::Coded { sequence, bundle, checked } = message else { return Ok((message, Duration::ZERO)) };
         if !matches!(self.coder, Coder::Publisher(..)) {
-            return Ok((Message::Coded { sequence, bundle }, Duration::ZERO));
+            return Ok((Message::Coded { sequence, bundle, checked }, Duration::ZERO));
         }
         tokio::select! {
             () = tokio::time::sleep(self.turn(Instant::now())) => {}
@@ -353,7 +371,7 @@ impl Connection<'_> {
         let Coder::Publisher(coder, _) = &mut self.coder else { return Err(stopped()) };
         let Some(mut decoder) = coder.take() else { return Err(stopped()) };
         let cost = CODE * u32::from(bundle.frames) * u32::from(bundle.stages.value());
-        let work = spawn_blocking(move || (decoder.decode(&bundle), decoder));
+        let work = spawn_blocking(move || (decoder.decode(&bundle, checked), decoder));
         let (result, decoder) = work.await.map_err(|_| stopped())?;
         *coder = Some(decoder);
         match result {
@@ -379,8 +397,8 @@ impl Connection<'_> {
         let work = spawn_blocking(move || (encoder.encode(&bundle), encoder));
         let (result, encoder) = work.await.map_err(|_| stopped())?;
         *coder = Some(encoder);
-        let bundle = result.map_err(|e| Close::new(Reason::Protocol, e.to_string()))?;
-        Ok(Message::Coded { sequence, bundle })
+        let (bundle, checked) = result.map_err(|e| Close::new(Reason::Protocol, e.to_string()))?;
+        Ok(Message::Coded { sequence, bundle, checked })
     }
 
     async fn open(&mut self, hello: &Hello, ack: Message, socket: &mut Socket) -> Result<(), Close> {
@@ -494,6 +512,7 @@ impl Connection<'_> {
         let number = *sequence;
         *sequence += 1;
         let message = self.coded(number, bundle).await?;
+        let message = if self.wire.thin { self.thin.0.thin(message) } else { message };
         self.send(&message, socket).await
     }
 

@@ -49,26 +49,48 @@ pub enum CodingError {
     },
 }
 
+/// Frames between two check sums of thin sessions: the transport has its own, so that ours only has to notice that the peers' coders
+/// no longer agree.
+const CHECK_FRAMES: u32 = 50;
+
 /// Codes what one direction of a session sends. The context is continuous, as the transport is reliable.
 #[derive(Debug, Clone)]
-pub struct SessionEncoder(Encoder);
+pub struct SessionEncoder {
+    coder: Encoder,
+    /// Frames since the last check sum; None if every bundle has one.
+    unchecked: Option<u32>,
+}
 
 impl SessionEncoder {
     /// At the start of a session.
     pub fn new(model: Arc<TokenModel>) -> Self {
-        Self(Encoder::new(model, ContextRule::Continuous, SimdLevel::detect()))
+        let coder = Encoder::new(model, ContextRule::Continuous, SimdLevel::detect());
+        Self { coder, unchecked: None }
     }
 
-    /// Codes a bundle; its payload ends with the CRC-16 of the packed codes, low byte first.
+    /// Only a bundle a second is checked.
+    #[must_use]
+    pub fn seldom_checked(self) -> Self {
+        Self { unchecked: Some(CHECK_FRAMES), ..self }
+    }
+
+    /// Codes a bundle, and says whether its payload ends with the CRC-16 of the packed codes, low byte first.
     ///
-    /// Errors: [`CodingError`].
-    pub fn encode(&mut self, bundle: &PackedBundle) -> Result<CodedBundle, CodingError> {
+    /// # Errors
+    /// [`CodingError`].
+    pub fn encode(&mut self, bundle: &PackedBundle) -> Result<(CodedBundle, bool), CodingError> {
         let codes = unpacked(bundle)?;
         let mut payload = Vec::with_capacity(bundle.payload.len() + 2);
-        let coded = self.0.encode(&codes, false, &mut payload)?;
-        payload.extend_from_slice(&crc16(&bundle.payload).to_le_bytes());
+        let coded = self.coder.encode(&codes, false, &mut payload)?;
+        let checked = self.unchecked.is_none_or(|frames| frames >= CHECK_FRAMES);
+        if checked {
+            payload.extend_from_slice(&crc16(&bundle.payload).to_le_bytes());
+        }
+        if let Some(frames) = &mut self.unchecked {
+            *frames = if checked { 0 } else { *frames } + u32::from(bundle.frames);
+        }
         let (Coded::Range { restart } | Coded::Packed { restart }) = coded;
-        Ok(CodedBundle {
+        let bundle = CodedBundle {
             first_frame: bundle.first_frame,
             frames: bundle.frames,
             stages: bundle.stages,
@@ -76,7 +98,8 @@ impl SessionEncoder {
             restart,
             packed: matches!(coded, Coded::Packed { .. }),
             payload,
-        })
+        };
+        Ok((bundle, checked))
     }
 }
 
@@ -94,13 +117,18 @@ impl SessionDecoder {
         Self(Decoder::new(model, ContextRule::Continuous, SimdLevel::detect()))
     }
 
-    /// Decodes a bundle and checks its codes.
+    /// Decodes a bundle and checks its codes if it is `checked`.
     ///
-    /// Errors: [`CodingError`]; the session cannot go on then.
-    pub fn decode(&mut self, bundle: &CodedBundle) -> Result<PackedBundle, CodingError> {
+    /// # Errors
+    /// [`CodingError`]; the session cannot go on then.
+    pub fn decode(&mut self, bundle: &CodedBundle, checked: bool) -> Result<PackedBundle, CodingError> {
         let first_frame = bundle.first_frame;
         let error = || CodingError::Payload { first_frame, bytes: bundle.payload.len() };
-        let (payload, sum) = bundle.payload.split_last_chunk::<2>().ok_or_else(error)?;
+        let (payload, sum) = match bundle.payload.split_last_chunk::<2>() {
+            _ if !checked => (bundle.payload.as_slice(), None),
+            Some((payload, sum)) => (payload, Some(*sum)),
+            None => return Err(error()),
+        };
         let codes = if bundle.packed {
             let codes = Bundle::unpack(first_frame, bundle.frames, bundle.stages, payload).map_err(|_| error())?;
             self.0.observe(&codes, bundle.restart)?;
@@ -109,11 +137,11 @@ impl SessionDecoder {
             self.0.decode(first_frame, bundle.frames, bundle.stages, bundle.restart, payload)?
         };
         let packed = PackedBundle::pack(&codes);
-        let (got, computed) = (u16::from_le_bytes(*sum), crc16(&packed.payload));
-        if got != computed {
-            return Err(CodingError::Check { first_frame, got, computed });
+        let computed = crc16(&packed.payload);
+        match sum.map(u16::from_le_bytes).filter(|&got| got != computed) {
+            Some(got) => Err(CodingError::Check { first_frame, got, computed }),
+            None => Ok(packed),
         }
-        Ok(packed)
     }
 }
 
@@ -136,15 +164,35 @@ mod tests {
         for i in 0..20u64 {
             let codes = (0..20).map(|k| (i * 37 + k * 11) as u16 % 256).collect();
             let bundle = PackedBundle::pack(&Bundle::new(5 * i, 5, stages, codes).unwrap());
-            let coded = encoder.encode(&bundle).unwrap();
+            let (coded, checked) = encoder.encode(&bundle).unwrap();
+            assert!(checked);
             assert_eq!(coded.restart, i == 0);
-            assert_eq!(same.decode(&coded).unwrap(), bundle);
-            wrong += usize::from(other.decode(&coded).is_err());
+            assert_eq!(same.decode(&coded, true).unwrap(), bundle);
+            wrong += usize::from(other.decode(&coded, true).is_err());
             let mut cut = coded.clone();
             cut.payload.truncate(1);
-            assert!(matches!(SessionDecoder::new(two_of(&books)).decode(&cut), Err(CodingError::Payload { .. })));
+            assert!(matches!(SessionDecoder::new(two_of(&books)).decode(&cut, true), Err(CodingError::Payload { .. })));
         }
         assert!(wrong >= 19, "{wrong} of 20 bundles were noticed");
+    }
+
+    #[test]
+    fn thin_sessions_are_checked_once_a_second() {
+        let model = crate::token::fake::model(&fake::codebooks(16, 7), 1);
+        let mut encoder = SessionEncoder::new(Arc::clone(&model)).seldom_checked();
+        let mut decoder = SessionDecoder::new(model);
+        let stages = StageCount::new(4).unwrap();
+        let mut checked = Vec::new();
+        for i in 0..30u64 {
+            let codes = (0..20).map(|k| (i * 37 + k * 11) as u16 % 256).collect();
+            let bundle = PackedBundle::pack(&Bundle::new(5 * i, 5, stages, codes).unwrap());
+            let (coded, check) = encoder.encode(&bundle).unwrap();
+            assert_eq!(decoder.decode(&coded, check).unwrap(), bundle);
+            if check {
+                checked.push(i);
+            }
+        }
+        assert_eq!(checked, [0, 10, 20]);
     }
 
     fn two_of(books: &crate::rvq::Codebooks) -> Arc<TokenModel> {

@@ -69,6 +69,35 @@ pub struct Hello {
     pub continuation: Option<Continuation>,
     /// Publisher: whether its sound is worth less when it is late.
     pub pace: Pace,
+    /// What of the wire's newer forms the client understands.
+    pub wire: Wire,
+}
+
+/// Forms of messages that not every peer of version 1 knows: both ends name theirs, and what both have is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Wire {
+    /// Bundles may be thin.
+    pub thin: bool,
+}
+
+impl Wire {
+    /// All that this program knows over a connection that loses nothing.
+    pub const ALL: Self = Self { thin: true };
+
+    /// What both ends have.
+    pub fn common(self, other: Self) -> Self {
+        Self { thin: self.thin && other.thin }
+    }
+
+    /// The bits of the message; unknown ones are ignored.
+    pub fn from_bits(bits: u32) -> Self {
+        Self { thin: bits & 1 != 0 }
+    }
+
+    /// The bits of the message.
+    pub fn bits(self) -> u32 {
+        u32::from(self.thin)
+    }
 }
 
 impl fmt::Debug for Hello {
@@ -78,7 +107,8 @@ impl fmt::Debug for Hello {
         shown.field("version", &self.version).field("role", &self.role).field("stream", &self.stream);
         shown.field("model_id", &self.model_id).field("stages", &self.stages);
         shown.field("frames_per_bundle", &self.frames_per_bundle).field("coding", &self.coding);
-        shown.field("continuation", &self.continuation).field("pace", &self.pace).finish_non_exhaustive()
+        shown.field("continuation", &self.continuation).field("pace", &self.pace).field("wire", &self.wire);
+        shown.finish_non_exhaustive()
     }
 }
 
@@ -159,6 +189,8 @@ pub enum Message {
         stages: StageCount,
         /// Token model with which bundles are coded from here on; None: they are packed.
         coding: Option<[u8; 8]>,
+        /// Forms of messages that are used from here on.
+        wire: Wire,
     },
     /// Frames of codes.
     Bundle {
@@ -167,15 +199,52 @@ pub enum Message {
         /// The frames.
         bundle: PackedBundle,
     },
-    /// Frames of codes, range-coded; the payload ends with the check sum of the codes.
+    /// Frames of codes, range-coded.
     Coded {
         /// Number of the bundle in its connection.
         sequence: u64,
         /// The frames.
         bundle: CodedBundle,
+        /// The payload ends with the check sum of the codes.
+        checked: bool,
     },
+    /// Frames of codes that say only what does not follow from the ones before.
+    Thin(Thin),
     /// A wish within a running session.
     Control(Control),
     /// Last message of a session.
     Close(Close),
+}
+
+/// A bundle as it travels; what is not said follows from the bundle before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Thin {
+    /// Frames left out before it.
+    pub gap: u64,
+    /// Frames, if they differ from the last ones that were said.
+    pub frames: Option<u8>,
+    /// Stages of each frame.
+    pub stages: StageCount,
+    /// The context of the coder starts anew.
+    pub restart: bool,
+    /// In a coded session: packed after all.
+    pub plain: bool,
+    /// In a coded session: the payload ends with the CRC of the packed indices.
+    pub checked: bool,
+    /// The indices.
+    pub payload: Vec<u8>,
+}
+
+impl Default for Thin {
+    fn default() -> Self {
+        Self {
+            gap: 0,
+            frames: None,
+            stages: StageCount::MAX,
+            restart: false,
+            plain: false,
+            checked: false,
+            payload: Vec::new(),
+        }
+    }
 }

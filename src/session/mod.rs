@@ -3,12 +3,14 @@
 mod coding;
 mod message;
 mod server;
+mod thin;
 mod words;
 
 pub use crate::bitstream::PackedBundle;
 pub use coding::{CodingError, SessionDecoder, SessionEncoder, TokenTag};
-pub use message::{Close, Continuation, Control, Hello, Message, Reason, Role, StreamName};
+pub use message::{Close, Continuation, Control, Hello, Message, Reason, Role, StreamName, Thin, Wire};
 pub use server::{Event, ServerSession, Timeouts};
+pub use thin::{ThinReader, ThinWriter};
 pub use words::printable;
 
 /// Version of the protocol that is spoken.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Close, Hello, Message, PROTOCOL_VERSION, PackedBundle, Reason, Role, TokenTag};
+use super::{Close, Hello, Message, PROTOCOL_VERSION, PackedBundle, Reason, Role, TokenTag, Wire};
 use crate::profile::Profile;
 use crate::units::StageCount;
 
@@ -48,6 +48,8 @@ pub struct ServerSession {
     timeouts: Timeouts,
     /// Token model that this server offers.
     coding: Option<TokenTag>,
+    /// Forms of messages that this server uses on this connection.
+    wire: Wire,
     state: State,
     /// When the peer was last heard, or the connection made.
     heard: Instant,
@@ -56,8 +58,8 @@ pub struct ServerSession {
 
 impl ServerSession {
     /// A connection that was made at `now`.
-    pub fn new(timeouts: Timeouts, coding: Option<TokenTag>, now: Instant) -> Self {
-        Self { timeouts, coding, state: State::Waiting, heard: now, next_frame: 0 }
+    pub fn new(timeouts: Timeouts, coding: Option<TokenTag>, wire: Wire, now: Instant) -> Self {
+        Self { timeouts, coding, wire, state: State::Waiting, heard: now, next_frame: 0 }
     }
 
     /// When [`ServerSession::expired`] will be true unless a message comes; None if silence is fine.
@@ -109,6 +111,7 @@ impl ServerSession {
                 }
                 self.bundle(bundle, profile)
             }
+            (State::Open { .. }, Message::Thin(_)) => protocol("a thin bundle, but nothing of the kind was agreed on"),
             (State::Open { .. }, Message::Coded { .. }) => protocol("a coded bundle, but no token model was agreed on"),
             (State::Open { .. }, Message::Bundle { .. }) => protocol("a subscriber must not send bundles"),
             (State::Open { role: Role::Subscribe, .. }, Message::Control(c)) => {
@@ -136,7 +139,8 @@ impl ServerSession {
         self.state = State::Open { role: hello.role, stages, frames_per_bundle: hello.frames_per_bundle };
         // Both must have the model and compute the same with it; otherwise bundles are packed, which always works.
         let coding = hello.coding.filter(|wanted| Some(*wanted) == self.coding).map(|tag| tag.id);
-        let ack = Message::HelloAck { version: PROTOCOL_VERSION, model_id: profile.model_id, stages, coding };
+        let wire = hello.wire.common(self.wire);
+        let ack = Message::HelloAck { version: PROTOCOL_VERSION, model_id: profile.model_id, stages, coding, wire };
         Ok(Event::Opened(hello, ack))
     }
 
@@ -180,6 +184,7 @@ mod tests {
             coding: None,
             continuation: None,
             pace: crate::jitter::Pace::Unknown,
+            wire: Wire::default(),
         }
     }
 
@@ -191,7 +196,7 @@ mod tests {
 
     fn open(role: Role) -> (ServerSession, Instant, Profile) {
         let (now, profile) = (Instant::now(), fake::profile(16));
-        let mut s = ServerSession::new(TIMEOUTS, None, now);
+        let mut s = ServerSession::new(TIMEOUTS, None, Wire::default(), now);
         assert!(matches!(s.handle(Message::Hello(hello(role)), &profile, now), Ok(Event::Opened(..))));
         (s, now, profile)
     }
@@ -199,7 +204,7 @@ mod tests {
     #[test]
     fn a_wrong_model_is_refused_with_both_names() {
         let (now, profile) = (Instant::now(), fake::profile(16));
-        let mut s = ServerSession::new(TIMEOUTS, None, now);
+        let mut s = ServerSession::new(TIMEOUTS, None, Wire::default(), now);
         let wrong = Hello { model_id: ModelId([1; 8]), ..hello(Role::Publish) };
         let close = s.handle(Message::Hello(wrong), &profile, now).unwrap_err();
         assert_eq!(close.reason, Reason::Model);
@@ -209,7 +214,7 @@ mod tests {
     #[test]
     fn silence_ends_a_handshake_and_a_publisher_but_not_a_subscriber() {
         let (now, day) = (Instant::now(), Duration::from_secs(86_400));
-        let s = ServerSession::new(TIMEOUTS, None, now);
+        let s = ServerSession::new(TIMEOUTS, None, Wire::default(), now);
         assert_eq!(s.expired(now + Duration::from_millis(4_999)), None);
         assert_eq!(s.expired(now + TIMEOUTS.handshake).unwrap().reason, Reason::Timeout);
         let (mut s, now, profile) = open(Role::Publish);
@@ -224,7 +229,7 @@ mod tests {
     fn only_what_a_role_may_say_is_accepted() {
         let reason = |r: Result<Event, Close>| r.unwrap_err().reason;
         let (now, profile) = (Instant::now(), fake::profile(16));
-        let mut fresh = ServerSession::new(TIMEOUTS, None, now);
+        let mut fresh = ServerSession::new(TIMEOUTS, None, Wire::default(), now);
         assert_eq!(reason(fresh.handle(bundle(0, 1), &profile, now)), Reason::Protocol);
         let (mut s, now, profile) = open(Role::Subscribe);
         assert_eq!(reason(s.handle(bundle(0, 1), &profile, now)), Reason::Protocol);

@@ -5,7 +5,9 @@ use super::{WireError, proto};
 use crate::bitstream::{Bundle, CodedBundle};
 use crate::jitter::Pace;
 use crate::profile::Profile;
-use crate::session::{Close, Continuation, Control, Hello, Message, PackedBundle, Reason, Role, StreamName, TokenTag};
+use crate::session::{
+    Close, Continuation, Control, Hello, Message, PackedBundle, Reason, Role, StreamName, TokenTag, Wire,
+};
 use crate::units::{ModelId, OutOfRange, StageCount};
 
 /// Longest bearer token.
@@ -45,6 +47,7 @@ pub(super) fn from_proto(envelope: proto::Envelope) -> Result<Message, WireError
                 model_id: model(&m.model_id)?,
                 stages: stages(m.stages)?,
                 coding,
+                wire: Wire::from_bits(m.wire),
             })
         }
         Kind::Bundle(m) => bundle(m),
@@ -90,6 +93,7 @@ fn hello(m: proto::Hello) -> Result<Hello, WireError> {
         },
         continuation: continuation(m.continue_frames, m.continue_temperature_percent, m.continue_seed)?,
         pace,
+        wire: Wire::from_bits(m.wire),
     })
 }
 
@@ -123,7 +127,7 @@ fn bundle(m: proto::Bundle) -> Result<Message, WireError> {
         let packed = matches!(coding, proto::Coding::Plain | proto::Coding::PlainRestart);
         let (first_frame, graded, payload) = (m.first_frame, false, m.payload);
         let bundle = CodedBundle { first_frame, frames, stages, graded, restart, packed, payload };
-        return Ok(Message::Coded { sequence: m.sequence, bundle });
+        return Ok(Message::Coded { sequence: m.sequence, bundle, checked: true });
     }
     let bundle = PackedBundle { first_frame: m.first_frame, frames, stages, payload: m.payload };
     Ok(Message::Bundle { sequence: m.sequence, bundle })
@@ -160,6 +164,7 @@ fn proto_reason(reason: Reason) -> proto::Reason {
     }
 }
 
+/// The envelope of a message. A thin bundle has none of its own: see [`super::thin`].
 pub(super) fn to_proto(message: &Message) -> proto::Envelope {
     let count = |s: Option<StageCount>| s.map_or(0, |s| u32::from(s.value()));
     let kind = match message {
@@ -185,12 +190,14 @@ pub(super) fn to_proto(message: &Message) -> proto::Envelope {
                 Pace::Recording => proto::Pace::Recording,
             }
             .into(),
+            wire: h.wire.bits(),
         }),
-        Message::HelloAck { version, model_id, stages, coding } => Kind::HelloAck(proto::HelloAck {
+        Message::HelloAck { version, model_id, stages, coding, wire } => Kind::HelloAck(proto::HelloAck {
             version: *version,
             model_id: model_id.0.to_vec(),
             stages: count(Some(*stages)),
             token_model_id: coding.map_or_else(Vec::new, |id| id.to_vec()),
+            wire: wire.bits(),
         }),
         Message::Bundle { sequence, bundle } => Kind::Bundle(proto::Bundle {
             sequence: *sequence,
@@ -200,7 +207,7 @@ pub(super) fn to_proto(message: &Message) -> proto::Envelope {
             payload: bundle.payload.clone(),
             coding: proto::Coding::Packed.into(),
         }),
-        Message::Coded { sequence, bundle } => Kind::Bundle(proto::Bundle {
+        Message::Coded { sequence, bundle, .. } => Kind::Bundle(proto::Bundle {
             sequence: *sequence,
             first_frame: bundle.first_frame,
             frames: u32::from(bundle.frames),
@@ -214,6 +221,8 @@ pub(super) fn to_proto(message: &Message) -> proto::Envelope {
             }
             .into(),
         }),
+        // Written by the framer; over UDP there is none.
+        Message::Thin(_) => return proto::Envelope::default(),
         Message::Control(c) => Kind::Control(proto::Control { stages: count(c.stages), skipped_frames: c.skipped }),
         Message::Close(c) => Kind::Close(proto::Close { reason: proto_reason(c.reason).into(), text: c.text.clone() }),
     };

@@ -2,7 +2,7 @@
 
 use prost::Message as _;
 
-use super::{WireError, convert, proto};
+use super::{WireError, convert, proto, thin};
 use crate::session::Message;
 
 /// Largest message in bytes.
@@ -39,9 +39,14 @@ impl Framer {
         let bytes = &self.buffer[self.at..];
         let Some((length, prefix)) = length(bytes)? else { return Ok(None) };
         let Some(body) = bytes.get(prefix..prefix + length) else { return Ok(None) };
-        let message = proto::Envelope::decode(body).map_err(|e| WireError::Syntax(e.to_string()))?;
+        let message = if thin::is_thin(body) {
+            Message::Thin(thin::decode(body)?)
+        } else {
+            let envelope = proto::Envelope::decode(body).map_err(|e| WireError::Syntax(e.to_string()))?;
+            convert::from_proto(envelope)?
+        };
         self.at += prefix + length;
-        convert::from_proto(message).map(Some)
+        Ok(Some(message))
     }
 }
 
@@ -61,6 +66,13 @@ fn length(bytes: &[u8]) -> Result<Option<(usize, usize)>, WireError> {
 
 /// Appends a message with its length prefix.
 pub fn encode(message: &Message, out: &mut Vec<u8>) {
+    if let Message::Thin(bundle) = message {
+        let mut body = Vec::with_capacity(bundle.payload.len() + MAX_PREFIX);
+        thin::encode(bundle, &mut body);
+        prost::encode_length_delimiter(body.len(), out).expect("a Vec grows as needed");
+        out.extend_from_slice(&body);
+        return;
+    }
     let envelope = convert::to_proto(message);
     out.reserve(envelope.encoded_len() + MAX_PREFIX);
     envelope.encode_length_delimited(out).expect("a Vec grows as needed");
@@ -69,11 +81,22 @@ pub fn encode(message: &Message, out: &mut Vec<u8>) {
 /// Appends a message of exactly `bytes` bytes, length prefix and padding included; None, and nothing is appended, if it is longer than
 /// that, or by one byte too short to be padded. Gives its length without the padding.
 pub fn encode_padded(message: &Message, bytes: usize, out: &mut Vec<u8>) -> Option<usize> {
-    let mut envelope = convert::to_proto(message);
-    let plain = envelope.encoded_len();
     let body = (1..=MAX_PREFIX).map(|prefix| bytes.checked_sub(prefix)).find(|&body| {
         body.is_some_and(|body| prost::length_delimiter_len(body) + body == bytes && body <= MAX_MESSAGE)
     })??;
+    if let Message::Thin(bundle) = message {
+        let before = out.len();
+        prost::encode_length_delimiter(body, out).expect("a Vec grows as needed");
+        if thin::encode_padded(bundle, body, out).is_none() {
+            out.truncate(before);
+            return None;
+        }
+        let mut plain = Vec::new();
+        encode(message, &mut plain);
+        return Some(plain.len());
+    }
+    let mut envelope = convert::to_proto(message);
+    let plain = envelope.encoded_len();
     envelope.padding = padding(body.checked_sub(plain)?)?;
     debug_assert_eq!(envelope.encoded_len(), body);
     envelope.encode_length_delimited(out).expect("a Vec grows as needed");
@@ -99,7 +122,9 @@ mod tests {
 
     use super::*;
     use crate::bitstream::{Bundle, CodedBundle};
-    use crate::session::{Close, Continuation, Control, Hello, PackedBundle, Reason, Role, StreamName, TokenTag};
+    use crate::session::{
+        Close, Continuation, Control, Hello, PackedBundle, Reason, Role, StreamName, Thin, TokenTag, Wire,
+    };
     use crate::units::{ModelId, StageCount};
 
     fn samples() -> Vec<Message> {
@@ -115,6 +140,7 @@ mod tests {
             coding: Some(TokenTag { id: [3; 8], check: [4; 8] }),
             continuation: Some(Continuation { frames: 100, temperature_percent: 80, seed: 5 }),
             pace: crate::jitter::Pace::Live,
+            wire: Wire::ALL,
         };
         let coded = |packed: bool, restart| CodedBundle {
             first_frame: 1 << 40,
@@ -129,14 +155,22 @@ mod tests {
         vec![
             Message::Hello(hello.clone()),
             Message::Hello(Hello { role: Role::Subscribe, stages: None, frames_per_bundle: 0, ..hello }),
-            Message::HelloAck { version: 1, model_id: ModelId([9; 8]), stages, coding: Some([3; 8]) },
-            Message::Coded { sequence: 8, bundle: coded(false, true) },
-            Message::Coded { sequence: 9, bundle: coded(true, false) },
+            Message::HelloAck { version: 1, model_id: ModelId([9; 8]), stages, coding: Some([3; 8]), wire: Wire::ALL },
+            Message::Coded { sequence: 8, bundle: coded(false, true), checked: true },
+            Message::Coded { sequence: 9, bundle: coded(true, false), checked: true },
             Message::Bundle { sequence: 3, bundle },
+            Message::Thin(thin(0, None, true)),
+            Message::Thin(thin(1 << 40, Some(50), true)),
+            Message::Thin(thin(0, None, false)),
             Message::Control(Control { stages: Some(stages), ..Control::default() }),
             Message::Control(Control::default()),
             Message::Close(Close::new(Reason::SlowConsumer, "too slow")),
         ]
+    }
+
+    fn thin(gap: u64, frames: Option<u8>, checked: bool) -> Thin {
+        let stages = StageCount::new(12).unwrap();
+        Thin { gap, frames, stages, restart: checked, plain: gap > 0, checked, payload: vec![0x5A; 71] }
     }
 
     #[test]
@@ -163,6 +197,12 @@ mod tests {
         let bundle = PackedBundle { first_frame: 30_000, frames: 5, stages, payload: vec![1; 38] };
         encode(&Message::Bundle { sequence: 6_000, bundle }, &mut bytes);
         assert!(bytes.len() <= 38 + 18, "{} bytes for a payload of 38", bytes.len());
+        // And thin, up to the longest bundle.
+        for payload in [1, 38, 126, 127, 1_500] {
+            bytes.clear();
+            encode(&Message::Thin(Thin { payload: vec![1; payload], ..thin(0, None, false) }), &mut bytes);
+            assert!(bytes.len() <= payload + 3, "{} bytes for a payload of {payload}", bytes.len());
+        }
     }
 
     #[test]
@@ -199,13 +239,18 @@ mod tests {
     #[test]
     fn padded_messages_have_the_length_that_was_asked_for() {
         let bundle = PackedBundle::pack(&Bundle::new(7, 2, StageCount::new(3).unwrap(), vec![5; 6]).unwrap());
-        let message = Message::Bundle { sequence: 3, bundle };
+        for message in [Message::Bundle { sequence: 3, bundle }, Message::Thin(thin(3, None, true))] {
+            padded(&message);
+        }
+    }
+
+    fn padded(message: &Message) {
         let mut plain = Vec::new();
-        encode(&message, &mut plain);
+        encode(message, &mut plain);
         let mut refused = Vec::new();
         for bytes in 1..700 {
             let mut out = Vec::new();
-            match encode_padded(&message, bytes, &mut out) {
+            match encode_padded(message, bytes, &mut out) {
                 Some(length) => {
                     assert_eq!((out.len(), length), (bytes, plain.len()));
                     let mut framer = Framer::default();
@@ -216,6 +261,6 @@ mod tests {
             }
         }
         // Shorter than it is, one byte longer, and the length that a longer prefix skips.
-        assert!(refused.iter().all(|&b| b < plain.len() || b == plain.len() + 1 || b == 129), "{refused:?}");
+        assert!(refused.iter().all(|&b| b <= plain.len() + 1 || b == 129), "{refused:?}");
     }
 }

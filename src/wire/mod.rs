@@ -3,6 +3,7 @@
 mod convert;
 mod datagram;
 mod framer;
+mod thin;
 
 pub use datagram::{COOKIE_LEN, Cookie, Datagram, MAX_DATAGRAM};
 pub use framer::{Framer, MAX_MESSAGE, encode, encode_padded};

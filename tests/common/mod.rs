@@ -95,6 +95,7 @@ pub fn hello(role: Role, stream: &str, stages: Option<u8>) -> Hello {
         coding: None,
         continuation: None,
         pace: undertone::jitter::Pace::Unknown,
+        wire: undertone::session::Wire::default(),
     }
 }
 

@@ -17,7 +17,7 @@ use crate::jitter::{Keep, Pace, Pacing, Passed, Played, PlayoutOptions, Report};
 use crate::service::access::{Flood, Pass, authorize};
 use crate::service::hub::{Ended, Heard, Listener, Publisher};
 use crate::service::{Counters, Shared};
-use crate::session::{Close, Event, Hello, Message, PackedBundle, Reason, Role, ServerSession};
+use crate::session::{Close, Event, Hello, Message, PackedBundle, Reason, Role, ServerSession, Wire};
 use crate::units::StageCount;
 use crate::wire::Datagram;
 
@@ -72,7 +72,7 @@ pub(super) async fn serve(shared: Shared, mut peer: Peer, mut hello: Hello, mut 
     let now = Instant::now();
     let mut config = shared.config.clone();
     config.mark_unchanged();
-    let mut session = ServerSession::new(shared.config.borrow().limits.timeouts, None, now);
+    let mut session = ServerSession::new(shared.config.borrow().limits.timeouts, None, Wire::default(), now);
     let opened = session.handle(Message::Hello(hello.clone()), &shared.engine.profile(), now);
     let opened = opened.and_then(|event| {
         let tokens = &shared.config.borrow().tokens;

@@ -1,0 +1,163 @@
+//! The thin form of bundles: numbers that follow from the bundle before are not sent (docs/bitstream.md, section 5).
+//!
+//! A connection that loses nothing needs no sequence numbers, and a stream without gaps no frame numbers. Both ends keep what the next
+//! bundle would be by itself; a bundle says only where it differs.
+
+use super::message::{Message, Thin};
+use crate::bitstream::{Bundle, CodedBundle, PackedBundle};
+use crate::profile::Profile;
+use crate::units::OutOfRange;
+
+/// Frames of a bundle that does not say how many it has, before any did.
+const FIRST_REGULAR: u8 = 5;
+
+/// Where a direction of a session is.
+#[derive(Debug, Clone)]
+struct Place {
+    sequence: u64,
+    next_frame: u64,
+    regular: u8,
+}
+
+impl Place {
+    fn new() -> Self {
+        Self { sequence: 0, next_frame: 0, regular: FIRST_REGULAR }
+    }
+}
+
+/// Makes bundles thin.
+#[derive(Debug, Clone)]
+pub struct ThinWriter(Place);
+
+impl Default for ThinWriter {
+    fn default() -> Self {
+        Self(Place::new())
+    }
+}
+
+impl ThinWriter {
+    /// The thin form of a bundle, or any other message as it is. The bundle must not begin before the end of the one before.
+    pub fn thin(&mut self, message: Message) -> Message {
+        let (first_frame, frames, thin) = match message {
+            Message::Bundle { bundle: b, .. } => {
+                let PackedBundle { first_frame, frames, stages, payload } = b;
+                (first_frame, frames, Thin { stages, payload, ..Thin::default() })
+            }
+            Message::Coded { bundle: b, checked, .. } => {
+                let (restart, plain) = (b.restart, b.packed);
+                (
+                    b.first_frame,
+                    b.frames,
+                    Thin { stages: b.stages, restart, plain, checked, payload: b.payload, ..Thin::default() },
+                )
+            }
+            other => return other,
+        };
+        let place = &mut self.0;
+        let gap = first_frame.saturating_sub(place.next_frame);
+        let said = (frames != place.regular).then_some(frames);
+        place.regular = frames;
+        place.next_frame = first_frame.saturating_add(u64::from(frames));
+        place.sequence += 1;
+        Message::Thin(Thin { gap, frames: said, ..thin })
+    }
+}
+
+/// Makes thin bundles whole.
+#[derive(Debug, Clone)]
+pub struct ThinReader {
+    place: Place,
+    coded: bool,
+}
+
+impl ThinReader {
+    /// At the start of a session, which is coded or not.
+    pub fn new(coded: bool) -> Self {
+        Self { place: Place::new(), coded }
+    }
+
+    /// The bundle that a thin one stands for, or any other message as it is.
+    ///
+    /// # Errors
+    /// [`OutOfRange`] for frames, frame numbers or a payload that cannot be, and for what only coded sessions have in a packed one.
+    pub fn whole(&mut self, message: Message) -> Result<Message, OutOfRange> {
+        let Message::Thin(thin) = message else { return Ok(message) };
+        let Self { place, coded } = self;
+        let error = |what, got: String, allowed| OutOfRange { what, got, allowed };
+        let frames = thin.frames.unwrap_or(place.regular);
+        if !(1..=Profile::MAX_FRAMES_PER_BUNDLE).contains(&frames) {
+            return Err(error("frames of a bundle", frames.to_string(), "1 to 50"));
+        }
+        let first_frame = place.next_frame.checked_add(thin.gap).filter(|f| f.checked_add(u64::from(frames)).is_some());
+        let first_frame =
+            first_frame.ok_or_else(|| error("first frame", thin.gap.to_string(), "less than 2^64 - 50"))?;
+        let packed_len = Bundle::payload_len(frames, thin.stages);
+        let check = if thin.checked { 2 } else { 0 };
+        let length = thin.payload.len();
+        let fits = match (*coded, thin.plain) {
+            (false, _) => length == packed_len && !(thin.plain || thin.restart || thin.checked),
+            (true, true) => length == packed_len + check,
+            (true, false) => (check..packed_len + check).contains(&length),
+        };
+        if !fits {
+            return Err(error("payload in bytes", length.to_string(), "what its frames and stages take"));
+        }
+        let sequence = place.sequence;
+        *place = Place { sequence: sequence + 1, next_frame: first_frame + u64::from(frames), regular: frames };
+        let Thin { stages, restart, plain: packed, checked, payload, .. } = thin;
+        Ok(if *coded {
+            let bundle = CodedBundle { first_frame, frames, stages, graded: false, restart, packed, payload };
+            Message::Coded { sequence, bundle, checked }
+        } else {
+            Message::Bundle { sequence, bundle: PackedBundle { first_frame, frames, stages, payload } }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::StageCount;
+
+    fn bundle(first_frame: u64, frames: u8, stages: u8) -> PackedBundle {
+        let stages = StageCount::new(stages).unwrap();
+        let codes = (0..u16::from(frames) * u16::from(stages.value())).collect();
+        PackedBundle::pack(&Bundle::new(first_frame, frames, stages, codes).unwrap())
+    }
+
+    #[test]
+    fn bundles_come_back_whole_and_only_changes_are_said() {
+        let sent = [(0, 5, 3), (5, 5, 8), (10, 2, 8), (12, 2, 1), (30, 2, 1), (32, 5, 24)];
+        let (mut writer, mut reader) = (ThinWriter::default(), ThinReader::new(false));
+        let mut said = Vec::new();
+        for (n, (first, frames, stages)) in sent.into_iter().enumerate() {
+            let whole = Message::Bundle { sequence: n as u64, bundle: bundle(first, frames, stages) };
+            let Message::Thin(thin) = writer.thin(whole.clone()) else { panic!("not thin") };
+            said.push((thin.gap, thin.frames));
+            assert_eq!(reader.whole(Message::Thin(thin)).unwrap(), whole);
+        }
+        assert_eq!(said, [(0, None), (0, None), (0, Some(2)), (0, None), (16, None), (0, Some(5))]);
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        let good = Thin { stages: StageCount::new(2).unwrap(), payload: vec![0; 13], ..Thin::default() };
+        assert!(ThinReader::new(false).whole(Message::Thin(good.clone())).is_ok());
+        for bad in [
+            Thin { frames: Some(51), ..good.clone() },
+            Thin { frames: Some(0), ..good.clone() },
+            Thin { frames: Some(4), ..good.clone() },
+            Thin { gap: u64::MAX, ..good.clone() },
+            Thin { gap: u64::MAX - 4, ..good.clone() },
+            Thin { restart: true, ..good.clone() },
+            Thin { checked: true, ..good.clone() },
+        ] {
+            assert!(ThinReader::new(false).whole(Message::Thin(bad.clone())).is_err(), "{bad:?}");
+        }
+        // Coded payloads are shorter than packed ones, or packed and said to be so.
+        let mut coded = ThinReader::new(true);
+        assert!(coded.whole(Message::Thin(good.clone())).is_err());
+        assert!(coded.whole(Message::Thin(Thin { plain: true, ..good.clone() })).is_ok());
+        assert!(coded.whole(Message::Thin(Thin { checked: true, payload: vec![0; 1], ..good })).is_err());
+    }
+}

@@ -1,0 +1,127 @@
+//! Bytes of thin bundles (docs/bitstream.md, section 5): a head of one byte that no protobuf message begins with.
+
+use super::WireError;
+use crate::session::Thin;
+use crate::units::{OutOfRange, StageCount};
+
+/// The low three bits of the first byte: a wire type that protobuf does not have.
+const MARK: u8 = 7;
+const MARK_MASK: u8 = 7;
+
+/// In place of a stage count: flags follow.
+const LONG: u8 = 0;
+
+/// Flags of a long head.
+mod flag {
+    pub(super) const FRAMES: u8 = 1;
+    pub(super) const GAP: u8 = 1 << 1;
+    pub(super) const RESTART: u8 = 1 << 2;
+    pub(super) const PLAIN: u8 = 1 << 3;
+    pub(super) const CHECKED: u8 = 1 << 4;
+    pub(super) const PADDED: u8 = 1 << 5;
+    pub(super) const ALL: u8 = (1 << 6) - 1;
+}
+
+/// Whether a message is a thin bundle.
+pub(super) fn is_thin(body: &[u8]) -> bool {
+    body.first().is_some_and(|b| b & MARK_MASK == MARK)
+}
+
+fn error(what: &'static str, got: impl ToString, allowed: &'static str) -> WireError {
+    OutOfRange { what, got: got.to_string(), allowed }.into()
+}
+
+/// Reads a message for which [`is_thin`] holds.
+pub(super) fn decode(body: &[u8]) -> Result<Thin, WireError> {
+    let mut at = Cursor(body);
+    let head = at.byte()? >> 3;
+    if head != LONG {
+        let stages = StageCount::new(head)?;
+        let (gap, frames, restart, plain, checked) = (0, None, false, false, false);
+        return Ok(Thin { gap, frames, stages, restart, plain, checked, payload: at.0.to_vec() });
+    }
+    let flags = at.byte()?;
+    if flags & !flag::ALL != 0 {
+        return Err(error("flags of a bundle", flags, "0 to 63"));
+    }
+    let has = |flag| flags & flag != 0;
+    let stages = StageCount::new(at.byte()?)?;
+    let frames = if has(flag::FRAMES) { Some(at.byte()?) } else { None };
+    let gap = if has(flag::GAP) { at.varint()? } else { 0 };
+    let payload = match has(flag::PADDED) {
+        false => at.0,
+        true => {
+            let length = usize::try_from(at.varint()?).unwrap_or(usize::MAX);
+            at.0.get(..length).ok_or_else(|| error("payload in bytes", length, "what the message has"))?
+        }
+    };
+    let (restart, plain, checked) = (has(flag::RESTART), has(flag::PLAIN), has(flag::CHECKED));
+    Ok(Thin { gap, frames, stages, restart, plain, checked, payload: payload.to_vec() })
+}
+
+/// Appends a bundle, without the length of the message.
+pub(super) fn encode(thin: &Thin, out: &mut Vec<u8>) {
+    let flags = flags(thin);
+    if flags == 0 {
+        out.push(thin.stages.value() << 3 | MARK);
+    } else {
+        head(thin, flags, out);
+    }
+    out.extend_from_slice(&thin.payload);
+}
+
+/// Appends a bundle in exactly `bytes` bytes, without the length of the message; None if it does not fit.
+pub(super) fn encode_padded(thin: &Thin, bytes: usize, out: &mut Vec<u8>) -> Option<()> {
+    let before = out.len();
+    encode(thin, out);
+    if out.len() - before == bytes {
+        return Some(());
+    }
+    out.truncate(before);
+    head(thin, flags(thin) | flag::PADDED, out);
+    put_varint(thin.payload.len() as u64, out);
+    out.extend_from_slice(&thin.payload);
+    if out.len() - before > bytes {
+        out.truncate(before);
+        return None;
+    }
+    out.resize(before + bytes, 0);
+    Some(())
+}
+
+fn flags(thin: &Thin) -> u8 {
+    let flags = [
+        (thin.frames.is_some(), flag::FRAMES),
+        (thin.gap > 0, flag::GAP),
+        (thin.restart, flag::RESTART),
+        (thin.plain, flag::PLAIN),
+        (thin.checked, flag::CHECKED),
+    ];
+    flags.iter().filter(|(is_set, _)| *is_set).fold(0, |all, (_, flag)| all | flag)
+}
+
+fn head(thin: &Thin, flags: u8, out: &mut Vec<u8>) {
+    out.extend([LONG << 3 | MARK, flags, thin.stages.value()]);
+    out.extend(thin.frames);
+    if thin.gap > 0 {
+        put_varint(thin.gap, out);
+    }
+}
+
+fn put_varint(value: u64, out: &mut Vec<u8>) {
+    prost::encoding::encode_varint(value, out);
+}
+
+struct Cursor<'a>(&'a [u8]);
+
+impl Cursor<'_> {
+    fn byte(&mut self) -> Result<u8, WireError> {
+        let (&byte, rest) = self.0.split_first().ok_or(WireError::Missing("the rest of a bundle's head"))?;
+        self.0 = rest;
+        Ok(byte)
+    }
+
+    fn varint(&mut self) -> Result<u64, WireError> {
+        prost::encoding::decode_varint(&mut self.0).map_err(|e| WireError::Syntax(e.to_string()))
+    }
+}
