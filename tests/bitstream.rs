@@ -22,6 +22,7 @@ fn header(stage_count: u8, frames: u8) -> StreamHeader {
         payload_mode: PayloadMode::Packed,
         context: ContextRule::Bundle,
         graded: false,
+        live: false,
         token_model_id: None,
         start_time_us: None,
     }

@@ -88,6 +88,7 @@ impl Peers {
             continuation: None,
             pace: undertone::jitter::Pace::Unknown,
             wire: undertone::session::Wire::default(),
+            latency: None,
         };
         Client::connect(daemon, hello).await.unwrap()
     }

@@ -81,6 +81,7 @@ fn hello(id: ModelId, stream: &str) -> Hello {
         continuation: None,
         pace: undertone::jitter::Pace::Unknown,
         wire: undertone::session::Wire::default(),
+        latency: None,
     }
 }
 

@@ -20,7 +20,7 @@ fuzz_target!(|data: &[u8]| {
     framer.push(data);
     let mut ended = false;
     let mut opened = 0;
-    let mut thin = ThinReader::new(false);
+    let mut thin = ThinReader::new(false, Wire::ALL);
     while let Ok(Some(message)) = framer.next() {
         let Ok(message) = thin.whole(message) else { break };
         match session.handle(message, &PROFILE, start) {

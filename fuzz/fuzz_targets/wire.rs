@@ -2,12 +2,12 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use undertone::session::ThinReader;
+use undertone::session::{ThinReader, Wire};
 use undertone::wire::{Framer, MAX_MESSAGE, encode};
 
 fuzz_target!(|data: &[u8]| {
     let mut framer = Framer::default();
-    let mut thin = [ThinReader::new(false), ThinReader::new(true)];
+    let mut thin = [ThinReader::new(false, Wire::ALL), ThinReader::new(true, Wire::ALL)];
     for piece in data.chunks(1 + data.first().map_or(0, |&b| usize::from(b))) {
         framer.push(piece);
         loop {

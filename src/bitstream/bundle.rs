@@ -1,5 +1,7 @@
 //! A bundle: consecutive frames that travel together, and its packed payload.
 
+use std::ops::Range;
+
 use super::{ABSENT, BitstreamError, MAX_CODE};
 use crate::profile::Profile;
 use crate::units::StageCount;
@@ -67,11 +69,7 @@ impl Bundle {
 
     /// Appends the graded payload: before the codes of each frame their number in 5 bits.
     pub fn pack_graded_into(&self, out: &mut Vec<u8>) {
-        let fields = self.by_frame().flat_map(|frame| {
-            let depth = std::iter::once((frame.len() as u16, BITS_PER_DEPTH));
-            depth.chain(frame.iter().map(|&c| (c & MAX_CODE, BITS_PER_CODE)))
-        });
-        pack_fields(fields, out);
+        out.extend(self.pack_layer(0..self.stages.index()));
     }
 
     /// Reads a graded payload.
@@ -84,28 +82,54 @@ impl Bundle {
         stages: StageCount,
         payload: &[u8],
     ) -> Result<Self, BitstreamError> {
+        let codes = Self::unpack_layer(first_frame, frames, stages, 0..stages.index(), payload)?;
+        Self::new(first_frame, frames, stages, codes)
+    }
+
+    /// The payload of some stages of a graded bundle: before the codes of each frame the number of all its stages in 5 bits.
+    pub fn pack_layer(&self, stages: Range<usize>) -> Vec<u8> {
+        let fields = self.by_frame().flat_map(|frame| {
+            let depth = std::iter::once((frame.len() as u16, BITS_PER_DEPTH));
+            let codes = frame.iter().take(stages.end).skip(stages.start);
+            depth.chain(codes.map(|&c| (c & MAX_CODE, BITS_PER_CODE)))
+        });
+        let mut out = Vec::new();
+        pack_fields(fields, &mut out);
+        out
+    }
+
+    /// Reads what [`Bundle::pack_layer`] wrote of a bundle whose frames have at most `most` stages: `[frames][stages]`, with [`ABSENT`]
+    /// for codes that a frame does not have.
+    ///
+    /// # Errors
+    /// As [`Bundle::unpack_graded`].
+    pub fn unpack_layer(
+        first_frame: u64,
+        frames: u8,
+        most: StageCount,
+        stages: Range<usize>,
+        payload: &[u8],
+    ) -> Result<Vec<u16>, BitstreamError> {
         let error = |reason: String| BitstreamError::Bundle { first_frame, reason };
         if !(1..=Profile::MAX_FRAMES_PER_BUNDLE).contains(&frames) {
             return Err(error(format!("{frames} frames out of range, allowed 1 to 50")));
         }
         let mut bits = Bits { payload, at: 0 };
         let short = || error(format!("payload of {} bytes ends too early", payload.len()));
-        let mut codes = Vec::with_capacity(usize::from(frames) * stages.index());
+        let mut codes = Vec::with_capacity(usize::from(frames) * stages.len());
         for _ in 0..frames {
             let depth = usize::from(bits.take(BITS_PER_DEPTH).ok_or_else(short)?);
-            if !(1..=stages.index()).contains(&depth) {
-                return Err(error(format!("a frame of {depth} stages, allowed 1 to {stages}")));
+            if !(1..=most.index()).contains(&depth) {
+                return Err(error(format!("a frame of {depth} stages, allowed 1 to {most}")));
             }
-            for _ in 0..depth {
+            let here = depth.min(stages.end).saturating_sub(stages.start);
+            for _ in 0..here {
                 codes.push(bits.take(BITS_PER_CODE).ok_or_else(short)?);
             }
-            codes.resize(codes.len() + stages.index() - depth, ABSENT);
+            codes.resize(codes.len() + stages.len() - here, ABSENT);
         }
-        let rest = payload.len() * 8 - bits.at;
-        if rest >= 8 || bits.take(rest as u32) != Some(0) {
-            return Err(error("bits are left over".to_owned()));
-        }
-        Self::new(first_frame, frames, stages, codes)
+        bits.finish().ok_or_else(|| error("bits are left over".to_owned()))?;
+        Ok(codes)
     }
 
     /// Bytes of a packed payload.
@@ -191,6 +215,12 @@ impl Bits<'_> {
         })?;
         self.at = end;
         Some(value)
+    }
+
+    /// None unless fewer than eight bits are left, and all of them zero.
+    fn finish(mut self) -> Option<()> {
+        let rest = self.payload.len() * 8 - self.at;
+        (rest < 8 && self.take(rest as u32) == Some(0)).then_some(())
     }
 }
 

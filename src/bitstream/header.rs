@@ -42,6 +42,8 @@ pub struct StreamHeader {
     pub context: ContextRule,
     /// Frames have stage counts of their own; only in coded streams.
     pub graded: bool,
+    /// A packed stream may hold records of live streams: bundles whose frames have stage counts of their own.
+    pub live: bool,
     /// The token model of coded payloads.
     pub token_model_id: Option<[u8; 8]>,
     /// Time of the first sample in microseconds since 1970, if known.
@@ -53,6 +55,7 @@ const FLAG_TOKEN: u8 = 2;
 const MODE_CODED: u8 = 1;
 const MODE_CONTINUOUS: u8 = 2;
 const MODE_GRADED: u8 = 4;
+const MODE_LIVE: u8 = 8;
 /// Bytes before the optional fields.
 const FIXED: usize = 21;
 /// Longest header: both optional fields and the check sum.
@@ -70,6 +73,7 @@ impl StreamHeader {
             payload_mode: PayloadMode::Packed,
             context: ContextRule::Bundle,
             graded: false,
+            live: false,
             token_model_id: None,
             start_time_us: None,
         }
@@ -89,7 +93,8 @@ impl StreamHeader {
         out.push(
             flag(self.payload_mode == PayloadMode::Coded, MODE_CODED)
                 | flag(self.context == ContextRule::Continuous, MODE_CONTINUOUS)
-                | flag(self.graded, MODE_GRADED),
+                | flag(self.graded, MODE_GRADED)
+                | flag(self.live, MODE_LIVE),
         );
         if let Some(time) = self.start_time_us {
             out.extend_from_slice(&time.to_le_bytes());
@@ -143,9 +148,10 @@ impl StreamHeader {
             return Err(field(19, "frames of a bundle", body[19], "1 to 50"));
         }
         let mode = body[20];
-        if mode & !(MODE_CODED | MODE_CONTINUOUS | MODE_GRADED) != 0 || mode & (MODE_CODED | MODE_GRADED) == MODE_GRADED
-        {
-            return Err(field(20, "payload mode", mode, "0 to 3, 5, 7"));
+        let (coded, graded, live) = (mode & MODE_CODED != 0, mode & MODE_GRADED != 0, mode & MODE_LIVE != 0);
+        let known = mode & !(MODE_CODED | MODE_CONTINUOUS | MODE_GRADED | MODE_LIVE) == 0;
+        if !known || (graded && !coded) || (live && coded) {
+            return Err(field(20, "payload mode", mode, "0 to 3, 5, 7, 8, 10"));
         }
         let header = Self {
             model_id: ModelId(eight(5)),
@@ -153,9 +159,10 @@ impl StreamHeader {
             frame_samples,
             stages,
             frames_per_bundle: body[19],
-            payload_mode: if mode & MODE_CODED != 0 { PayloadMode::Coded } else { PayloadMode::Packed },
+            payload_mode: if coded { PayloadMode::Coded } else { PayloadMode::Packed },
             context: if mode & MODE_CONTINUOUS != 0 { ContextRule::Continuous } else { ContextRule::Bundle },
-            graded: mode & MODE_GRADED != 0,
+            graded,
+            live,
             start_time_us: (flags & FLAG_START != 0).then(|| u64::from_le_bytes(eight(FIXED))),
             token_model_id: (flags & FLAG_TOKEN != 0).then(|| eight(FIXED + option(FLAG_START))),
         };

@@ -19,7 +19,7 @@ pub use crc::crc16;
 pub use error::BitstreamError;
 pub use header::{ContextRule, PayloadMode, StreamHeader};
 pub use index::{END_INDEXED_LEN, IndexEntry, SeekIndex};
-pub use packed::PackedBundle;
+pub use packed::{Form, PackedBundle};
 pub use packet::MessagePacket;
 pub use reader::{ContainerReader, Item, ReaderOptions, Tail};
 pub use redundancy::{COPY_STAGES, Redundancy, RedundancyWriter, read_redundancy};
@@ -45,4 +45,6 @@ mod tag {
     pub(super) const END_INDEXED: u8 = 0x05;
     pub(super) const CODED: u8 = 0x06;
     pub(super) const CODED_AT: u8 = 0x07;
+    pub(super) const GRADED: u8 = 0x08;
+    pub(super) const BACKGROUND: u8 = 0x09;
 }

@@ -4,7 +4,9 @@ use super::coded::{PACKED, RESTART};
 use super::crc::crc16;
 use super::header::MAX_HEADER;
 use super::index::MAX_INDEX;
-use super::{BitstreamError, Bundle, CodedBundle, MAX_PAYLOAD, PayloadMode, StreamHeader, tag, varint};
+use super::{
+    BitstreamError, Bundle, CodedBundle, Form, MAX_PAYLOAD, PackedBundle, PayloadMode, StreamHeader, tag, varint,
+};
 use crate::profile::Profile;
 use crate::units::{OutOfRange, StageCount};
 
@@ -25,6 +27,8 @@ pub enum Item {
     Header(StreamHeader),
     /// Frames of codes.
     Bundle(Bundle),
+    /// Silence: the background of frames, and of those after them until the next bundle (at most a second).
+    Background(PackedBundle),
     /// Frames of codes that a token model has to decode.
     Coded(CodedBundle),
     /// The stream was ended on purpose.
@@ -138,6 +142,8 @@ impl ContainerReader {
             let item = match record[0] {
                 tag::BUNDLE => self.bundle(1, self.next_frame, frames, stages)?,
                 tag::BUNDLE_AT => self.bundle_at()?,
+                tag::GRADED if !coded && header.live => self.graded_at()?,
+                tag::BACKGROUND if !coded && header.live => self.background_at()?,
                 tag::CODED if coded => self.coded(frames, stages)?,
                 tag::CODED_AT if coded => self.coded_at()?,
                 tag::END => self.end()?,
@@ -236,11 +242,47 @@ impl ContainerReader {
         self.bundle(head, first, frames, stages)
     }
 
-    fn bundle(&mut self, head: usize, first: u64, frames: u8, stages: StageCount) -> Found {
-        let length = head + Bundle::payload_len(frames, stages) + 2;
-        let Some((body, sum)) = self.body(length) else { return Ok(None) };
-        let made = sum.and_then(|()| Bundle::unpack(first, frames, stages, &body[head..]));
-        let end = first.saturating_add(u64::from(frames));
+    /// A record that says everything itself: tag, frames, stages, first frame, length, graded payload.
+    fn graded_at(&mut self) -> Found {
+        let Some((frames, stages, first, head)) = self.place(1)? else { return Ok(None) };
+        let Some((length, head)) = self.length(head)? else { return Ok(None) };
+        if !(1..=Bundle::graded_len(frames, stages)).contains(&length) {
+            return Err(self.error(head, "length of a graded payload", length, "what its frames and stages take"));
+        }
+        let whole = head + length + 2;
+        let Some((body, sum)) = self.body(whole) else { return Ok(None) };
+        let made = sum.and_then(|()| Bundle::unpack_graded(first, frames, stages, &body[head..]));
+        self.made(made, whole, first.saturating_add(u64::from(frames)))
+    }
+
+    /// A record that says everything itself: tag, frames, stages, first frame, indices of one frame.
+    fn background_at(&mut self) -> Found {
+        let Some((frames, stages, first_frame, head)) = self.place(1)? else { return Ok(None) };
+        let whole = head + Bundle::payload_len(1, stages) + 2;
+        let Some((body, sum)) = self.body(whole) else { return Ok(None) };
+        let (form, payload) = (Form::Background, body[head..].to_vec());
+        let bundle = PackedBundle { first_frame, frames, stages, form, payload };
+        let end = first_frame.saturating_add(u64::from(frames));
+        match sum.and_then(|()| bundle.unpack()) {
+            Ok(_) => {
+                self.passed(whole, end);
+                Ok(Some(Passed::Item(Item::Background(bundle))))
+            }
+            Err(e) => self.damage(e, whole, end),
+        }
+    }
+
+    /// A length at byte `at` of the record, and where it ends; one of more than 64 bits is too long for anything.
+    fn length(&self, at: usize) -> Result<Option<(usize, usize)>, BitstreamError> {
+        Ok(match varint::get(&self.record()[at..]) {
+            varint::Found::Value(length, n) => Some((usize::try_from(length).unwrap_or(usize::MAX), at + n)),
+            varint::Found::Incomplete => None,
+            varint::Found::TooLong => Some((usize::MAX, at)),
+        })
+    }
+
+    /// A bundle that was read, or the damage.
+    fn made(&mut self, made: Result<Bundle, BitstreamError>, length: usize, end: u64) -> Found {
         match made {
             Ok(bundle) => {
                 self.passed(length, end);
@@ -248,6 +290,13 @@ impl ContainerReader {
             }
             Err(e) => self.damage(e, length, end),
         }
+    }
+
+    fn bundle(&mut self, head: usize, first: u64, frames: u8, stages: StageCount) -> Found {
+        let length = head + Bundle::payload_len(frames, stages) + 2;
+        let Some((body, sum)) = self.body(length) else { return Ok(None) };
+        let made = sum.and_then(|()| Bundle::unpack(first, frames, stages, &body[head..]));
+        self.made(made, length, first.saturating_add(u64::from(frames)))
     }
 
     /// A record of the regular shape: tag, length, payload.
@@ -270,12 +319,7 @@ impl ContainerReader {
     }
 
     fn coded_payload(&mut self, head: usize, mut bundle: CodedBundle) -> Found {
-        let length = match varint::get(&self.record()[head..]) {
-            varint::Found::Value(length, n) => (usize::try_from(length).unwrap_or(usize::MAX), n),
-            varint::Found::Incomplete => return Ok(None),
-            varint::Found::TooLong => (usize::MAX, 0),
-        };
-        let (length, head) = (length.0, head + length.1);
+        let Some((length, head)) = self.length(head)? else { return Ok(None) };
         if !bundle.allows(length) {
             return Err(self.error(head, "length of a coded payload", length, "at most that of the packed one"));
         }

@@ -3,7 +3,7 @@
 use super::coded::{PACKED, RESTART};
 use super::crc::seal;
 use super::index::{IndexEntry, SeekIndex};
-use super::{BitstreamError, Bundle, CodedBundle, PayloadMode, StreamHeader, tag, varint};
+use super::{BitstreamError, Bundle, CodedBundle, PackedBundle, PayloadMode, StreamHeader, tag, varint};
 use crate::units::StageCount;
 
 /// Bundles from which on a file gets an index.
@@ -36,19 +36,47 @@ impl ContainerWriter {
     ///
     /// Errors: [`BitstreamError::Bundle`] if it starts before the end of the last one or its parts do not fit.
     pub fn write(&mut self, bundle: &Bundle, out: &mut Vec<u8>) -> Result<(), BitstreamError> {
-        let fits = bundle.codes.len() == usize::from(bundle.frames) * bundle.stages.index() && !bundle.is_graded();
+        let graded = bundle.is_graded();
+        let fits = bundle.codes.len() == usize::from(bundle.frames) * bundle.stages.index();
+        let fits = fits && (!graded || (self.header.live && self.header.payload_mode == PayloadMode::Packed));
         let end = self.check(bundle.first_frame, bundle.frames, fits)?;
         if self.header.payload_mode == PayloadMode::Packed && self.wants_index() {
             self.index_here(bundle.first_frame);
         }
         let start = out.len();
-        if self.is_regular(bundle.first_frame, bundle.frames, bundle.stages) {
+        if graded {
+            out.extend_from_slice(&[tag::GRADED, bundle.frames, bundle.stages.value()]);
+            varint::put(bundle.first_frame, out);
+            let mut payload = Vec::new();
+            bundle.pack_graded_into(&mut payload);
+            varint::put(payload.len() as u64, out);
+            out.extend_from_slice(&payload);
+        } else if self.is_regular(bundle.first_frame, bundle.frames, bundle.stages) {
             out.push(tag::BUNDLE);
         } else {
             out.extend_from_slice(&[tag::BUNDLE_AT, bundle.frames, bundle.stages.value()]);
             varint::put(bundle.first_frame, out);
         }
-        bundle.pack_into(out);
+        if !graded {
+            bundle.pack_into(out);
+        }
+        seal(start, out);
+        self.wrote((out.len() - start) as u64, end);
+        Ok(())
+    }
+
+    /// Appends a description of silence to `out`.
+    ///
+    /// # Errors
+    /// As [`ContainerWriter::write`]; only packed containers of live streams hold such records.
+    pub fn write_background(&mut self, bundle: &PackedBundle, out: &mut Vec<u8>) -> Result<(), BitstreamError> {
+        let allowed = self.header.live && self.header.payload_mode == PayloadMode::Packed && bundle.is_background();
+        let length = Bundle::payload_len(1, bundle.stages);
+        let end = self.check(bundle.first_frame, bundle.frames, allowed && bundle.payload.len() == length)?;
+        let start = out.len();
+        out.extend_from_slice(&[tag::BACKGROUND, bundle.frames, bundle.stages.value()]);
+        varint::put(bundle.first_frame, out);
+        out.extend_from_slice(&bundle.payload);
         seal(start, out);
         self.wrote((out.len() - start) as u64, end);
         Ok(())

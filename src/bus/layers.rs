@@ -3,25 +3,16 @@
 //! Everything here is pure. The bytes come from whoever may publish on the NATS server, so they are checked like a
 //! client's: a wrong message is an error and takes no memory.
 
+mod message;
+
+pub use message::{Epoch, HEAD, Kind, LAYERS, LayerMessage, MessageError, layers_of, split};
+
 use std::collections::VecDeque;
 
-use crate::bitstream::{BitstreamError, Bundle};
+use crate::bitstream::{ABSENT, Bundle};
 use crate::session::PackedBundle;
-use crate::units::{ModelId, OutOfRange, StageCount};
-
-/// Layers of a stream. A layer is a subject of its own, so that a daemon fetches only what its listeners want.
-pub const LAYERS: usize = 4;
-
-/// Stages before which each layer ends: 1 to 3, 4 to 6, 7 to 12, and the rest. The steps are 1.5, 3 and 6 kbit/s. A
-/// message costs about 110 bytes besides its codes, so a layer for every stage would cost ten times its codes, and a
-/// single layer would make thin listeners fetch everything.
-const ENDS: [usize; LAYERS] = [3, 6, 12, usize::MAX];
-
-/// Version of the message.
-const VERSION: u8 = 1;
-
-/// Bytes before the codes.
-pub const HEAD: usize = 45;
+use crate::units::StageCount;
+use message::range;
 
 /// Bundles that may wait for their layers.
 pub const MAX_PENDING: usize = 8;
@@ -38,228 +29,13 @@ const LATE: u64 = 16;
 /// Frames by which a bundle may be ahead of what the bundles before it say: the publisher left some out.
 const MAX_AHEAD: u64 = 500;
 
-/// Layers that hold the first `stages` stages.
-pub fn layers_of(stages: StageCount) -> usize {
-    ENDS.iter().take_while(|&&end| end < stages.index()).count() + 1
-}
-
-/// The stages of a layer, out of so many.
-fn range(layer: usize, stages: usize) -> std::ops::Range<usize> {
-    let start = if layer == 0 { 0 } else { ENDS[layer - 1] };
-    start.min(stages)..ENDS[layer].min(stages)
-}
-
-/// Who publishes a stream: of two, the earlier one is right.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Epoch {
-    /// Microseconds since 1970 on the publisher's clock when it began.
-    pub started: u64,
-    /// Tells two that began in the same microsecond apart.
-    pub id: u64,
-}
-
-/// What a message is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// A layer of a bundle.
-    Codes,
-    /// The publisher ended the stream; the sequence is the number of its bundles.
-    End,
-    /// The publisher gave way to an earlier one: the stream goes on without it.
-    Yield,
-    /// The publisher says that the stream is its own.
-    Claim,
-}
-
-/// One message.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LayerMessage {
-    /// What it is about.
-    pub kind: Kind,
-    /// Who sent it.
-    pub epoch: Epoch,
-    /// Model of the codes.
-    pub model: ModelId,
-    /// Number of the bundle since the publisher began.
-    pub sequence: u64,
-    /// Number of its first frame.
-    pub first_frame: u64,
-    /// Its frames; 0 unless this is a layer.
-    pub frames: u8,
-    /// Stages of the whole bundle; 0 unless this is a layer.
-    pub stages: u8,
-    /// Which layer, from 0.
-    pub layer: u8,
-    /// Indices of the layer's stages, `[frames][stages of the layer]`, ten bits each.
-    pub payload: Vec<u8>,
-}
-
-/// Why a message was thrown away.
-#[derive(Debug, thiserror::Error)]
-pub enum MessageError {
-    /// Too short, or of another version or kind.
-    #[error("not a message of this version: {0}")]
-    Head(String),
-    /// Numbers out of range.
-    #[error(transparent)]
-    Range(#[from] OutOfRange),
-    /// Codes that do not fit the numbers.
-    #[error(transparent)]
-    Codes(#[from] BitstreamError),
-    /// Frame numbers that do not follow from the bundles before.
-    #[error("frame {got}, but {next} is the next one")]
-    Frame {
-        /// The bundle's first frame.
-        got: u64,
-        /// The frame that was expected.
-        next: u64,
-    },
-    /// A bundle from so far ahead that the number cannot be true.
-    #[error("bundle {got}, but {next} is the next one")]
-    Jump {
-        /// Its number.
-        got: u64,
-        /// The number that was expected.
-        next: u64,
-    },
-    /// Layers of one bundle that contradict each other.
-    #[error("bundle {0}: its layers contradict each other")]
-    Differs(u64),
-    /// A code that the model does not have.
-    #[error("bundle {sequence}: code {code} out of range, allowed 0 to {}", entries - 1)]
-    Code {
-        /// The bundle.
-        sequence: u64,
-        /// The code.
-        code: u16,
-        /// Entries of a codebook.
-        entries: usize,
-    },
-}
-
-impl LayerMessage {
-    /// A message without codes.
-    pub fn word(kind: Kind, epoch: Epoch, model: ModelId, sequence: u64) -> Self {
-        Self { kind, epoch, model, sequence, first_frame: 0, frames: 0, stages: 0, layer: 0, payload: Vec::new() }
-    }
-
-    /// The bytes of the message.
-    pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(HEAD + self.payload.len());
-        let kind = match self.kind {
-            Kind::Codes => 0,
-            Kind::End => 1,
-            Kind::Yield => 2,
-            Kind::Claim => 3,
-        };
-        out.extend([VERSION, kind, self.layer, self.frames, self.stages]);
-        out.extend(self.model.0);
-        for number in [self.epoch.started, self.epoch.id, self.sequence, self.first_frame] {
-            out.extend(number.to_be_bytes());
-        }
-        out.extend(&self.payload);
-        out
-    }
-
-    /// Reads a message.
-    ///
-    /// Errors: [`MessageError`] for anything that [`LayerMessage::encode`] would not write.
-    pub fn parse(bytes: &[u8]) -> Result<Self, MessageError> {
-        let Some((head, payload)) = bytes.split_first_chunk::<HEAD>() else {
-            return Err(MessageError::Head(format!("{} bytes", bytes.len())));
-        };
-        let [version, kind, layer, frames, stages, rest @ ..] = *head;
-        let number = |at: usize| {
-            let mut eight = [0; 8];
-            eight.copy_from_slice(&rest[at..at + 8]);
-            eight
-        };
-        if version != VERSION {
-            return Err(MessageError::Head(format!("version {version}")));
-        }
-        let kind = match kind {
-            0 => Kind::Codes,
-            1 => Kind::End,
-            2 => Kind::Yield,
-            3 => Kind::Claim,
-            _ => return Err(MessageError::Head(format!("kind {kind}"))),
-        };
-        let [started, id, sequence, first_frame] = [8, 16, 24, 32].map(|at| u64::from_be_bytes(number(at)));
-        let message = Self {
-            kind,
-            epoch: Epoch { started, id },
-            model: ModelId(number(0)),
-            sequence,
-            first_frame,
-            frames,
-            stages,
-            layer,
-            payload: payload.to_vec(),
-        };
-        if kind != Kind::Codes {
-            let bare = Self::word(kind, message.epoch, message.model, sequence);
-            let same = bare == Self { first_frame: 0, ..message };
-            return if same {
-                Ok(bare)
-            } else {
-                Err(MessageError::Head("codes in a message without codes".to_owned()))
-            };
-        }
-        message.codes()?;
-        Ok(message)
-    }
-
-    /// The layer as a bundle of its own.
-    fn codes(&self) -> Result<Bundle, MessageError> {
-        let stages = StageCount::new(self.stages)?;
-        let layer = usize::from(self.layer);
-        if layer >= layers_of(stages) {
-            return Err(MessageError::Head(format!("layer {layer} of a bundle of {stages} stages")));
-        }
-        let width = range(layer, stages.index()).len();
-        let width = StageCount::new(u8::try_from(width).unwrap_or(u8::MAX))?;
-        Ok(Bundle::unpack(self.first_frame, self.frames, width, &self.payload)?)
-    }
-}
-
-/// Cuts a bundle into its layers.
-///
-/// Errors: [`MessageError`] for a payload that does not fit.
-pub fn split(
-    bundle: &PackedBundle,
-    epoch: Epoch,
-    model: ModelId,
-    sequence: u64,
-) -> Result<Vec<LayerMessage>, MessageError> {
-    let all = bundle.unpack()?;
-    let stages = bundle.stages.index();
-    let mut messages = Vec::with_capacity(LAYERS);
-    for layer in 0..layers_of(bundle.stages) {
-        let range = range(layer, stages);
-        let width = StageCount::new(u8::try_from(range.len()).unwrap_or(u8::MAX))?;
-        let codes = all.codes.chunks_exact(stages).flat_map(|frame| &frame[range.clone()]).copied().collect();
-        let part = PackedBundle::pack(&Bundle::new(bundle.first_frame, bundle.frames, width, codes)?);
-        messages.push(LayerMessage {
-            kind: Kind::Codes,
-            epoch,
-            model,
-            sequence,
-            first_frame: bundle.first_frame,
-            frames: bundle.frames,
-            stages: bundle.stages.value(),
-            layer: layer as u8,
-            payload: part.payload,
-        });
-    }
-    Ok(messages)
-}
-
 /// A bundle whose layers come in.
 struct Pending {
     sequence: u64,
     first_frame: u64,
     frames: u8,
     stages: StageCount,
+    is_background: bool,
     layers: [Option<Vec<u16>>; LAYERS],
 }
 
@@ -270,7 +46,10 @@ impl Pending {
     }
 
     /// The stages of the first `layers` layers.
-    fn bundle(&self, layers: usize) -> Result<Bundle, MessageError> {
+    fn bundle(&self, layers: usize) -> Result<PackedBundle, MessageError> {
+        if let (true, Some(codes)) = (self.is_background, &self.layers[0]) {
+            return Ok(PackedBundle::background(self.first_frame, self.frames, codes)?);
+        }
         let total = self.stages.index();
         let end = range(layers - 1, total).end;
         let mut codes = Vec::with_capacity(usize::from(self.frames) * end);
@@ -281,7 +60,7 @@ impl Pending {
             }
         }
         let stages = StageCount::new(u8::try_from(end).unwrap_or(u8::MAX))?;
-        Ok(Bundle::new(self.first_frame, self.frames, stages, codes)?)
+        Ok(PackedBundle::pack(&Bundle::new(self.first_frame, self.frames, stages, codes)?))
     }
 }
 
@@ -332,11 +111,11 @@ impl Assembler {
     /// Errors: [`MessageError`] for one that contradicts the others, or codes that the model does not have.
     pub fn push(&mut self, message: &LayerMessage) -> Result<(), MessageError> {
         let sequence = message.sequence;
-        if message.kind != Kind::Codes || !self.is_near(message)? {
+        if !message.has_codes() || !self.is_near(message)? {
             return Ok(());
         }
         let part = message.codes()?;
-        if let Some(&code) = part.codes.iter().find(|&&c| usize::from(c) >= self.entries) {
+        if let Some(&code) = part.iter().find(|&&c| usize::from(c) >= self.entries && c != ABSENT) {
             return Err(MessageError::Code { sequence, code, entries: self.entries });
         }
         let at = self.pending.partition_point(|p| p.sequence < sequence);
@@ -345,14 +124,17 @@ impl Assembler {
                 return Ok(());
             }
             let (first_frame, frames, stages) = (message.first_frame, message.frames, StageCount::new(message.stages)?);
-            self.pending.insert(at, Pending { sequence, first_frame, frames, stages, layers: Default::default() });
+            let is_background = message.kind == Kind::Background;
+            let layers = Default::default();
+            self.pending.insert(at, Pending { sequence, first_frame, frames, stages, is_background, layers });
         }
         let pending = &mut self.pending[at];
-        let shape = (pending.first_frame, pending.frames, pending.stages.value());
-        if shape != (message.first_frame, message.frames, message.stages) {
+        let shape = (pending.first_frame, pending.frames, pending.stages.value(), pending.is_background);
+        let is_background = message.kind == Kind::Background;
+        if shape != (message.first_frame, message.frames, message.stages, is_background) {
             return Err(MessageError::Differs(sequence));
         }
-        pending.layers[usize::from(message.layer)].get_or_insert(part.codes);
+        pending.layers[usize::from(message.layer)].get_or_insert(part);
         Ok(())
     }
 
@@ -396,7 +178,8 @@ impl Assembler {
     /// Errors: [`MessageError`] if the layers make no bundle.
     pub fn pop(&mut self, hurry: bool) -> Result<Option<PackedBundle>, MessageError> {
         while let Some(first) = self.pending.front() {
-            let complete = first.layers() >= self.wanted.min(layers_of(first.stages));
+            let all = if first.is_background { 1 } else { layers_of(first.stages) };
+            let complete = first.layers() >= self.wanted.min(all);
             // Layers of different subjects may overtake each other by a little.
             let gap = self.next.is_some_and(|next| first.sequence > next);
             let over = hurry || self.pending.len() > PATIENCE;
@@ -411,7 +194,7 @@ impl Assembler {
                 // Without the first layer the others mean nothing.
                 0 => self.lost = self.lost.saturating_add(1),
                 layers => {
-                    let bundle = PackedBundle::pack(&first.bundle(layers)?);
+                    let bundle = first.bundle(layers)?;
                     return match self.follows(&bundle, missed) {
                         Ok(()) => Ok(Some(bundle)),
                         Err(e) => {
@@ -428,7 +211,9 @@ impl Assembler {
 
 #[cfg(test)]
 mod tests {
+    use super::message::ENDS;
     use super::*;
+    use crate::units::ModelId;
 
     const EPOCH: Epoch = Epoch { started: 7, id: 9 };
     const MODEL: ModelId = ModelId(*b"fakefake");
@@ -458,6 +243,28 @@ mod tests {
             }
         }
         assert_eq!([1, 3, 4, 6, 7, 12, 13].map(|n| layers_of(StageCount::new(n).unwrap())), [1, 1, 2, 2, 3, 3, 4]);
+    }
+
+    #[test]
+    fn layers_of_graded_bundles_make_them_again() {
+        let depths = [1, 24, 3, 4, 13];
+        let codes = depths.iter().flat_map(|&d| (0..24).map(move |k| if k < d { k * 9 + d } else { ABSENT })).collect();
+        let whole = Bundle::new(0, 5, StageCount::MAX, codes).unwrap();
+        let packed = PackedBundle::pack(&whole);
+        let messages = split(&packed, EPOCH, MODEL, 0).unwrap();
+        let parts: Vec<_> = messages.iter().map(|m| LayerMessage::parse(&m.encode()).unwrap()).collect();
+        assert_eq!((parts.len(), &parts), (LAYERS, &messages));
+        for wanted in 1..=LAYERS {
+            let mut all = Assembler::new(wanted, 256);
+            parts.iter().take(wanted).for_each(|m| all.push(m).unwrap());
+            let kept = StageCount::new(u8::try_from(ENDS[wanted - 1]).unwrap_or(24)).unwrap();
+            assert_eq!(all.pop(false).unwrap().unwrap(), packed.limited(kept).unwrap());
+        }
+        // Layers that contradict each other make no bundle.
+        let mut all = Assembler::new(2, 256);
+        let other = split(&PackedBundle::pack(&whole.truncated(StageCount::new(5).unwrap())), EPOCH, MODEL, 0).unwrap();
+        all.push(&parts[0]).unwrap();
+        assert!(all.push(&other[1]).is_err());
     }
 
     #[test]

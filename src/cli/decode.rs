@@ -114,7 +114,7 @@ fn find(file: &mut File, frame: u64) -> Option<(StreamHeader, IndexEntry)> {
     file.take(CHUNK as u64).read_to_end(&mut there).ok()?;
     let mut reader = ContainerReader::resume(ReaderOptions::default(), header.clone(), entry);
     reader.push(&there);
-    matches!(reader.next(), Ok(Some(Item::Bundle(_) | Item::Coded(_)))).then_some((header, entry))
+    matches!(reader.next(), Ok(Some(Item::Bundle(_) | Item::Background(_) | Item::Coded(_)))).then_some((header, entry))
 }
 
 /// What is decoded, with what, and where it goes.
@@ -229,6 +229,11 @@ impl Playing {
                     self.behind = Some(self.reader.behind().to_vec());
                     self.streams += 1;
                     return Ok(());
+                }
+                Item::Background(silent) => {
+                    let codes = silent.unpack()?.codes;
+                    self.decoder.push_background(silent.first_frame, silent.frames, &codes)?;
+                    self.play()?;
                 }
                 // The reader has decoded these.
                 Item::Coded(_) => {}

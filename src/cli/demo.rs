@@ -269,6 +269,7 @@ fn count(address: String, model_id: crate::units::ModelId) -> Result<std::thread
         continuation: None,
         pace: crate::jitter::Pace::Recording,
         wire: crate::session::Wire::default(),
+        latency: None,
     };
     Ok(std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -8,17 +8,17 @@ use anyhow::{Result, bail};
 use tokio::runtime::Runtime;
 
 use super::encode::{parse_kbps, tokens};
-use super::send::parse_stream;
+use super::send::{parse_latency, parse_stream};
 use super::stop::Signals;
-use crate::bitstream::{Bundle, ContainerWriter, StreamHeader};
+use crate::bitstream::{ContainerWriter, StreamHeader};
 use crate::capture::device::{CpalBackend, DeviceOutput};
 use crate::capture::{AudioOutput, Content, OutputFile};
 use crate::codec::{Concealer, Decoder, Processor, Profile};
 use crate::infer::LoadedModel;
-use crate::jitter::{Gaps, Pace};
+use crate::jitter::{Gaps, Pace, Quiet, Spans};
 use crate::rvq::BeamWidth;
 use crate::service::{Client, ClientError, ClientOptions, UdpClient, UdpEvent};
-use crate::session::{Continuation, Hello, PROTOCOL_VERSION, Role, StreamName};
+use crate::session::{Continuation, Hello, PROTOCOL_VERSION, PackedBundle, Role, StreamName};
 use crate::token::TokenModel;
 use crate::units::{ModelId, PcmFormat, StageCount};
 
@@ -45,6 +45,9 @@ pub(super) struct Args {
     /// Most kbit/s wanted; the daemon drops stages to get there [default: all there are]
     #[arg(long, value_parser = parse_kbps)]
     kbps: Option<StageCount>,
+    /// Longest that sound may wait for what travels with it, 20ms to 1s: a long wait saves headers [default: as it comes, 100ms]
+    #[arg(long, value_name = "TIME", value_parser = parse_latency)]
+    latency: Option<u8>,
     /// Ask for codes that are coded with the token model: fewer bits, the same sound [default over TCP, if the daemon has the same
     /// model]
     #[arg(long)]
@@ -127,8 +130,19 @@ impl Output {
 
 /// Where a stream goes.
 pub(super) enum Destination {
-    Audio { processor: Box<Processor>, decoder: Box<Decoder>, output: Output, skip: usize, gaps: Option<Gaps> },
-    Codes { file: OutputFile, writer: Option<ContainerWriter>, bytes: Vec<u8> },
+    Audio {
+        processor: Box<Processor>,
+        decoder: Box<Decoder>,
+        output: Output,
+        skip: usize,
+        gaps: Option<Gaps>,
+        ears: bool,
+    },
+    Codes {
+        file: OutputFile,
+        writer: Option<ContainerWriter>,
+        bytes: Vec<u8>,
+    },
 }
 
 impl Destination {
@@ -150,31 +164,43 @@ impl Destination {
             output,
             skip: profile.overlap_samples(),
             gaps: None,
+            ears: false,
         })
     }
 
-    /// The stream is live: gaps are filled only as far as the clock allows.
-    fn bound_gaps(&mut self, bound: Gaps) {
-        if let Self::Audio { gaps, .. } = self {
+    /// The stream is live: gaps are filled only as far as the clock allows, and so is silence if it is heard at once.
+    fn bound_gaps(&mut self, bound: Gaps, is_heard: bool) {
+        if let Self::Audio { gaps, ears, .. } = self {
             *gaps = Some(bound);
+            *ears = is_heard;
         }
     }
 
-    pub(super) fn write(&mut self, bundle: Bundle, profile: &Profile) -> Result<()> {
+    pub(super) fn write(&mut self, packed: &PackedBundle, profile: &Profile) -> Result<()> {
+        let bundle = packed.unpack()?;
         match self {
             Self::Audio { decoder, gaps, .. } => {
                 if let Some(gaps) = gaps {
-                    let missing = decoder.expected().map_or(0, |e| bundle.first_frame.saturating_sub(e));
-                    decoder.fill_at_most(gaps.fill(missing, bundle.frames, Instant::now()));
+                    let missing = decoder.missing_before(packed.first_frame);
+                    decoder.fill_at_most(gaps.fill(missing, packed.frames, Instant::now()));
                 }
-                decoder.push(bundle)?;
+                if packed.is_background() {
+                    decoder.push_background(packed.first_frame, packed.frames, &bundle.codes)?;
+                } else {
+                    decoder.push(bundle)?;
+                }
                 self.play()?;
             }
             Self::Codes { file, writer, bytes } => {
                 let writer = writer.get_or_insert_with(|| {
-                    ContainerWriter::new(StreamHeader::packed(profile, bundle.stages, bundle.frames), bytes)
+                    let header = StreamHeader::packed(profile, bundle.stages, bundle.frames);
+                    ContainerWriter::new(StreamHeader { live: true, ..header }, bytes)
                 });
-                writer.write(&bundle, bytes)?;
+                if packed.is_background() {
+                    writer.write_background(packed, bytes)?;
+                } else {
+                    writer.write(&bundle, bytes)?;
+                }
                 // Bundle by bundle, so that the file decodes up to wherever it is cut.
                 file.write(bytes)?;
                 bytes.clear();
@@ -191,6 +217,15 @@ impl Destination {
         let skipped = (*skip).min(pcm.len());
         *skip -= skipped;
         output.write(&pcm[skipped..])
+    }
+
+    /// Silence that lasts: for ears, background is made up of so many frames.
+    fn be_quiet(&mut self, frames: u8) -> Result<()> {
+        if let Self::Audio { decoder, .. } = self {
+            decoder.push_quiet(frames);
+            self.play()?;
+        }
+        Ok(())
     }
 
     /// Frames that did not come: what they sounded like is guessed; a file of codes has a gap there.
@@ -298,7 +333,7 @@ fn destination(args: &Args, model: &LoadedModel) -> Result<Destination> {
     };
     let frame = Duration::from_millis(FRAME_MS);
     let ears = args.device.is_some() || args.output.as_deref() == Some(Path::new("-"));
-    sink.bound_gaps(if ears { Gaps::live(frame) } else { Gaps::keeping_time(frame) });
+    sink.bound_gaps(if ears { Gaps::live(frame) } else { Gaps::keeping_time(frame) }, ears);
     Ok(sink)
 }
 
@@ -319,6 +354,7 @@ fn hello(args: &Args, model_id: ModelId) -> Result<Hello> {
         }),
         pace: Pace::Unknown,
         wire: crate::session::Wire::default(),
+        latency: args.latency,
     })
 }
 
@@ -335,6 +371,20 @@ async fn connect(args: &Args, hello: Hello, options: &ClientOptions) -> Result<F
     })
 }
 
+/// What ended a wait.
+enum Woken {
+    Came(Result<Option<UdpEvent>, ClientError>),
+    Quiet,
+    Signal,
+}
+
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Passes on up to `wanted` frames, or until the stream ends or is cut; gives how many came, and what cut it.
 fn receive(
     runtime: &Runtime,
@@ -345,6 +395,9 @@ fn receive(
 ) -> Result<(u64, Option<ClientError>)> {
     let profile = &model.profile;
     let (mut frames, mut cut) = (0, None);
+    // A file has the frames that were sent, whenever they came; ears hear silence as long as it lasts.
+    let mut spans = Spans::default();
+    let mut quiet = matches!(sink, Destination::Audio { ears: true, .. }).then(|| Quiet::new(Profile::FRAME_TIME));
     let mut signals = {
         let _guard = runtime.enter();
         Signals::catch()?
@@ -352,14 +405,39 @@ fn receive(
     while frames < wanted {
         let next = runtime.block_on(async {
             tokio::select! {
-                next = source.next() => Some(next),
-                () = signals.recv() => None,
+                next = source.next() => Woken::Came(next),
+                () = until(quiet.as_ref().and_then(Quiet::due)) => Woken::Quiet,
+                () = signals.recv() => Woken::Signal,
             }
         });
+        let next = match next {
+            Woken::Came(next) => Some(next),
+            Woken::Signal => None,
+            Woken::Quiet => {
+                if let Some((_, made)) = quiet.as_mut().and_then(|q| q.fill(Instant::now())) {
+                    frames += u64::from(made);
+                    sink.be_quiet(made)?;
+                }
+                continue;
+            }
+        };
         match next {
-            Some(Ok(Some(UdpEvent::Bundle(packed)))) => {
+            Some(Ok(Some(UdpEvent::Bundle(mut packed)))) => {
                 frames += u64::from(packed.frames);
-                sink.write(packed.unpack()?, profile)?;
+                match &mut quiet {
+                    Some(quiet) => {
+                        let is_background = packed.is_background();
+                        let placed = quiet.place(packed.first_frame, packed.frames, is_background, Instant::now());
+                        packed.first_frame = placed.first_frame;
+                        frames += placed.fill;
+                        sink.be_quiet(u8::try_from(placed.fill).unwrap_or(u8::MAX))?;
+                    }
+                    None => {
+                        frames += spans.frames(packed.first_frame, packed.frames, packed.is_background())
+                            - u64::from(packed.frames)
+                    }
+                }
+                sink.write(&packed, profile)?;
             }
             Some(Ok(Some(UdpEvent::Lost(lost)))) => {
                 frames += lost;
@@ -378,8 +456,8 @@ fn receive(
 }
 
 pub(super) fn run(args: Args) -> Result<()> {
-    if datagrams(&args).is_some() && (args.coded || args.continuation.is_some()) {
-        bail!("--coded and --continue need a connection that loses nothing: leave udp:// or them away");
+    if datagrams(&args).is_some() && (args.coded || args.continuation.is_some() || args.latency.is_some()) {
+        bail!("--coded, --continue and --latency need a connection that loses nothing: leave udp:// or them away");
     }
     let model = crate::cli::loading::load_model(args.model.as_deref())?;
     let mut sink = destination(&args, &model)?;

@@ -74,7 +74,7 @@ struct Past<'a> {
 
 impl Past<'_> {
     fn take(&mut self, message: &LayerMessage, out: &mut Vec<PackedBundle>) {
-        if message.kind != Kind::Codes {
+        if !matches!(message.kind, Kind::Codes | Kind::Graded | Kind::Background) {
             return;
         }
         if message.model != self.profile.model_id {
@@ -144,12 +144,12 @@ pub(super) fn run(args: Args) -> Result<()> {
             None => break,
         }
         for bundle in bundles.drain(..) {
-            sink.write(bundle.limited(stages)?.unpack()?, profile)?;
+            sink.write(&bundle.limited(stages)?, profile)?;
         }
     }
     past.drain(true, &mut bundles);
     for bundle in bundles {
-        sink.write(bundle.limited(stages)?.unpack()?, profile)?;
+        sink.write(&bundle.limited(stages)?, profile)?;
     }
     if past.next_frame == 0 {
         bail!("nothing of stream {} came; nothing was written", args.stream);

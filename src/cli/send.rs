@@ -16,10 +16,10 @@ use crate::capture::{AudioInput, CaptureError};
 use crate::codec::{Bucket, Encoder, Processor};
 use crate::jitter::{Pace, Schedule};
 use crate::profile::Profile;
-use crate::recording::REFINE_STEPS;
+use crate::recording::{LIVE_BUNDLE, REFINE_STEPS};
 use crate::rvq::BeamWidth;
 use crate::service::{Client, ClientError, ClientOptions, UdpClient};
-use crate::session::{Hello, PROTOCOL_VERSION, PackedBundle, Role, StreamName};
+use crate::session::{Hello, PROTOCOL_VERSION, Role, StreamName};
 use crate::synthesis::{Analyser, Effort};
 use crate::units::{CODEC_RATE, ModelId, PcmFormat, StageCount};
 
@@ -71,9 +71,13 @@ pub(super) struct Args {
     /// Frames of 20 ms that travel together, 1 to 50 [default: those of --latency]
     #[arg(long, value_name = "N", conflicts_with = "latency", value_parser = clap::value_parser!(u8).range(1..=i64::from(Profile::MAX_FRAMES_PER_BUNDLE)))]
     bundle: Option<u8>,
-    /// How long sound waits for what travels with it, 20ms to 1s: the longer, the less headers take
-    #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = parse_latency)]
-    latency: u8,
+    /// Longest that sound may wait for what travels with it, 20ms to 1s: the longer, the less headers take [default: what all listeners
+    /// allow, 100ms unless they say]
+    #[arg(long, value_name = "TIME", value_parser = parse_latency)]
+    latency: Option<u8>,
+    /// Whether silence is described (every 400 ms, whoever listens makes noise of the same spectrum) or sent like everything else
+    #[arg(long, value_enum, default_value = "on", value_name = "on|off")]
+    dtx: Switch,
     /// Give every bundle the same number of stages, instead of more to loud ones and fewer to quiet ones
     #[arg(long)]
     even: bool,
@@ -98,6 +102,12 @@ pub(super) struct Args {
     model: Option<PathBuf>,
     #[command(flatten)]
     remote: super::remote::Args,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Switch {
+    On,
+    Off,
 }
 
 /// How much is searched.
@@ -236,6 +246,19 @@ impl Target {
         }
     }
 
+    /// Whether silence may be described instead of sent.
+    fn knows_silence(&self) -> bool {
+        matches!(self, Self::Tcp(client) if client.wire().silence)
+    }
+
+    /// Frames of bundles that all who listen want, as far as the daemon says.
+    fn bundle_frames(&self) -> Option<u8> {
+        match self {
+            Self::Tcp(client) => client.bundle_frames(),
+            Self::Udp(_) => None,
+        }
+    }
+
     /// Bytes of messages sent so far, as far as that is counted.
     fn bytes_sent(&self) -> u64 {
         match self {
@@ -249,6 +272,38 @@ impl Target {
             Self::Tcp(client) => client.finish().await,
             Self::Udp(client) => client.finish().await,
         }
+    }
+}
+
+/// How long bundles are.
+struct Lengths {
+    /// Never another.
+    fixed: bool,
+    now: u8,
+    most: u8,
+}
+
+impl Lengths {
+    /// Messages of one size want bundles of one length, and datagrams short ones.
+    fn new(args: &Args) -> Self {
+        let usual = args.latency.unwrap_or(LIVE_BUNDLE);
+        let fixed = args.bundle.is_some() || args.constant || args.to.starts_with("udp://");
+        let now = args.bundle.unwrap_or(usual);
+        Self { fixed, now, most: if fixed { now } else { args.latency.unwrap_or(Profile::MAX_FRAMES_PER_BUNDLE) } }
+    }
+
+    fn now(&self) -> u8 {
+        self.now
+    }
+
+    fn most(&self) -> u8 {
+        self.most
+    }
+
+    /// Follows what listeners want; whether that has changed.
+    fn follow(&mut self, wanted: Option<u8>) -> bool {
+        let Some(wanted) = wanted.filter(|_| !self.fixed) else { return false };
+        std::mem::replace(&mut self.now, wanted.clamp(1, self.most)) != self.now
     }
 }
 
@@ -288,7 +343,7 @@ impl Plan {
             let bytes = (args.kbps * 125.0 * profile.media_time(bundle).as_secs_f64()) as usize;
             return Self::Constant { bytes, bucket };
         }
-        encoder.hold_rate(bucket);
+        encoder.hold_rate(bucket, client.is_coded() && client.is_graded());
         self
     }
 
@@ -301,32 +356,41 @@ impl Plan {
         }
     }
 
-    /// Sends a bundle; gives the stages that were sent.
+    /// Sends a bundle; gives the number of codes that were sent.
     async fn publish(
         &mut self,
         client: &mut Target,
         encoder: &mut Encoder,
         bundle: &Bundle,
-    ) -> Result<StageCount, ClientError> {
-        let packed = PackedBundle::pack(bundle);
+    ) -> Result<u64, ClientError> {
+        let Some(packed) = encoder.pack(bundle) else {
+            encoder.spent(bundle.frames, 0, 0);
+            return Ok(0);
+        };
         let client = match client {
-            Target::Udp(client) => return client.publish(&packed).await.map(|()| bundle.stages),
+            Target::Udp(client) => return client.publish(&packed).await.map(|()| u64::from(codes(bundle))),
             Target::Tcp(client) => client,
         };
         match self {
             Self::Constant { bytes, bucket } => {
                 let (stages, length) = client.publish_padded(&packed, *bytes).await?;
-                bucket.spent(bundle.frames, stages.value(), 8 * length as u64);
-                Ok(stages)
+                let codes = u32::from(bundle.frames) * u32::from(stages.value());
+                bucket.spent(bundle.frames, codes, 8 * length as u64);
+                Ok(u64::from(codes))
             }
             Self::Stages | Self::Held => {
                 let before = client.bytes_sent();
+                let codes = if packed.is_background() { 0 } else { codes(bundle) };
                 client.publish(packed).await?;
-                encoder.spent(bundle.frames, bundle.stages, 8 * (client.bytes_sent() - before));
-                Ok(bundle.stages)
+                encoder.spent(bundle.frames, codes, 8 * (client.bytes_sent() - before));
+                Ok(u64::from(codes))
             }
         }
     }
+}
+
+fn codes(bundle: &Bundle) -> u32 {
+    bundle.by_frame().map(|f| f.len() as u32).sum()
 }
 
 /// What was sent, in words.
@@ -371,6 +435,7 @@ fn hello(args: &Args, model_id: ModelId, most: StageCount, bundle: u8) -> Result
         continuation: None,
         pace,
         wire: crate::session::Wire::default(),
+        latency: None,
     })
 }
 
@@ -417,7 +482,8 @@ pub(super) fn run(args: Args) -> Result<()> {
         (_, true) => None,
         (false, false) => model.tokens()?,
     };
-    let bundle = args.bundle.unwrap_or(args.latency);
+    let mut lengths = Lengths::new(&args);
+    let bundle = lengths.now();
     let mut encoder = Encoder::new(profile.clone(), profile.stages, bundle)?;
     encoder.set_job_frames(usize::from(bundle));
     let (plan, most) = Plan::new(&args, &mut encoder, &profile)?;
@@ -432,12 +498,16 @@ pub(super) fn run(args: Args) -> Result<()> {
         analyser.set_part(usize::from(bundle));
         analyser
     });
-    let hello = hello(&args, profile.model_id, most, bundle)?;
+    let hello = hello(&args, profile.model_id, most, lengths.most())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut client = Target::connect(&args, hello, options, &runtime)?;
     let hello_bytes = client.bytes_sent();
     let mut plan = plan.begin(&args, bundle, &client, &mut encoder, &profile);
     let mut schedule = Schedule::new(AHEAD);
+    // Messages of one size say nothing if there is always one.
+    if args.dtx == Switch::On && !args.constant && client.knows_silence() {
+        encoder.leave_out_silence();
+    }
     let (mut frames, mut stage_frames) = (0, 0);
     // Reading blocks, so it has a thread of its own; the queue is short, and the server's back-pressure reaches it.
     let chunks = read_ahead(input);
@@ -451,15 +521,20 @@ pub(super) fn run(args: Args) -> Result<()> {
             Err(RecvTimeoutError::Disconnected) => None,
         };
         let more = pcm.is_some();
-        let measured = (args.effort == Search::Auto).then_some((&mut effort, profile.media_time(bundle)));
+        if let Some(analyser) = &mut analyser {
+            analyser.set_part(usize::from(lengths.now()));
+        }
+        let measured = (args.effort == Search::Auto).then_some((&mut effort, profile.media_time(lengths.now())));
         feed(&mut encoder, analyser.as_mut(), &mut processor, pcm.as_deref(), measured)?;
-        plan.prepare(&mut encoder, bundle);
+        plan.prepare(&mut encoder, lengths.now());
         while let Some(made) = processor.encode(&mut encoder)? {
             runtime.block_on(hold(&mut schedule, profile.media_time(made.frames)));
-            let stages = runtime.block_on(plan.publish(&mut client, &mut encoder, &made))?;
+            stage_frames += runtime.block_on(plan.publish(&mut client, &mut encoder, &made))?;
             frames += u64::from(made.frames);
-            stage_frames += u64::from(made.frames) * u64::from(stages.value());
-            plan.prepare(&mut encoder, bundle);
+            if lengths.follow(client.bundle_frames()) {
+                encoder.set_bundle_frames(lengths.now());
+            }
+            plan.prepare(&mut encoder, lengths.now());
         }
         if !more {
             break;

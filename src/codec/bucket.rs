@@ -35,12 +35,12 @@ impl Bucket {
         Self { frame_bits: kbps * 1000.0 / 50.0, credit: 0.0, stage_bits, head_bits: head_bytes as f64 * 8.0 }
     }
 
-    /// Notes a message of so many bits that held `frames` frames of `stages` stages.
-    pub fn spent(&mut self, frames: u8, stages: u8, bits: u64) {
+    /// Notes a message of so many bits that held `frames` frames with `codes` codes together.
+    pub fn spent(&mut self, frames: u8, codes: u32, bits: u64) {
         let (frames, bits) = (f64::from(frames), bits as f64);
         let most = SAVED_FRAMES * self.frame_bits;
         self.credit = (self.credit + frames * self.frame_bits - bits).clamp(-most, most);
-        let codes = frames * f64::from(stages);
+        let codes = f64::from(codes);
         if codes > 0.0 {
             self.stage_bits += NEWEST * (((bits - self.head_bits) / codes).clamp(0.5, 10.0) - self.stage_bits);
         }
@@ -81,7 +81,7 @@ mod tests {
             let stages = (bucket.mean_stages(5) + bucket.correction() + wish(n)).round().clamp(1.0, 24.0) as u8;
             let stages = stages.min(bucket.most_stages(5));
             let bits = 128 + (cost(n) * f64::from(stages) * 5.0) as u64;
-            bucket.spent(5, stages, bits);
+            bucket.spent(5, 5 * u32::from(stages), bits);
             bits
         });
         (bits.collect(), bucket)

@@ -3,10 +3,11 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::{CodecError, Concealer, DecodeJob, Guess};
+use super::{Background, CodecError, Concealer, DecodeJob, Guess, MAX_QUIET_FRAMES};
 use crate::bitstream::Bundle;
 use crate::model::decoder_noise;
 use crate::profile::Profile;
+use crate::units::StageCount;
 
 /// Longest gap between bundles that is filled; after a longer one the stream simply goes on.
 pub const MAX_GAP_FRAMES: u64 = 250;
@@ -20,6 +21,13 @@ enum Waiting {
     Bundle(Bundle),
     /// Frames that did not come.
     Lost {
+        first_frame: u64,
+        frames: u64,
+    },
+    /// Codes of a frame that describe the background.
+    Described(Vec<u16>),
+    /// Frames of background that are made up.
+    Quiet {
         first_frame: u64,
         frames: u64,
     },
@@ -44,6 +52,10 @@ pub struct Decoder {
     guessing: bool,
     /// Most frames of a gap that are filled.
     fill: u64,
+    background: Background,
+    /// In silence: frames that may still be missing without being lost.
+    quiet: Option<u64>,
+    quiet_frames: u64,
 }
 
 impl Decoder {
@@ -70,6 +82,9 @@ impl Decoder {
             guessed: None,
             guessing: false,
             fill: MAX_GAP_FRAMES,
+            background: Background::default(),
+            quiet: None,
+            quiet_frames: 0,
         }
     }
 
@@ -115,12 +130,81 @@ impl Decoder {
                 bundle.frames -= late as u8;
                 bundle.first_frame = expected;
             } else if first_frame > expected {
-                self.skip(expected, first_frame - expected);
+                self.pass_over(expected, first_frame - expected);
             }
         }
         self.expected = Some(end);
+        self.quiet = None;
         self.waiting.push_back(Waiting::Bundle(bundle));
         Ok(())
+    }
+
+    /// Queues a description of the background by the codes of a frame: so many frames from `first_frame` on are made up of it and of what
+    /// was described before, and so is a gap behind them, of at most a second.
+    ///
+    /// # Errors
+    /// As [`Decoder::push`].
+    pub fn push_background(&mut self, first_frame: u64, frames: u8, codes: &[u16]) -> Result<(), CodecError> {
+        let error = |reason| CodecError::Bundle { first_frame, reason };
+        if codes.is_empty() || codes.iter().any(|&c| usize::from(c) >= self.profile.entries) {
+            return Err(error("a code is beyond the codebook"));
+        }
+        if codes.len() > self.profile.stages.index() {
+            return Err(error("a background of more stages than the model has"));
+        }
+        let end = first_frame.checked_add(u64::from(frames)).ok_or_else(|| error("frame number overflows"))?;
+        if self.waiting.len() + 2 >= MAX_WAITING {
+            return Err(error("more than 64 bundles are waiting"));
+        }
+        let expected = self.expected.unwrap_or(first_frame);
+        if first_frame > expected {
+            self.pass_over(expected, first_frame - expected);
+        }
+        self.waiting.push_back(Waiting::Described(codes.to_vec()));
+        self.quiet = Some(MAX_QUIET_FRAMES);
+        if let Some(frames) = end.checked_sub(expected.max(first_frame)).filter(|&f| f > 0) {
+            self.be_quiet(expected.max(first_frame), frames);
+            self.expected = Some(end);
+        }
+        Ok(())
+    }
+
+    /// Makes up so many frames of background now, in silence: nothing has come to say otherwise.
+    pub fn push_quiet(&mut self, frames: u8) {
+        if let (Some(expected), Some(left)) = (self.expected, self.quiet)
+            && self.waiting.len() < MAX_WAITING
+        {
+            let frames = u64::from(frames).min(left);
+            self.quiet = Some(left - frames);
+            self.be_quiet(expected, frames);
+            self.expected = Some(expected.saturating_add(frames));
+        }
+    }
+
+    fn be_quiet(&mut self, first_frame: u64, frames: u64) {
+        if frames > 0 {
+            self.quiet_frames = self.quiet_frames.saturating_add(frames);
+            self.waiting.push_back(Waiting::Quiet { first_frame, frames });
+        }
+    }
+
+    /// Notes frames that no bundle holds: silence, as far as that goes, or a gap.
+    fn pass_over(&mut self, expected: u64, frames: u64) {
+        match self.quiet {
+            Some(left) if frames <= left => self.be_quiet(expected, frames),
+            _ => self.skip(expected, frames),
+        }
+    }
+
+    /// Frames in front of a bundle that are missing: those that silence does not explain.
+    pub fn missing_before(&self, first_frame: u64) -> u64 {
+        let gap = self.expected.map_or(0, |e| first_frame.saturating_sub(e));
+        if self.quiet.is_some_and(|left| gap <= left) { 0 } else { gap }
+    }
+
+    /// Frames of background that were made up.
+    pub fn quiet_frames(&self) -> u64 {
+        self.quiet_frames
     }
 
     /// Fills at most so many frames (250 or fewer) of a gap in front of a bundle from here on; after a longer gap the stream goes
@@ -153,6 +237,7 @@ impl Decoder {
             self.missing_frames += frames;
             self.waiting.push_back(Waiting::Lost { first_frame: expected, frames });
             self.expected = Some(expected.saturating_add(frames));
+            self.quiet = None;
         }
     }
 
@@ -175,7 +260,7 @@ impl Decoder {
         }
         loop {
             let (first_frame, frames) = match *self.waiting.front()? {
-                Waiting::Bundle(_) => return None,
+                Waiting::Bundle(_) | Waiting::Described(_) | Waiting::Quiet { .. } => return None,
                 Waiting::Cut => {
                     self.waiting.pop_front();
                     self.forget();
@@ -216,10 +301,15 @@ impl Decoder {
             }
             return Some(self.with_noise(job));
         }
-        let Some(Waiting::Bundle(bundle)) = self.waiting.pop_front() else {
-            self.idle = Some(job);
-            return None;
+        let bundle = match self.next_known() {
+            Some(Waiting::Bundle(bundle)) => bundle,
+            Some(Waiting::Quiet { first_frame, frames }) => return Some(self.quiet_job(job, first_frame, frames)),
+            _ => {
+                self.idle = Some(job);
+                return None;
+            }
         };
+        self.background.heard(&bundle);
         if let Some(concealer) = &mut self.concealer {
             concealer.heard(&bundle);
         }
@@ -228,6 +318,34 @@ impl Decoder {
         job.codes.extend_from_slice(&bundle.codes);
         self.guessing = false;
         Some(self.with_noise(job))
+    }
+
+    /// The next thing whose codes are known; descriptions on the way are taken in.
+    fn next_known(&mut self) -> Option<Waiting> {
+        loop {
+            match self.waiting.pop_front()? {
+                Waiting::Described(codes) => self.background.describe(&codes),
+                lost @ (Waiting::Lost { .. } | Waiting::Cut) => {
+                    self.waiting.push_front(lost);
+                    return None;
+                }
+                known => return Some(known),
+            }
+        }
+    }
+
+    /// A job that makes up background.
+    fn quiet_job(&mut self, mut job: DecodeJob, first_frame: u64, frames: u64) -> DecodeJob {
+        let now = frames.min(u64::from(Profile::MAX_FRAMES_PER_BUNDLE));
+        if now < frames {
+            self.waiting.push_front(Waiting::Quiet { first_frame: first_frame + now, frames: frames - now });
+        }
+        // There is a description before every silence.
+        let (stages, codes) =
+            self.background.frames(first_frame, now as usize).unwrap_or((StageCount::ONE, vec![0; now as usize]));
+        (job.frames, job.first_frame, job.stages, job.codes) = (now as usize, first_frame, stages, codes);
+        self.guessing = false;
+        self.with_noise(job)
     }
 
     /// Fills missing frames; those that are to be guessed, if any, are handed out, with the number of the others.

@@ -2,11 +2,34 @@
 
 use std::sync::Arc;
 
-use super::{Bucket, BundleGrading, CodecError, EncodeJob, Grading, level_db};
-use crate::bitstream::Bundle;
+use super::{Activity, Bucket, BundleGrading, CodecError, EncodeJob, Grading, Sent, Silencer, level_db};
+use crate::bitstream::{Bundle, PackedBundle};
 use crate::dsp::usable;
 use crate::profile::Profile;
 use crate::units::StageCount;
+
+/// What decides which bundles are silence.
+#[derive(Debug, Default)]
+struct Silence {
+    activity: Activity,
+    silencer: Silencer,
+    /// Whether a frame of the bundle that is being made is more than background, and the level of each.
+    active: bool,
+    levels: Vec<f32>,
+}
+
+impl Silence {
+    fn hear(&mut self, pcm: &[f32], frame_samples: usize, begins: bool) {
+        if begins {
+            self.active = false;
+            self.levels.clear();
+        }
+        for frame in pcm.chunks_exact(frame_samples) {
+            self.active |= self.activity.push(frame);
+            self.levels.push(level_db(frame));
+        }
+    }
+}
 
 /// One stream's encoder.
 #[derive(Debug)]
@@ -14,6 +37,8 @@ pub struct Encoder {
     profile: Arc<Profile>,
     stages: StageCount,
     frames_per_bundle: u8,
+    /// From the next bundle on.
+    next_frames_per_bundle: u8,
     job_frames: usize,
     pending: Vec<f32>,
     read: usize,
@@ -28,6 +53,10 @@ pub struct Encoder {
     grading: Option<Grading>,
     last_depth: Option<u8>,
     bundle_grading: Option<BundleGrading>,
+    /// Whether `bundle_grading` gives frames stages of their own.
+    by_frame: bool,
+    /// Finds silence; None: everything is sent.
+    silence: Option<Box<Silence>>,
     /// Latents of frames to come, and how many values of them were read. None: jobs make them.
     latents: Option<(Vec<f32>, usize)>,
 }
@@ -62,6 +91,7 @@ impl Encoder {
             profile,
             stages,
             frames_per_bundle,
+            next_frames_per_bundle: frames_per_bundle,
             job_frames: 1,
             pending: Vec::new(),
             read: 0,
@@ -74,6 +104,8 @@ impl Encoder {
             grading: None,
             last_depth: None,
             bundle_grading: None,
+            by_frame: false,
+            silence: None,
             latents: None,
         })
     }
@@ -89,9 +121,43 @@ impl Encoder {
         waiting.0.extend_from_slice(latents);
     }
 
+    /// Leaves out what is only background, from the next bundle on: [`Encoder::pack`] then says what is to be sent. Jobs must hold whole
+    /// bundles.
+    pub fn leave_out_silence(&mut self) {
+        self.silence = Some(Box::default());
+    }
+
+    /// What is to be sent of the bundle that was made last; None in silence, but for a description of the background now and then.
+    pub fn pack(&mut self, bundle: &Bundle) -> Option<PackedBundle> {
+        let is_last = self.finished && self.open.frames == 0 && self.backlog() < self.profile.frame_samples;
+        let sent = match &mut self.silence {
+            Some(s) => s.silencer.next(bundle, !s.active, &s.levels, is_last),
+            None => Sent::Whole,
+        };
+        match sent {
+            Sent::Whole => Some(PackedBundle::pack(bundle)),
+            Sent::Description(codes) => PackedBundle::background(bundle.first_frame, bundle.frames, &codes).ok(),
+            Sent::Nothing => None,
+        }
+    }
+
     /// Frames a job waits for, 1 by default (lowest delay). More cost less a frame; a job never spans two bundles.
     pub fn set_job_frames(&mut self, frames: usize) {
         self.job_frames = frames.clamp(1, usize::from(self.frames_per_bundle));
+    }
+
+    /// Makes bundles of so many frames, 1 to 50, from the next one on, each in one job.
+    pub fn set_bundle_frames(&mut self, frames: u8) {
+        self.next_frames_per_bundle = frames.clamp(1, Profile::MAX_FRAMES_PER_BUNDLE);
+        self.begin_bundle();
+    }
+
+    /// Between two bundles, and while no job is out.
+    fn begin_bundle(&mut self) {
+        if self.open.frames == 0 && self.idle.is_some() && self.frames_per_bundle != self.next_frames_per_bundle {
+            self.frames_per_bundle = self.next_frames_per_bundle;
+            self.job_frames = usize::from(self.frames_per_bundle);
+        }
     }
 
     /// Changes the number of stages from the next bundle on, at most what the model has.
@@ -117,15 +183,16 @@ impl Encoder {
     }
 
     /// Gives bundles from here on as many stages as the bucket has room for, loud ones more; say with [`Encoder::spent`] what each
-    /// took before the next is asked for.
-    pub fn hold_rate(&mut self, bucket: Bucket) {
+    /// took before the next is asked for. With `by_frame` loud frames get more inside a bundle, too.
+    pub fn hold_rate(&mut self, bucket: Bucket, by_frame: bool) {
         self.bundle_grading = Some(BundleGrading::within(bucket, self.profile.stages));
+        self.by_frame = by_frame;
     }
 
-    /// Notes what a bundle really took, its message included.
-    pub fn spent(&mut self, frames: u8, stages: StageCount, bits: u64) {
+    /// Notes what a bundle of so many codes really took, its message included.
+    pub fn spent(&mut self, frames: u8, codes: u32, bits: u64) {
         if let Some(grading) = &mut self.bundle_grading {
-            grading.spent(frames, stages, bits);
+            grading.spent(frames, codes, bits);
         }
     }
 
@@ -178,8 +245,11 @@ impl Encoder {
         if self.open.frames == 0 {
             let samples = frames * self.profile.frame_samples;
             let pcm = &self.pending[self.read..self.read + samples];
-            let graded = self.bundle_grading.as_mut().map(|g| g.next(pcm, self.profile.frame_samples));
-            self.open.stages = graded.unwrap_or(self.stages);
+            self.open.stages = match &mut self.bundle_grading {
+                Some(_) if self.by_frame => self.profile.stages,
+                Some(grading) => grading.next(pcm, self.profile.frame_samples),
+                None => self.stages,
+            };
             self.open.first_frame = self.next_frame;
         }
         job.frames = frames;
@@ -189,6 +259,9 @@ impl Encoder {
         job.pcm.clear();
         job.pcm.extend_from_slice(&self.pending[self.read..self.read + samples]);
         self.read += samples;
+        if let Some(silence) = &mut self.silence {
+            silence.hear(&job.pcm, self.profile.frame_samples, self.open.frames == 0);
+        }
         job.analysed = self.latents.is_some();
         if let Some((latents, read)) = &mut self.latents {
             let values = frames * self.profile.latent_dim;
@@ -197,7 +270,9 @@ impl Encoder {
             *read += values;
         }
         job.depths.clear();
-        if let Some(grading) = &self.grading {
+        if let Some(grading) = self.bundle_grading.as_mut().filter(|_| self.by_frame) {
+            grading.depths(&job.pcm, self.profile.frame_samples, &mut job.depths);
+        } else if let Some(grading) = &self.grading {
             for frame in job.pcm.chunks_exact(self.profile.frame_samples) {
                 let depth = grading.depth(level_db(frame), self.last_depth, job.stages);
                 self.last_depth = Some(depth);
@@ -263,6 +338,7 @@ impl Encoder {
         self.open.frames = 0;
         self.open.codes.clear();
         self.full = false;
+        self.begin_bundle();
         true
     }
 

@@ -139,10 +139,10 @@ impl BundleGrading {
         Self { bucket: Some(bucket), ..Self::new(most, most) }
     }
 
-    /// Notes what a bundle really took.
-    pub fn spent(&mut self, frames: u8, stages: StageCount, bits: u64) {
+    /// Notes what a bundle of so many codes really took.
+    pub fn spent(&mut self, frames: u8, codes: u32, bits: u64) {
         if let Some(bucket) = &mut self.bucket {
-            bucket.spent(frames, stages.value(), bits);
+            bucket.spent(frames, codes, bits);
         }
     }
 
@@ -154,6 +154,37 @@ impl BundleGrading {
     /// Most stages of a bundle.
     pub fn most(&self) -> StageCount {
         self.most
+    }
+
+    /// Appends the stages of each frame of the bundle that holds `pcm`, within what the bucket has room for.
+    pub fn depths(&mut self, pcm: &[f32], frame_samples: usize, out: &mut Vec<u8>) {
+        let frames = u8::try_from(pcm.len() / frame_samples).unwrap_or(u8::MAX);
+        let levels: Vec<f32> = pcm.chunks_exact(frame_samples).map(level_db).collect();
+        levels.iter().for_each(|&level| self.loudness.push(level));
+        let (mean, correction, most) = match &self.bucket {
+            Some(b) => (b.mean_stages(frames), b.correction(), b.most_stages(frames)),
+            None => (f64::from(self.mean.value()), f64::from(self.reservoir.correction()), u8::MAX),
+        };
+        let mut grading = Grading::new(mean as f32, self.loudness.mean_db());
+        grading.base = (mean + correction) as f32;
+        let before = out.len();
+        // Lowered by at least half a stage each time, down to where all frames have one.
+        for _ in 0..4 * MAX_STAGES {
+            out.truncate(before);
+            let mut last = self.last;
+            for &level in &levels {
+                let depth = grading.depth(level, last, self.most);
+                out.push(depth);
+                last = Some(depth);
+            }
+            let codes: u32 = out[before..].iter().copied().map(u32::from).sum();
+            let room = u32::from(most) * u32::from(frames);
+            if codes <= room.max(u32::from(frames)) {
+                break;
+            }
+            grading.base -= ((codes - room) as f32 / f32::from(frames.max(1))).max(0.5);
+        }
+        self.last = out.last().copied();
     }
 
     /// Stages of the bundle that holds `pcm`, some frames of `frame_samples`.
@@ -223,6 +254,29 @@ mod tests {
         let average = f64::from(loud + quiet) / f64::from(bundles / 2);
         assert!((average - 6.0).abs() < 0.3, "{average}");
         assert!(f64::from(loud) / 334.0 > f64::from(quiet) / 666.0 + 2.0, "{loud} {quiet}");
+    }
+
+    #[test]
+    fn loud_frames_of_a_bundle_get_more_within_what_the_bucket_has() {
+        let most = StageCount::MAX;
+        let mut grading = BundleGrading::within(Bucket::new(6.0, 2, 7.5), most);
+        let frame = |level: f32| vec![level; 480];
+        let (mut total, mut spread) = (0u32, 0);
+        for n in 0..200 {
+            let pcm: Vec<f32> = [0.3, 0.3, 0.01, 0.001, 0.1].iter().flat_map(|&l| frame(l)).collect();
+            let mut depths = Vec::new();
+            grading.depths(&pcm, 480, &mut depths);
+            assert_eq!(depths.len(), 5);
+            let codes: u32 = depths.iter().copied().map(u32::from).sum();
+            grading.spent(5, codes, 16 + 8 * u64::from(codes));
+            if n >= 100 {
+                total += codes;
+                spread += i32::from(depths[0]) - i32::from(depths[3]);
+            }
+        }
+        assert!(spread > 300, "{spread}");
+        let kbps = f64::from(16 * 100 + 8 * total) / 10_000.0;
+        assert!((kbps - 6.0).abs() < 0.2, "{kbps}");
     }
 
     #[test]

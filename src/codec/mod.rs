@@ -4,6 +4,8 @@
 //! when somebody has run it: [`Processor`] on the spot (command line), or an engine thread that batches the jobs of
 //! many streams. The same jobs give the same bytes either way.
 
+mod activity;
+mod background;
 mod bucket;
 mod conceal;
 mod decoder;
@@ -14,6 +16,8 @@ mod job;
 mod processor;
 
 pub use crate::profile::Profile;
+pub use activity::{Activity, HANGOVER_FRAMES};
+pub use background::{Background, DESCRIPTION_FRAMES, MAX_QUIET_FRAMES, Sent, Silencer};
 pub use bucket::Bucket;
 pub use conceal::{Concealer, Guess, SAMPLED_FRAMES};
 pub use decoder::{Decoder, MAX_GAP_FRAMES};

@@ -115,6 +115,8 @@ pub struct Codec {
     pub stages: StageCount,
     /// Loud bundles get more stages and quiet ones fewer.
     pub graded: bool,
+    /// Silence is described instead of sent.
+    pub dtx: bool,
     /// Frames of 20 ms in a bundle.
     pub frames_per_bundle: u8,
 }
@@ -210,7 +212,13 @@ fn codec_format() -> String {
 
 section!(RawCodes { listen: String = "127.0.0.1:7701".to_owned() });
 section!(RawUdp { listen: String = String::new() });
-section!(RawCodec { model: String = String::new(), kbps: f64 = 6.0, graded: bool = true, frames_per_bundle: u8 = 5 });
+section!(RawCodec {
+    model: String = String::new(),
+    kbps: f64 = 6.0,
+    graded: bool = true,
+    dtx: bool = true,
+    frames_per_bundle: u8 = 5
+});
 section!(RawEngine {
     threads: usize = 0,
     pin: bool = true,
@@ -315,6 +323,7 @@ impl RawCodec {
             model: (!self.model.is_empty()).then(|| PathBuf::from(self.model)),
             stages,
             graded: self.graded,
+            dtx: self.dtx,
             frames_per_bundle: within(
                 "codec.frames_per_bundle",
                 self.frames_per_bundle,

@@ -79,6 +79,8 @@ struct Walk {
     frequencies: Frequencies,
     rule: ContextRule,
     expected: Option<u64>,
+    /// A silence follows what was before: the context goes on wherever the next bundle begins.
+    silence: bool,
     /// Present if the stream's frames have stage counts of their own.
     depths: Option<Depths>,
 }
@@ -91,6 +93,7 @@ impl Walk {
             frequencies: Frequencies::uniform(entries),
             rule,
             expected: None,
+            silence: false,
             depths: None,
         }
     }
@@ -121,6 +124,12 @@ impl Walk {
 
     fn end(&mut self, first_frame: u64, frames: u8) {
         self.expected = Some(first_frame.saturating_add(u64::from(frames)));
+        self.silence = false;
+    }
+
+    /// Whether a bundle that begins there goes on with the context.
+    fn follows(&self, first_frame: u64) -> bool {
+        self.expected == Some(first_frame) || (self.silence && self.expected.is_some())
     }
 }
 
@@ -154,7 +163,7 @@ impl Encoder {
         if walk.depths.is_none() && bundle.is_graded() {
             return Err(EntropyError::Graded { first_frame: bundle.first_frame });
         }
-        let restart = restart || walk.rule == ContextRule::Bundle || walk.expected != Some(bundle.first_frame);
+        let restart = restart || walk.rule == ContextRule::Bundle || !walk.follows(bundle.first_frame);
         walk.begin(bundle.stages, restart);
         self.ranges.clear();
         for frame in bundle.by_frame() {
@@ -193,6 +202,11 @@ impl Encoder {
             bundle.pack_into(out)
         }
         Ok(Coded::Packed { restart })
+    }
+
+    /// A silence follows: the context goes on after it.
+    pub fn silence(&mut self) {
+        self.walk.silence = true;
     }
 
     /// Bits that all codes so far cost by the model, without the rounding of payloads to bytes.
@@ -257,7 +271,7 @@ impl Decoder {
             return Err(error("not shorter than the packed payload would be"));
         }
         let restart = restart || walk.rule == ContextRule::Bundle;
-        if !restart && walk.expected != Some(first_frame) {
+        if !restart && !walk.follows(first_frame) {
             return Err(EntropyError::NoContext { first_frame, missing: walk.expected.unwrap_or(0) });
         }
         walk.begin(stages, restart);
@@ -285,6 +299,11 @@ impl Decoder {
         Bundle::new(first_frame, frames, stages, codes).map_err(|_| error("not a bundle"))
     }
 
+    /// As [`Encoder::silence`].
+    pub fn silence(&mut self) {
+        self.walk.silence = true;
+    }
+
     /// Takes a bundle that travelled packed, so that later ones can build on it.
     ///
     /// Errors: [`EntropyError::Stages`].
@@ -292,7 +311,7 @@ impl Decoder {
         let walk = &mut self.walk;
         walk.check(bundle.first_frame, bundle.stages)?;
         let restart = restart || walk.rule == ContextRule::Bundle;
-        if !restart && walk.expected != Some(bundle.first_frame) {
+        if !restart && !walk.follows(bundle.first_frame) {
             return Ok(());
         }
         walk.begin(bundle.stages, restart);

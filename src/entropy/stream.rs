@@ -165,7 +165,7 @@ impl StreamReader {
                     }
                     return Ok(Some(Item::Bundle(bundle)));
                 }
-                end @ Item::End { .. } => return Ok(Some(end)),
+                other @ (Item::Background(_) | Item::End { .. }) => return Ok(Some(other)),
             }
         }
         Ok(None)

@@ -9,7 +9,7 @@ use crate::codec::{self, Concealer, Decoder, ProcessError, Processor};
 use crate::entropy::StreamReader;
 use crate::profile::Profile;
 use crate::recording::{CODED_BUNDLE, Fit};
-use crate::session::{Message, PackedBundle, SessionDecoder, SessionEncoder, ThinReader, ThinWriter};
+use crate::session::{Message, PackedBundle, SessionDecoder, SessionEncoder, ThinReader, ThinWriter, Wire};
 use crate::synthesis::{Refiner, analyse_all};
 use crate::token::TokenModel;
 use crate::units::{CODEC_RATE, StageCount};
@@ -61,7 +61,7 @@ impl<'a> Undertone<'a> {
     }
 
     fn code(&self, bundles: &[Bundle]) -> Result<Vec<Packet>, RefereeError> {
-        let mut encoder = SessionEncoder::new(self.coder()?).seldom_checked();
+        let mut encoder = SessionEncoder::new(self.coder()?).on(Wire::ALL);
         let mut thin = ThinWriter::default();
         let mut packets = Vec::new();
         for (sequence, bundle) in (0..).zip(bundles) {
@@ -75,8 +75,8 @@ impl<'a> Undertone<'a> {
     }
 
     fn uncode(&self, packets: &[Option<&Packet>]) -> Result<Vec<Bundle>, RefereeError> {
-        let mut decoder = SessionDecoder::new(self.coder()?);
-        let (mut thin, mut framer) = (ThinReader::new(true), Framer::default());
+        let mut decoder = SessionDecoder::new(self.coder()?).on(Wire::ALL);
+        let (mut thin, mut framer) = (ThinReader::new(true, Wire::ALL), Framer::default());
         let mut bundles = Vec::new();
         for packet in packets.iter().flatten() {
             framer.push(&packet.payload);

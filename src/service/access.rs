@@ -397,6 +397,7 @@ mod tests {
             continuation: None,
             pace: crate::jitter::Pace::default(),
             wire: crate::session::Wire::default(),
+            latency: None,
         };
         let pass = Pass::of(&hello);
         assert!(pass.check(&[]).is_ok());

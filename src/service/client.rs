@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::foreign::Foreign;
 use super::outbox::Outbox;
 use super::tls::{ClientTls, Socket};
+use crate::bitstream::BitstreamError;
 use crate::session::{
     Close, CodingError, Control, Hello, Message, PackedBundle, Reason, SessionDecoder, SessionEncoder, ThinReader,
     ThinWriter, TokenTag, Wire,
@@ -102,6 +103,8 @@ pub struct Client {
     thin: (ThinWriter, ThinReader),
     skipped: u64,
     sent: u64,
+    /// Frames of a bundle that the server says our listeners want.
+    bundle_frames: Option<u8>,
 }
 
 /// Both directions of a coded session.
@@ -158,6 +161,10 @@ impl Reader {
     }
 }
 
+fn unfit(_: BitstreamError) -> WireError {
+    WireError::Missing("codes")
+}
+
 fn coded(sequence: u64, coder: &mut SessionEncoder, bundle: &PackedBundle) -> Result<Message, CodingError> {
     let (bundle, checked) = coder.encode(bundle)?;
     Ok(Message::Coded { sequence, bundle, checked })
@@ -197,9 +204,10 @@ impl Client {
             sequence: 0,
             coder: None,
             wire: Wire::default(),
-            thin: (ThinWriter::default(), ThinReader::new(false)),
+            thin: (ThinWriter::default(), ThinReader::new(false, Wire::default())),
             skipped: 0,
             sent: 0,
+            bundle_frames: None,
         };
         client.tell(&Message::Hello(hello)).await?;
         match timeout(answer, client.reader.receive()).await.map_err(silent)?? {
@@ -207,12 +215,11 @@ impl Client {
                 client.unanswered = None;
                 let agreed = options.tokens.as_ref().filter(|t| coding == Some(t.id()));
                 client.wire = wire.common(options.wire);
-                client.thin.1 = ThinReader::new(agreed.is_some());
-                let encoder = |model: &Arc<TokenModel>| {
-                    let encoder = SessionEncoder::new(Arc::clone(model));
-                    if client.wire.thin { encoder.seldom_checked() } else { encoder }
-                };
-                client.coder = agreed.map(|t| Coder { out: encoder(t), back: SessionDecoder::new(Arc::clone(t)) });
+                client.thin.1 = ThinReader::new(agreed.is_some(), client.wire);
+                client.coder = agreed.map(|t| Coder {
+                    out: SessionEncoder::new(Arc::clone(t)).on(client.wire),
+                    back: SessionDecoder::new(Arc::clone(t)).on(client.wire),
+                });
                 Ok(client)
             }
             Message::Close(close) => Err(ClientError::Closed(close)),
@@ -242,6 +249,11 @@ impl Client {
         self.wire
     }
 
+    /// Most frames of bundles that all who listen want, as the server said last; None if it has not.
+    pub fn bundle_frames(&self) -> Option<u8> {
+        self.bundle_frames
+    }
+
     /// Bytes of messages sent so far, length prefixes and padding included.
     pub fn bytes_sent(&self) -> u64 {
         self.sent
@@ -268,14 +280,27 @@ impl Client {
     ///
     /// Errors: [`ClientError`], with the server's reason if it closed the session.
     pub async fn publish(&mut self, bundle: PackedBundle) -> Result<(), ClientError> {
-        let sequence = self.sequence;
-        let message = match &mut self.coder {
-            Some(coder) => coded(sequence, &mut coder.out, &bundle)?,
-            None => Message::Bundle { sequence, bundle },
-        };
-        let message = if self.wire.thin { self.thin.0.thin(message) } else { message };
-        self.sequence += 1;
-        self.tell(&message).await
+        let parts = if self.is_graded() { vec![bundle] } else { bundle.plain_runs().map_err(unfit)? };
+        for bundle in parts {
+            let sequence = self.sequence;
+            let message = match &mut self.coder {
+                Some(coder) if bundle.is_background() => {
+                    coder.out.silence();
+                    Message::Bundle { sequence, bundle }
+                }
+                Some(coder) => coded(sequence, &mut coder.out, &bundle)?,
+                None => Message::Bundle { sequence, bundle },
+            };
+            let message = if self.wire.thin { self.thin.0.thin(message) } else { message };
+            self.sequence += 1;
+            self.tell(&message).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether frames of a bundle may have stage counts of their own; otherwise graded bundles are published in parts.
+    pub fn is_graded(&self) -> bool {
+        if self.is_coded() { self.wire.is_graded_when_coded() } else { self.wire.graded }
     }
 
     /// Publishes a bundle as a message of exactly `bytes` bytes: stages that do not fit are left out, and what is then missing is
@@ -292,7 +317,7 @@ impl Client {
         }
         let sequence = self.sequence;
         for stages in (1..=bundle.stages.value()).rev().filter_map(|n| StageCount::new(n).ok()) {
-            let bundle = bundle.limited(stages).map_err(|_| WireError::Missing("codes"))?;
+            let bundle = bundle.limited(stages).map_err(unfit)?;
             // The context goes on only from what was really sent.
             let mut coder = self.coder.as_ref().map(|c| c.out.clone());
             let mut thin = self.thin.0.clone();
@@ -352,7 +377,10 @@ impl Client {
     fn heard(&mut self, said: Result<Message, ClientError>) -> Result<(), ClientError> {
         match said? {
             Message::Close(close) => Err(ClientError::Closed(close)),
-            _ => {
+            said => {
+                if let Message::Control(Control { bundle_frames: Some(frames), .. }) = said {
+                    self.bundle_frames = Some(frames);
+                }
                 self.unanswered = None;
                 Ok(())
             }
@@ -373,7 +401,12 @@ impl Client {
         loop {
             let message = self.receive().await?;
             match self.thin.1.whole(message).map_err(WireError::from)? {
-                Message::Bundle { bundle, .. } => return Ok(Some(bundle)),
+                Message::Bundle { bundle, .. } => {
+                    if let Some(coder) = self.coder.as_mut().filter(|_| bundle.is_background()) {
+                        coder.back.silence();
+                    }
+                    return Ok(Some(bundle));
+                }
                 Message::Coded { bundle, checked, .. } => {
                     let coder = self.coder.as_mut().ok_or(WireError::Missing("a token model that was agreed on"))?;
                     return Ok(Some(coder.back.decode(&bundle, checked)?));

@@ -303,7 +303,7 @@ impl Follower {
                 }
                 return ours;
             }
-            Kind::Codes => {}
+            Kind::Codes | Kind::Graded | Kind::Background => {}
         }
         let now = Instant::now();
         let silent = self.following.as_ref().is_none_or(|f| now.duration_since(f.heard) > f.silence);

@@ -1,5 +1,7 @@
 //! Connections that speak the protocol: publishers and subscribers of codes.
 
+mod forward;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -17,14 +19,16 @@ use super::ending::Ending;
 use super::foreign::Foreign;
 use super::hub::{Ended, Heard, Listener, Publisher};
 use super::outbox::Outbox;
-use super::pacer::Pacer;
+use super::plainly::Plainly;
 use super::tls::Socket;
 use super::{Counters, Shared};
+use crate::bitstream::BitstreamError;
 use crate::config::Config;
-use crate::jitter::{Keep, Pacing, Passed};
+use crate::jitter::{Keep, Pacing, Passed, Spans};
+use crate::profile::Profile;
 use crate::session::{
-    Close, Control, Event, Hello, Message, PackedBundle, Reason, Role, ServerSession, SessionDecoder, SessionEncoder,
-    StreamName, ThinReader, ThinWriter, Wire,
+    Close, Control, Event, Hello, Joiner, Message, PackedBundle, Reason, Role, ServerSession, SessionDecoder,
+    SessionEncoder, StreamName, ThinReader, ThinWriter, Wire,
 };
 use crate::units::StageCount;
 use crate::wire::Framer;
@@ -57,14 +61,30 @@ const CODE: Duration = Duration::from_micros(20);
 enum Task {
     Waiting,
     Publish(Box<Publishing>),
-    Subscribe { name: StreamName, listener: Listener, stages: StageCount, sequence: u64, ending: Option<Ending> },
+    Subscribe(Box<Subscription>),
+}
+
+/// A stream on its way from the hub to a subscriber.
+struct Subscription {
+    name: StreamName,
+    listener: Listener,
+    stages: StageCount,
+    sequence: u64,
+    ending: Option<Ending>,
+    /// Makes long bundles of short ones, if the subscriber would rather wait.
+    joiner: Option<Joiner>,
+    /// For a subscriber that knows nothing of silence.
+    plainly: Option<Plainly>,
 }
 
 /// A stream on its way from its publisher to the hub.
 struct Publishing {
     publisher: Publisher,
     pacing: Pacing<PackedBundle>,
+    spans: Spans,
     taken: u64,
+    /// Frames of a bundle that its listeners want, as the publisher was told.
+    frames: Option<u8>,
     /// Bundles that were dropped because they were too late, as far as they are counted.
     stale: u64,
 }
@@ -118,7 +138,7 @@ pub(super) async fn serve(shared: Shared, mut socket: Socket, guest: &Guest) {
         out: Outbox::default(),
         coder: Coder::Packed,
         wire: Wire::default(),
-        thin: (ThinWriter::default(), ThinReader::new(false)),
+        thin: (ThinWriter::default(), ThinReader::new(false, Wire::default())),
         flood: Flood::new(Instant::now()),
         told_at: Instant::now(),
     };
@@ -167,7 +187,7 @@ impl Connection<'_> {
             // What could be passed on waits while there is more to read: of a backlog only the newest is wanted.
             let reads = self.reads(Instant::now());
             let listener = match &mut self.task {
-                Task::Subscribe { listener, .. } => Some(listener),
+                Task::Subscribe(s) => Some(&mut s.listener),
                 _ => None,
             };
             let stop = if listener.is_some() { &shared.stop_output } else { &shared.stop_input };
@@ -242,7 +262,10 @@ impl Connection<'_> {
         let deadline = self.session.deadline().filter(|_| self.reads(Instant::now()));
         match &self.task {
             Task::Waiting => deadline.unwrap_or(speak),
-            _ => [deadline, passes].into_iter().flatten().fold(speak, Instant::min),
+            Task::Subscribe(s) => {
+                [deadline, s.joiner.as_ref().and_then(Joiner::due)].into_iter().flatten().fold(speak, Instant::min)
+            }
+            Task::Publish(_) => [deadline, passes].into_iter().flatten().fold(speak, Instant::min),
         }
     }
 
@@ -258,12 +281,27 @@ impl Connection<'_> {
     async fn deadline(&mut self, socket: &mut Socket) -> Result<(), Close> {
         let now = Instant::now();
         self.pass_on(now)?;
+        if matches!(&self.task, Task::Subscribe(s) if s.joiner.as_ref().and_then(Joiner::due).is_some_and(|due| due <= now))
+        {
+            self.forward_held(socket).await?;
+        }
+        self.tell_frames(socket).await?;
         // What waited for room.
         self.messages(socket).await?;
         match self.session.expired(now) {
             Some(close) if self.reads(now) => Err(close),
             _ => self.sign_of_life(socket).await,
         }
+    }
+
+    /// Tells a publisher how long bundles its listeners want, when that has changed.
+    async fn tell_frames(&mut self, socket: &mut Socket) -> Result<(), Close> {
+        let Task::Publish(p) = &mut self.task else { return Ok(()) };
+        let wanted = p.publisher.wanted_frames();
+        if wanted.is_none() || std::mem::replace(&mut p.frames, wanted) == wanted {
+            return Ok(());
+        }
+        self.send(&Message::Control(Control { bundle_frames: wanted, ..Control::default() }), socket).await
     }
 
     fn longest_silence(&self) -> Duration {
@@ -308,12 +346,13 @@ impl Connection<'_> {
                 Event::Opened(hello, ack) => self.open(&hello, ack, socket).await?,
                 Event::Bundle(bundle) => {
                     self.take(bundle);
+                    self.tell_frames(socket).await?;
                     self.sign_of_life(socket).await?;
                 }
                 Event::Stages(wanted) => {
-                    if let Task::Subscribe { stages, listener, .. } = &mut self.task {
-                        *stages = wanted;
-                        listener.want(wanted);
+                    if let Task::Subscribe(s) = &mut self.task {
+                        s.stages = wanted;
+                        s.listener.want(wanted);
                     }
                 }
                 Event::Alive => {}
@@ -329,6 +368,7 @@ impl Connection<'_> {
     fn agree(&mut self, hello: &Hello, mut ack: Message) -> Message {
         if let Message::HelloAck { wire, .. } = &ack {
             self.wire = *wire;
+            self.thin.1 = ThinReader::new(false, *wire);
         }
         let (Some(wanted), Message::HelloAck { coding, .. }) = (hello.coding, &mut ack) else { return ack };
         let here = self.shared.coding.as_ref();
@@ -337,14 +377,10 @@ impl Connection<'_> {
             info!(wanted = HEXLOWER.encode(&wanted.id), ours, "token models differ: bundles are packed");
         } else if let Some((c, permit)) = here.and_then(|c| Some((c, Arc::clone(&c.room).try_acquire_owned().ok()?))) {
             let model = Arc::clone(&c.model);
-            self.thin.1 = ThinReader::new(true);
+            self.thin.1 = ThinReader::new(true, self.wire);
             self.coder = match hello.role {
-                Role::Publish => Coder::Publisher(Some(Box::new(SessionDecoder::new(model))), permit),
-                Role::Subscribe => {
-                    let encoder = SessionEncoder::new(model);
-                    let encoder = if self.wire.thin { encoder.seldom_checked() } else { encoder };
-                    Coder::Subscriber(Some(Box::new(encoder)), permit)
-                }
+                Role::Publish => Coder::Publisher(Some(Box::new(SessionDecoder::new(model).on(self.wire))), permit),
+                Role::Subscribe => Coder::Subscriber(Some(Box::new(SessionEncoder::new(model).on(self.wire))), permit),
             };
             return ack;
         } else {
@@ -359,7 +395,14 @@ impl Connection<'_> {
     ///
     /// Not before its time: a client may cost what real time costs, and a new one what its address has not spent.
     async fn decoded(&mut self, message: Message) -> Result<(Message, Duration), Close> {
-        let Message::Coded { sequence, bundle, checked } = message else { return Ok((message, Duration::ZERO)) };
+        let Message::Coded { sequence, bundle, checked } = message else {
+            if let (Message::Bundle { bundle, .. }, Coder::Publisher(Some(coder), _)) = (&message, &mut self.coder)
+                && bundle.is_background()
+            {
+                coder.silence();
+            }
+            return Ok((message, Duration::ZERO));
+        };
         if !matches!(self.coder, Coder::Publisher(..)) {
             return Ok((Message::Coded { sequence, bundle, checked }, Duration::ZERO));
         }
@@ -391,16 +434,6 @@ impl Connection<'_> {
         ahead.saturating_sub(age).max(spent)
     }
 
-    async fn coded(&mut self, sequence: u64, bundle: PackedBundle) -> Result<Message, Close> {
-        let Coder::Subscriber(coder, _) = &mut self.coder else { return Ok(Message::Bundle { sequence, bundle }) };
-        let Some(mut encoder) = coder.take() else { return Err(stopped()) };
-        let work = spawn_blocking(move || (encoder.encode(&bundle), encoder));
-        let (result, encoder) = work.await.map_err(|_| stopped())?;
-        *coder = Some(encoder);
-        let (bundle, checked) = result.map_err(|e| Close::new(Reason::Protocol, e.to_string()))?;
-        Ok(Message::Coded { sequence, bundle, checked })
-    }
-
     async fn open(&mut self, hello: &Hello, ack: Message, socket: &mut Socket) -> Result<(), Close> {
         let name = &hello.stream;
         authorize(&self.config.borrow_and_update().tokens, hello)?;
@@ -411,15 +444,32 @@ impl Connection<'_> {
                 let busy = || Close::new(Reason::Busy, format!("somebody else publishes stream {name}"));
                 let pacing = Pacing::new(hello.pace, self.shared.config.borrow().limits.max_lag);
                 let publisher = publisher.ok_or_else(busy)?;
-                Task::Publish(Box::new(Publishing { publisher, pacing, taken: 0, stale: 0 }))
+                Task::Publish(Box::new(Publishing {
+                    publisher,
+                    pacing,
+                    spans: Spans::default(),
+                    taken: 0,
+                    frames: None,
+                    stale: 0,
+                }))
             }
             Role::Subscribe => {
                 let stages = hello.stages.unwrap_or(StageCount::MAX);
                 // It may read as fast as it likes, so what is late need not stay late.
-                let listener = self.shared.listen(name, Keep::Newest);
+                let mut listener = self.shared.listen(name, Keep::Newest);
                 listener.want(stages);
                 let ending = hello.continuation.map(Ending::new);
-                Task::Subscribe { name: name.clone(), listener, stages, sequence: 0, ending }
+                let joiner = hello.latency.map(|frames| {
+                    listener.want_frames(frames);
+                    Joiner::new(frames, self.shared.engine.profile().media_time(1))
+                });
+                let knows = matches!(ack, Message::HelloAck { wire, .. } if wire.silence);
+                let plainly = (!knows).then(|| {
+                    listener.fill_silence(Profile::FRAME_TIME);
+                    Plainly::default()
+                });
+                let (name, sequence) = (name.clone(), 0);
+                Task::Subscribe(Box::new(Subscription { name, listener, stages, sequence, ending, joiner, plainly }))
             }
         };
         info!(stream = %name, role = ?hello.role, "session open");
@@ -430,8 +480,8 @@ impl Connection<'_> {
     /// Takes a bundle in; it is passed on when its time has come.
     fn take(&mut self, bundle: PackedBundle) {
         if let Task::Publish(p) = &mut self.task {
-            let media = self.shared.engine.profile().media_time(bundle.frames);
-            p.pacing.push(bundle, media, Instant::now());
+            let frames = p.spans.frames(bundle.first_frame, bundle.frames, bundle.is_background());
+            p.pacing.push(bundle, Profile::FRAME_TIME * frames as u32, Instant::now());
             let stale = p.pacing.dropped() - std::mem::replace(&mut p.stale, p.pacing.dropped());
             self.shared.counters.stale.fetch_add(stale, Ordering::Relaxed);
         }
@@ -489,67 +539,6 @@ impl Connection<'_> {
         Close::new(Reason::ShuttingDown, text)
     }
 
-    /// Sends a bundle to a subscriber, with no more stages than it wants.
-    async fn forward(&mut self, heard: &Heard, socket: &mut Socket) -> Result<(), Close> {
-        let Task::Subscribe { listener, name, .. } = &mut self.task else { return Ok(()) };
-        let skipped = self.shared.skipped(listener, name);
-        if skipped > 0 {
-            self.send(&Message::Control(Control { stages: None, skipped }), socket).await?;
-        }
-        self.forward_codes(heard, socket).await?;
-        if let Task::Subscribe { listener, .. } = &self.task {
-            listener.delivered(heard);
-        }
-        Ok(())
-    }
-
-    async fn forward_codes(&mut self, bundle: &PackedBundle, socket: &mut Socket) -> Result<(), Close> {
-        let Task::Subscribe { stages, sequence, ending, .. } = &mut self.task else { return Ok(()) };
-        let bundle = bundle.limited(*stages).map_err(|e| Close::new(Reason::Protocol, e.to_string()))?;
-        if let Some(ending) = ending {
-            ending.heard(&bundle);
-        }
-        let number = *sequence;
-        *sequence += 1;
-        let message = self.coded(number, bundle).await?;
-        let message = if self.wire.thin { self.thin.0.thin(message) } else { message };
-        self.send(&message, socket).await
-    }
-
-    /// Sends the continuation that the subscriber asked for, in real time.
-    async fn continuation(&mut self, socket: &mut Socket) -> Result<(), Close> {
-        let Task::Subscribe { ending, .. } = &mut self.task else { return Ok(()) };
-        let (Some(ending), Some(coding)) = (ending.take(), &self.shared.coding) else { return Ok(()) };
-        let Ok(_permit) = Arc::clone(&coding.room).try_acquire_owned() else {
-            warn!("all of limits.coded_sessions are in use: a stream is not continued");
-            return Ok(());
-        };
-        let (mut pacer, profile, model) = (Pacer::default(), self.shared.engine.profile(), Arc::clone(&coding.model));
-        let Some(mut source) = spawn_blocking(move || ending.start(model)).await.map_err(|_| stopped())? else {
-            return Ok(());
-        };
-        loop {
-            let work = spawn_blocking(move || (source.next(), source));
-            let (bundle, back) = work.await.map_err(|_| stopped())?;
-            source = back;
-            let Some(bundle) = bundle else { return Ok(()) };
-            tokio::select! {
-                () = self.shared.stop_output.cancelled() => return Ok(()),
-                () = pacer.wait(profile.media_time(bundle.frames)) => {}
-            }
-            self.forward_codes(&bundle, socket).await?;
-        }
-    }
-
-    async fn flush_queue(&mut self, socket: &mut Socket) -> Result<(), Close> {
-        self.flush();
-        while let Task::Subscribe { listener, .. } = &mut self.task {
-            let Some(heard) = listener.queued() else { break };
-            self.forward(&heard, socket).await?;
-        }
-        Ok(())
-    }
-
     async fn send(&mut self, message: &Message, socket: &mut Socket) -> Result<(), Close> {
         self.out.put(message);
         let patience = self.shared.config.borrow().limits.timeouts.idle;
@@ -574,6 +563,11 @@ impl Publishing {
         self.publisher.send(Heard::new(passed.item, media, passed.recorded, self.pacing.is_live()));
         self.taken += 1;
     }
+}
+
+/// A bundle that a peer or the hub should not have let through.
+fn unfit(e: BitstreamError) -> Close {
+    Close::new(Reason::Protocol, e.to_string())
 }
 
 /// A coder was lost, which happens only when the process ends.

@@ -17,6 +17,8 @@ use super::shared::DeviceState;
 use crate::capture::device::{CpalBackend, DeviceEvent, DeviceInput, DeviceOutput, DeviceStats, Report};
 use crate::config::{Config, DevicePort};
 use crate::jitter::{Keep, Pace};
+use crate::profile::Profile;
+use crate::units::StageCount;
 
 /// Pieces of 20 ms that wait between a microphone's thread and its encoder; beyond, the device's ring fills up.
 const CAPTURED: usize = 16;
@@ -142,6 +144,7 @@ async fn serve_output(shared: Shared, port: DevicePort, device: DeviceOutput) {
     let Some(playing) = thread("device-out", move || play(device, &orders)) else { return };
     while !shared.stop_output.is_cancelled() {
         let mut listener = shared.listen(&port.stream, Keep::Prompt);
+        listener.fill_silence(Profile::FRAME_TIME);
         if let Err(e) = output(&shared, &port, &mut listener, &sender).await {
             drop(listener);
             warn!(device = port.device, stream = %port.stream, error = %e, "stream is not played; tried again in {RETRY:?}");
@@ -190,7 +193,7 @@ async fn output(
             info!(device = port.device, stream = %port.stream, "stream is played");
         }
         let Some(sound) = &mut sound else { return Ok(()) };
-        let pcm = sound.decode(&heard).await?.to_vec();
+        let pcm = sound.decode(&heard, StageCount::MAX).await?.to_vec();
         listener.delivered(&heard);
         let refused = matches!(sender.try_send(Order::Play(pcm)), Err(TrySendError::Full(_)));
         if refused && !full {

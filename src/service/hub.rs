@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc};
 use tracing::warn;
 
-use super::listener::{Age, FRESH, Outlet, connect};
+use super::listener::{Age, FRESH, Outlet, USUAL_FRAMES, connect};
 pub(crate) use super::listener::{Ended, Heard, Listener};
 use super::tap::Tap;
+use crate::codec::MAX_QUIET_FRAMES;
 use crate::jitter::{Backlog, Keep};
 use crate::profile::Profile;
 use crate::session::{PackedBundle, StreamName};
@@ -49,6 +50,9 @@ struct Stream {
     bytes: u64,
     /// Frames that the publisher left out.
     lost: u64,
+    /// Frames of silence, which were described and not sent, and whether it lasts.
+    silent: u64,
+    is_silent: bool,
     stage_bits: [u64; MAX_STAGES as usize],
     level: Option<(f32, Instant)>,
     age: Arc<Age>,
@@ -84,11 +88,14 @@ impl Stream {
             heard.bundle = Arc::new(PackedBundle { first_frame, ..PackedBundle::clone(&heard) });
         }
         if self.bundles > 0 {
-            self.lost += first_frame.saturating_sub(self.next_frame);
+            let gap = first_frame.saturating_sub(self.next_frame);
+            *if self.is_silent && gap <= MAX_QUIET_FRAMES { &mut self.silent } else { &mut self.lost } += gap;
         }
-        for bits in self.stage_bits.iter_mut().take(heard.stages.index()) {
-            *bits += u64::from(heard.frames) * u64::from(Profile::BITS_PER_CODE);
+        for (bits, frames) in self.stage_bits.iter_mut().zip(heard.frames_by_stage()) {
+            *bits += u64::from(frames) * u64::from(Profile::BITS_PER_CODE);
         }
+        self.is_silent = heard.is_background();
+        self.silent += if self.is_silent { u64::from(heard.frames) } else { 0 };
         self.next_frame = first_frame.saturating_add(u64::from(heard.frames));
         self.bundles += 1;
         self.bytes += heard.payload.len() as u64;
@@ -114,6 +121,9 @@ pub(crate) struct StreamState {
     pub(crate) bytes: u64,
     /// Frames that the publisher left out.
     pub(crate) lost: u64,
+    /// Frames of silence, which were described and not sent, and whether it lasts.
+    pub(crate) silent: u64,
+    pub(crate) is_silent: bool,
     /// Bits of code by stage.
     pub(crate) stage_bits: [u64; MAX_STAGES as usize],
     /// Level in dB below full scale, if the stream was encoded or decoded here a moment ago.
@@ -155,6 +165,7 @@ impl Hub {
             && let Some(queue) = (joiner.wants)(name)
         {
             let (outlet, listener) = connect(everything(queue), &stream.age, &self.changed);
+            listener.want_frames(Profile::MAX_FRAMES_PER_BUNDLE);
             match joiner.tell.try_send((name.clone(), listener)) {
                 Ok(()) => stream.listeners.push(outlet),
                 Err(_) => warn!(stream = %name, "too many streams at once: this one is not recorded"),
@@ -186,6 +197,7 @@ impl Hub {
         let mut streams = self.lock();
         let stream = streams.get_mut(name).filter(|s| s.published)?;
         let (outlet, listener) = connect(everything(queue), &stream.age, &self.changed);
+        listener.want_frames(Profile::MAX_FRAMES_PER_BUNDLE);
         stream.listeners.push(outlet);
         Some(listener)
     }
@@ -228,6 +240,8 @@ impl Hub {
             bundles: s.bundles,
             bytes: s.bytes,
             lost: s.lost,
+            silent: s.silent,
+            is_silent: s.is_silent,
             stage_bits: s.stage_bits,
             level: s.level.filter(|(_, at)| at.elapsed() < FRESH).map(|(level, _)| level),
             age: s.age.read(Instant::now()),
@@ -271,6 +285,15 @@ impl Publisher {
         }
     }
 
+    /// Most frames of a bundle that all who listen want; None if nobody does.
+    pub(super) fn wanted_frames(&self) -> Option<u8> {
+        let streams = self.hub.lock();
+        let here = streams.get(&self.name).into_iter().flat_map(|s| &s.listeners);
+        let here = here.filter(|l| !l.is_closed()).map(Outlet::frames);
+        // Who listens at other daemons is not known here.
+        here.chain(self.tap.as_ref().map(|_| USUAL_FRAMES)).min()
+    }
+
     /// Passes the stream on to other daemons from here on.
     pub(super) fn set_tap(&mut self, tap: Tap) {
         self.tap = Some(tap);
@@ -297,10 +320,11 @@ fn everything(queue: usize) -> Backlog<Heard> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bitstream::Form;
 
     fn bundle(first_frame: u64) -> Heard {
         let stages = StageCount::new(4).expect("in range");
-        let bundle = PackedBundle { first_frame, frames: 1, stages, payload: vec![0; 5] };
+        let bundle = PackedBundle { first_frame, frames: 1, stages, form: Form::Plain, payload: vec![0; 5] };
         Heard::new(bundle, Duration::from_millis(20), Instant::now(), true)
     }
 

@@ -1,15 +1,22 @@
 //! A listener of a stream, and the stream's end of its queue.
 
+use std::collections::VecDeque;
+use std::future::pending;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
+use tokio::time::sleep_until;
 
-use crate::jitter::{Backlog, Stamp};
+use crate::bitstream::Form;
+use crate::jitter::{Backlog, Quiet, Stamp};
 use crate::session::PackedBundle;
 use crate::units::StageCount;
+
+/// Frames that travel together for whoever does not say more.
+pub(super) const USUAL_FRAMES: u8 = 5;
 
 /// How long an age or a level says something about now.
 pub(super) const FRESH: Duration = Duration::from_secs(1);
@@ -19,13 +26,22 @@ pub(super) const FRESH: Duration = Duration::from_secs(1);
 pub(crate) struct Heard {
     pub(crate) bundle: Arc<PackedBundle>,
     pub(crate) stamp: Stamp,
+    /// It stands for frames of silence that nobody sent: background is to be made up.
+    pub(crate) is_filler: bool,
 }
 
 impl Heard {
     /// A bundle of so much media whose last sample was recorded then.
     pub(crate) fn new(bundle: PackedBundle, media: Duration, recorded: Instant, live: bool) -> Self {
         let stamp = Stamp { frames: u64::from(bundle.frames), media, recorded, live };
-        Self { bundle: Arc::new(bundle), stamp }
+        Self { bundle: Arc::new(bundle), stamp, is_filler: false }
+    }
+
+    /// So many frames of silence from `first_frame` on, at `now`.
+    fn filler(first_frame: u64, frames: u8, media: Duration, now: Instant) -> Self {
+        let (stages, form, payload) = (StageCount::ONE, Form::Background, vec![0; 2]);
+        let bundle = PackedBundle { first_frame, frames, stages, form, payload };
+        Self { is_filler: true, ..Self::new(bundle, media, now, true) }
     }
 }
 
@@ -72,6 +88,8 @@ struct Queue {
     /// The listener has gone.
     gone: AtomicBool,
     stages: AtomicU8,
+    /// Most frames of a bundle that it wants.
+    frames: AtomicU8,
 }
 
 impl Queue {
@@ -111,6 +129,11 @@ impl Outlet {
     pub(super) fn stages(&self) -> Option<StageCount> {
         StageCount::new(self.0.stages.load(Ordering::Relaxed)).ok()
     }
+
+    /// Most frames of a bundle that the listener wants.
+    pub(super) fn frames(&self) -> u8 {
+        self.0.frames.load(Ordering::Relaxed)
+    }
 }
 
 impl Drop for Outlet {
@@ -124,6 +147,9 @@ pub(crate) struct Listener {
     queue: Arc<Queue>,
     age: Arc<Age>,
     changed: Arc<Notify>,
+    /// Makes silence last as long as it did, for whoever listens as it happens; and what it has placed.
+    quiet: Option<(Quiet, Duration)>,
+    placed: VecDeque<Heard>,
 }
 
 /// Both ends of a queue; `changed` is told when the listener goes or wants other stages.
@@ -133,8 +159,15 @@ pub(super) fn connect(backlog: Backlog<Heard>, age: &Arc<Age>, changed: &Arc<Not
         ready: Notify::new(),
         gone: AtomicBool::new(false),
         stages: AtomicU8::new(StageCount::MAX.value()),
+        frames: AtomicU8::new(USUAL_FRAMES),
     });
-    let listener = Listener { queue: Arc::clone(&queue), age: Arc::clone(age), changed: Arc::clone(changed) };
+    let listener = Listener {
+        queue: Arc::clone(&queue),
+        age: Arc::clone(age),
+        changed: Arc::clone(changed),
+        quiet: None,
+        placed: VecDeque::new(),
+    };
     (Outlet(queue), listener)
 }
 
@@ -152,25 +185,59 @@ impl Listener {
         self.changed.notify_one();
     }
 
+    /// Says how many frames may travel together.
+    pub(crate) fn want_frames(&self, frames: u8) {
+        self.queue.frames.store(frames, Ordering::Relaxed);
+    }
+
     /// The next bundle; everything queued is given before the end. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Result<Heard, Ended> {
         loop {
-            {
-                let (backlog, ended) = &mut *self.queue.lock();
-                if let Some((heard, _)) = backlog.pop(Instant::now()) {
-                    return Ok(heard);
-                }
-                if let Some(ended) = *ended {
-                    return Err(ended);
+            if let Some(heard) = self.queued() {
+                return Ok(heard);
+            }
+            if let Some(ended) = self.queue.lock().1 {
+                return Err(ended);
+            }
+            let due = self.quiet.as_ref().and_then(|(quiet, _)| quiet.due());
+            tokio::select! {
+                () = self.queue.ready.notified() => {}
+                () = async { match due { Some(due) => sleep_until(due.into()).await, None => pending().await } } => {
+                    let now = Instant::now();
+                    if let Some((quiet, frame)) = &mut self.quiet
+                        && let Some((first, frames)) = quiet.fill(now)
+                    {
+                        return Ok(Heard::filler(first, frames, *frame * u32::from(frames), now));
+                    }
                 }
             }
-            self.queue.ready.notified().await;
         }
     }
 
     /// A bundle that is queued already.
     pub(crate) fn queued(&mut self) -> Option<Heard> {
-        self.queue.lock().0.pop(Instant::now()).map(|(heard, _)| heard)
+        if let Some(placed) = self.placed.pop_front() {
+            return Some(placed);
+        }
+        let now = Instant::now();
+        let (mut heard, _) = self.queue.lock().0.pop(now)?;
+        if let Some((quiet, frame)) = &mut self.quiet {
+            let placed = quiet.place(heard.first_frame, heard.frames, heard.is_background(), now);
+            if placed.first_frame != heard.first_frame {
+                heard.bundle =
+                    Arc::new(PackedBundle { first_frame: placed.first_frame, ..PackedBundle::clone(&heard) });
+            }
+            if let Some(frames) = u8::try_from(placed.fill).ok().filter(|&f| f > 0) {
+                self.placed.push_back(heard);
+                return Some(Heard::filler(placed.first_fill, frames, *frame * u32::from(frames), now));
+            }
+        }
+        Some(heard)
+    }
+
+    /// Gives silence out as well, frame by frame as time passes; `frame` is the length of a frame.
+    pub(crate) fn fill_silence(&mut self, frame: Duration) {
+        self.quiet = Some((Quiet::new(frame), frame));
     }
 
     /// Frames that were skipped since this was last asked, because this listener does not keep up.

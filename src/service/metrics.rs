@@ -8,6 +8,7 @@ use super::access::View;
 use super::cluster::Cluster;
 use crate::capture::device::DeviceStats;
 use crate::engine::Histogram;
+use crate::profile::Profile;
 
 /// Why no new work should come; None if it may.
 pub(super) fn unready(shared: &Shared) -> Option<String> {
@@ -93,6 +94,7 @@ pub(super) fn prometheus(shared: &Shared, view: &View) -> String {
         let _ = writeln!(page.0, "undertone_stage_bits_total{{stage=\"{}\"}} {bits}", stage + 1);
     }
     ages(&mut page, shared, view);
+    silences(&mut page, shared, view);
     devices(&mut page, shared, view);
     c.udp.page(&mut page.0, view);
     page.head("phase_seconds", "histogram", "Time by phase: queue (a job), compute (a batch), send (a message).");
@@ -111,6 +113,16 @@ fn ages(page: &mut Page, shared: &Shared, view: &View) {
         if let Some(age) = s.age {
             let _ = writeln!(page.0, "undertone_stream_age_seconds{{stream=\"{}\"}} {}", s.name, age.as_secs_f64());
         }
+    }
+}
+
+/// How much of each stream was silence.
+fn silences(page: &mut Page, shared: &Shared, view: &View) {
+    let help = "Silence of a stream, which was described and not sent.";
+    page.head("stream_silent_seconds_total", "counter", help);
+    for s in shared.hub.list().into_iter().filter(|s| view.shows(&s.name)) {
+        let seconds = s.silent as f64 / f64::from(Profile::FRAMES_PER_SECOND);
+        let _ = writeln!(page.0, "undertone_stream_silent_seconds_total{{stream=\"{}\"}} {seconds}", s.name);
     }
 }
 

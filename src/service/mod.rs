@@ -18,6 +18,7 @@ mod names;
 mod outbox;
 mod pacer;
 mod pcm;
+mod plainly;
 mod record;
 mod shared;
 mod sockets;

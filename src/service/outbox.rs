@@ -53,6 +53,7 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
+    use crate::bitstream::Form;
     use crate::session::{Close, PackedBundle, Reason};
     use crate::units::StageCount;
     use crate::wire::Framer;
@@ -60,7 +61,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn last_words_follow_a_whole_message() {
         let stages = StageCount::new(6).unwrap();
-        let bundle = PackedBundle { first_frame: 0, frames: 5, stages, payload: vec![0xA5; 38] };
+        let bundle = PackedBundle { first_frame: 0, frames: 5, stages, form: Form::Plain, payload: vec![0xA5; 38] };
         let bundle = Message::Bundle { sequence: 0, bundle };
         let close = Message::Close(Close::new(Reason::SlowConsumer, "a write took more than 1s"));
         // The peer's window takes a part of the message only, wherever that ends.

@@ -22,7 +22,8 @@ use crate::codec::{Concealer, Decoder, Encoder, Guess};
 use crate::config::PcmPort;
 use crate::dsp::{PcmReader, PcmWriter};
 use crate::engine::{EngineError, Slot};
-use crate::jitter::{Gaps, Keep, Pace, Pacing, Passed};
+use crate::jitter::{Gaps, Keep, Pace, Pacing, Passed, Spans};
+use crate::profile::Profile;
 use crate::session::{PackedBundle, StreamName};
 use crate::units::{CODEC_RATE, StageCount};
 
@@ -132,6 +133,7 @@ pub(super) struct Source<'a> {
     /// As configured, and as the engine has time for.
     stages: (StageCount, StageCount),
     pacing: Pacing<PackedBundle>,
+    spans: Spans,
     /// Bundles that were dropped because they were too late, as far as they are counted.
     stale: u64,
 }
@@ -149,8 +151,11 @@ impl<'a> Source<'a> {
             encoder.grade_bundles();
         }
         info!(%stream, %stages, "input started");
-        let pacing = Pacing::new(pace, config.limits.max_lag);
-        Ok(Self { shared, publisher, slot, encoder, stages: (stages, stages), pacing, stale: 0 })
+        if config.codec.dtx {
+            encoder.leave_out_silence();
+        }
+        let (pacing, spans) = (Pacing::new(pace, config.limits.max_lag), Spans::default());
+        Ok(Self { shared, publisher, slot, encoder, stages: (stages, stages), pacing, spans, stale: 0 })
     }
 
     /// Encodes samples that were recorded just now.
@@ -212,8 +217,9 @@ impl<'a> Source<'a> {
             self.encoder.set_stages(now);
         }
         while let Some(bundle) = encode(&self.slot, &mut self.encoder).await? {
-            let media = self.shared.engine.profile().media_time(bundle.frames);
-            self.pacing.push(PackedBundle::pack(&bundle), media, arrived);
+            let Some(packed) = self.encoder.pack(&bundle) else { continue };
+            let frames = self.spans.frames(packed.first_frame, packed.frames, packed.is_background());
+            self.pacing.push(packed, Profile::FRAME_TIME * frames as u32, arrived);
         }
         let stale = self.pacing.dropped() - std::mem::replace(&mut self.stale, self.pacing.dropped());
         self.shared.counters.stale.fetch_add(stale, Ordering::Relaxed);
@@ -254,6 +260,7 @@ async fn output(
     let config = Arc::clone(&shared.config.borrow());
     let sound = Sound::open(shared, &port.stream)?;
     let mut listener = shared.listen(&port.stream, Keep::Prompt);
+    listener.fill_silence(Profile::FRAME_TIME);
     let mut sink = Sink { sound, writer: PcmWriter::new(port.format), bytes: Vec::new() };
     let (reader, mut writer) = tokio::io::split(socket);
     let mut gone = std::pin::pin!(hung_up(reader, pulse));
@@ -338,14 +345,18 @@ impl<'a> Sound<'a> {
         Ok(Self { shared, stream: stream.clone(), slot, decoder, gaps, skip, pcm: Vec::new() })
     }
 
-    /// The samples that a bundle adds, with those of what was lost before it.
-    pub(super) async fn decode(&mut self, bundle: &PackedBundle) -> Result<&[f32], PcmError> {
+    /// The samples that a bundle adds, with those of what was lost before it; with at most so many stages.
+    pub(super) async fn decode(&mut self, heard: &Heard, stages: StageCount) -> Result<&[f32], PcmError> {
         self.pcm.clear();
-        let bundle = bundle.unpack()?;
-        let budget = self.shared.engine.profile().media_time(bundle.frames);
-        let missing = self.decoder.expected().map_or(0, |e| bundle.first_frame.saturating_sub(e));
-        self.decoder.fill_at_most(self.gaps.fill(missing, bundle.frames, Instant::now()));
-        self.decoder.push(bundle)?;
+        let budget = self.shared.engine.profile().media_time(heard.frames);
+        let missing = self.decoder.missing_before(heard.first_frame);
+        self.decoder.fill_at_most(self.gaps.fill(missing, heard.frames, Instant::now()));
+        let bundle = heard.unpack()?.truncated(stages);
+        match (heard.is_background(), heard.is_filler) {
+            (true, true) => self.decoder.push_quiet(heard.frames),
+            (true, false) => self.decoder.push_background(heard.first_frame, heard.frames, &bundle.codes)?,
+            (false, _) => self.decoder.push(bundle)?,
+        }
         loop {
             while let Some(guess) = self.decoder.next_guess() {
                 self.decoder.accept_guess(guessed(self.shared, guess).await?);
@@ -392,12 +403,8 @@ struct Sink<'a> {
 }
 
 impl Sink<'_> {
-    async fn decode(
-        &mut self,
-        bundle: &PackedBundle,
-        to: &mut (impl tokio::io::AsyncWrite + Unpin),
-    ) -> Result<(), PcmError> {
-        let pcm = self.sound.decode(bundle).await?;
+    async fn decode(&mut self, heard: &Heard, to: &mut (impl tokio::io::AsyncWrite + Unpin)) -> Result<(), PcmError> {
+        let pcm = self.sound.decode(heard, StageCount::MAX).await?;
         self.bytes.clear();
         self.writer.push(pcm, &mut self.bytes);
         to.write_all(&self.bytes).await?;

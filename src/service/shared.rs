@@ -122,8 +122,8 @@ impl Counters {
     /// Counts a bundle that is published.
     pub(super) fn bundle(&self, bundle: &PackedBundle) {
         Self::add(&self.bundles);
-        for stage in self.stage_bits.iter().take(bundle.stages.index()) {
-            stage.fetch_add(u64::from(bundle.frames) * u64::from(Profile::BITS_PER_CODE), Ordering::Relaxed);
+        for (stage, frames) in self.stage_bits.iter().zip(bundle.frames_by_stage()) {
+            stage.fetch_add(u64::from(frames) * u64::from(Profile::BITS_PER_CODE), Ordering::Relaxed);
         }
     }
 }

@@ -27,7 +27,8 @@ use super::{Counters, Shared};
 use crate::config::Config;
 use crate::dsp::PcmWriter;
 use crate::jitter::Keep;
-use crate::session::{PackedBundle, StreamName, Timeouts};
+use crate::profile::Profile;
+use crate::session::{StreamName, Timeouts};
 use crate::units::{PcmFormat, StageCount};
 
 /// The page's files: path, kind, text.
@@ -278,7 +279,7 @@ impl Page<'_> {
             .map(|s| {
                 json!({
                     "name": s.name.as_str(), "listeners": s.listeners, "bundles": s.bundles, "bytes": s.bytes,
-                    "lost": s.lost, "bits": &s.stage_bits[..stages], "level": s.level,
+                    "lost": s.lost, "silent": s.is_silent, "silent_frames": s.silent, "bits": &s.stage_bits[..stages], "level": s.level,
                     "age_ms": s.age.map(|a| a.as_secs_f64() * 1e3),
                 })
             })
@@ -358,9 +359,11 @@ impl Page<'_> {
             }
         };
         info!(%stream, %stages, "a page listens");
+        let mut listener = self.shared.listen(&stream, Keep::Prompt);
+        listener.fill_silence(Profile::FRAME_TIME);
         self.player = Some(Player {
             _share: share,
-            listener: self.shared.listen(&stream, Keep::Prompt),
+            listener,
             sound,
             writer: PcmWriter::new(PcmFormat::CODEC),
             stages,
@@ -408,18 +411,17 @@ const LATE: Duration = Duration::from_secs(5);
 
 impl Player<'_> {
     /// Samples as s16le, and now and then how the stream does.
-    async fn decode(&mut self, bundle: &PackedBundle) -> Result<(Vec<u8>, Option<Value>), PcmError> {
+    async fn decode(&mut self, heard: &Heard) -> Result<(Vec<u8>, Option<Value>), PcmError> {
         let start = Instant::now();
-        let bundle = bundle.limited(self.stages)?;
         let mut bytes = Vec::new();
-        self.writer.push(self.sound.decode(&bundle).await?, &mut bytes);
-        self.frames += u64::from(bundle.frames);
+        self.writer.push(self.sound.decode(heard, self.stages).await?, &mut bytes);
+        self.frames += u64::from(heard.frames);
         if self.told.is_some_and(|at| at.elapsed() < HEARD) {
             return Ok((bytes, None));
         }
         self.told = Some(Instant::now());
         let heard = json!({
-            "type": "heard", "stages": bundle.stages.value(), "frames": self.frames,
+            "type": "heard", "stages": heard.stages.min(self.stages).value(), "frames": self.frames,
             "missing": self.sound.missing_frames(), "decode_ms": start.elapsed().as_secs_f64() * 1e3,
         });
         Ok((bytes, Some(heard)))

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::bitstream::{Bundle, CodedBundle, ContextRule, PackedBundle, crc16};
+use super::Wire;
+use crate::bitstream::{Bundle, CodedBundle, ContextRule, Form, PackedBundle, crc16};
 use crate::entropy::{Coded, Decoder, Encoder, EntropyError};
 use crate::rvq::SimdLevel;
 use crate::token::TokenModel;
@@ -59,19 +60,26 @@ pub struct SessionEncoder {
     coder: Encoder,
     /// Frames since the last check sum; None if every bundle has one.
     unchecked: Option<u32>,
+    graded: bool,
 }
 
 impl SessionEncoder {
     /// At the start of a session.
     pub fn new(model: Arc<TokenModel>) -> Self {
         let coder = Encoder::new(model, ContextRule::Continuous, SimdLevel::detect());
-        Self { coder, unchecked: None }
+        Self { coder, unchecked: None, graded: false }
     }
 
-    /// Only a bundle a second is checked.
+    /// For a session that has agreed on these forms: of thin bundles only one a second is checked, and frames may be graded.
     #[must_use]
-    pub fn seldom_checked(self) -> Self {
-        Self { unchecked: Some(CHECK_FRAMES), ..self }
+    pub fn on(self, wire: Wire) -> Self {
+        let coder = if wire.is_graded_when_coded() { self.coder.graded() } else { self.coder };
+        Self { coder, unchecked: wire.thin.then_some(CHECK_FRAMES), graded: wire.is_graded_when_coded() }
+    }
+
+    /// Frames are left out, as after a description of silence: the context goes on after them.
+    pub fn silence(&mut self) {
+        self.coder.silence();
     }
 
     /// Codes a bundle, and says whether its payload ends with the CRC-16 of the packed codes, low byte first.
@@ -94,7 +102,7 @@ impl SessionEncoder {
             first_frame: bundle.first_frame,
             frames: bundle.frames,
             stages: bundle.stages,
-            graded: false,
+            graded: self.graded,
             restart,
             packed: matches!(coded, Coded::Packed { .. }),
             payload,
@@ -117,6 +125,17 @@ impl SessionDecoder {
         Self(Decoder::new(model, ContextRule::Continuous, SimdLevel::detect()))
     }
 
+    /// As [`SessionEncoder::on`].
+    #[must_use]
+    pub fn on(self, wire: Wire) -> Self {
+        if wire.is_graded_when_coded() { Self(self.0.graded()) } else { self }
+    }
+
+    /// As [`SessionEncoder::silence`].
+    pub fn silence(&mut self) {
+        self.0.silence();
+    }
+
     /// Decodes a bundle and checks its codes if it is `checked`.
     ///
     /// # Errors
@@ -130,7 +149,9 @@ impl SessionDecoder {
             None => return Err(error()),
         };
         let codes = if bundle.packed {
-            let codes = Bundle::unpack(first_frame, bundle.frames, bundle.stages, payload).map_err(|_| error())?;
+            let (form, payload) = (if bundle.graded { Form::Graded } else { Form::Plain }, payload.to_vec());
+            let packed = PackedBundle { first_frame, frames: bundle.frames, stages: bundle.stages, form, payload };
+            let codes = packed.unpack().map_err(|_| error())?;
             self.0.observe(&codes, bundle.restart)?;
             codes
         } else {
@@ -148,6 +169,7 @@ impl SessionDecoder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bitstream::ABSENT;
     use crate::fake;
     use crate::units::StageCount;
 
@@ -179,12 +201,14 @@ mod tests {
     #[test]
     fn thin_sessions_are_checked_once_a_second() {
         let model = crate::token::fake::model(&fake::codebooks(16, 7), 1);
-        let mut encoder = SessionEncoder::new(Arc::clone(&model)).seldom_checked();
-        let mut decoder = SessionDecoder::new(model);
+        let mut encoder = SessionEncoder::new(Arc::clone(&model)).on(Wire::ALL);
+        let mut decoder = SessionDecoder::new(model).on(Wire::ALL);
         let stages = StageCount::new(4).unwrap();
         let mut checked = Vec::new();
         for i in 0..30u64 {
-            let codes = (0..20).map(|k| (i * 37 + k * 11) as u16 % 256).collect();
+            let mut codes: Vec<u16> = (0..20).map(|k| (i * 37 + k * 11) as u16 % 256).collect();
+            // Every other bundle is graded.
+            codes[2..4].fill(if i % 2 == 0 { ABSENT } else { 7 });
             let bundle = PackedBundle::pack(&Bundle::new(5 * i, 5, stages, codes).unwrap());
             let (coded, check) = encoder.encode(&bundle).unwrap();
             assert_eq!(decoder.decode(&coded, check).unwrap(), bundle);

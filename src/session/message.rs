@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::TokenTag;
+use super::{TokenTag, Wire};
 use crate::bitstream::{CodedBundle, PackedBundle};
 use crate::jitter::Pace;
 use crate::units::{ModelId, OutOfRange, StageCount};
@@ -71,33 +71,8 @@ pub struct Hello {
     pub pace: Pace,
     /// What of the wire's newer forms the client understands.
     pub wire: Wire,
-}
-
-/// Forms of messages that not every peer of version 1 knows: both ends name theirs, and what both have is used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Wire {
-    /// Bundles may be thin.
-    pub thin: bool,
-}
-
-impl Wire {
-    /// All that this program knows over a connection that loses nothing.
-    pub const ALL: Self = Self { thin: true };
-
-    /// What both ends have.
-    pub fn common(self, other: Self) -> Self {
-        Self { thin: self.thin && other.thin }
-    }
-
-    /// The bits of the message; unknown ones are ignored.
-    pub fn from_bits(bits: u32) -> Self {
-        Self { thin: bits & 1 != 0 }
-    }
-
-    /// The bits of the message.
-    pub fn bits(self) -> u32 {
-        u32::from(self.thin)
-    }
+    /// Subscriber: frames that may wait for each other, 1 to 50; None: bundles as they come.
+    pub latency: Option<u8>,
 }
 
 impl fmt::Debug for Hello {
@@ -107,7 +82,11 @@ impl fmt::Debug for Hello {
         shown.field("version", &self.version).field("role", &self.role).field("stream", &self.stream);
         shown.field("model_id", &self.model_id).field("stages", &self.stages);
         shown.field("frames_per_bundle", &self.frames_per_bundle).field("coding", &self.coding);
-        shown.field("continuation", &self.continuation).field("pace", &self.pace).field("wire", &self.wire);
+        shown
+            .field("continuation", &self.continuation)
+            .field("pace", &self.pace)
+            .field("wire", &self.wire)
+            .field("latency", &self.latency);
         shown.finish_non_exhaustive()
     }
 }
@@ -130,6 +109,8 @@ pub struct Control {
     pub stages: Option<StageCount>,
     /// Server: frames that were left out before the next bundle, because this subscriber takes them too slowly.
     pub skipped: u64,
+    /// Server: most frames of bundles that a publisher's listeners want, 1 to 50.
+    pub bundle_frames: Option<u8>,
 }
 
 /// Why a session ends.
@@ -229,6 +210,10 @@ pub struct Thin {
     pub restart: bool,
     /// In a coded session: packed after all.
     pub plain: bool,
+    /// In a packed session: frames have stage counts of their own. In a coded one it is agreed on whether all may.
+    pub graded: bool,
+    /// The codes of one frame describe the background; at most four stages.
+    pub background: bool,
     /// In a coded session: the payload ends with the CRC of the packed indices.
     pub checked: bool,
     /// The indices.
@@ -243,6 +228,8 @@ impl Default for Thin {
             stages: StageCount::MAX,
             restart: false,
             plain: false,
+            graded: false,
+            background: false,
             checked: false,
             payload: Vec::new(),
         }

@@ -1,6 +1,8 @@
 //! The server's side of a session as a state machine: messages and time come in, events and answers come out.
 
 mod coding;
+mod forms;
+mod joiner;
 mod message;
 mod server;
 mod thin;
@@ -8,7 +10,9 @@ mod words;
 
 pub use crate::bitstream::PackedBundle;
 pub use coding::{CodingError, SessionDecoder, SessionEncoder, TokenTag};
-pub use message::{Close, Continuation, Control, Hello, Message, Reason, Role, StreamName, Thin, Wire};
+pub use forms::Wire;
+pub use joiner::Joiner;
+pub use message::{Close, Continuation, Control, Hello, Message, Reason, Role, StreamName, Thin};
 pub use server::{Event, ServerSession, Timeouts};
 pub use thin::{ThinReader, ThinWriter};
 pub use words::printable;

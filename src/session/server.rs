@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{Close, Hello, Message, PROTOCOL_VERSION, PackedBundle, Reason, Role, TokenTag, Wire};
+use crate::bitstream::Form;
 use crate::profile::Profile;
 use crate::units::StageCount;
 
@@ -38,6 +39,7 @@ enum State {
         role: Role,
         stages: StageCount,
         frames_per_bundle: u8,
+        wire: Wire,
     },
     Closed,
 }
@@ -102,7 +104,15 @@ impl ServerSession {
             (State::Waiting, _) => protocol("the first message must be Hello"),
             (State::Open { .. }, Message::Hello(_)) => protocol("a second Hello"),
             (State::Open { .. }, Message::HelloAck { .. }) => protocol("HelloAck is the server's word"),
-            (State::Open { role: Role::Publish, stages, frames_per_bundle }, Message::Bundle { bundle, .. }) => {
+            (State::Open { role: Role::Publish, stages, frames_per_bundle, wire }, Message::Bundle { bundle, .. }) => {
+                let agreed = match bundle.form {
+                    Form::Plain => true,
+                    Form::Graded => wire.graded,
+                    Form::Background => wire.silence,
+                };
+                if !agreed {
+                    return protocol(&format!("a {:?} bundle, but nothing of the kind was agreed on", bundle.form));
+                }
                 if bundle.stages > stages {
                     return protocol(&format!("{} stages, the Hello said {stages}", bundle.stages));
                 }
@@ -136,10 +146,10 @@ impl ServerSession {
             return Err(Close::new(Reason::Protocol, text));
         }
         let stages = stages.min(profile.stages);
-        self.state = State::Open { role: hello.role, stages, frames_per_bundle: hello.frames_per_bundle };
         // Both must have the model and compute the same with it; otherwise bundles are packed, which always works.
         let coding = hello.coding.filter(|wanted| Some(*wanted) == self.coding).map(|tag| tag.id);
         let wire = hello.wire.common(self.wire);
+        self.state = State::Open { role: hello.role, stages, frames_per_bundle: hello.frames_per_bundle, wire };
         let ack = Message::HelloAck { version: PROTOCOL_VERSION, model_id: profile.model_id, stages, coding, wire };
         Ok(Event::Opened(hello, ack))
     }
@@ -154,7 +164,7 @@ impl ServerSession {
             Ok(unpacked) => unpacked,
             Err(e) => return protocol(e.to_string()),
         };
-        if let Some(code) = unpacked.codes.iter().find(|&&c| usize::from(c) >= profile.entries) {
+        if let Some(code) = unpacked.by_frame().flatten().find(|&&c| usize::from(c) >= profile.entries) {
             return protocol(format!("code {code} out of range, allowed 0 to {}", profile.entries - 1));
         }
         self.next_frame = bundle.first_frame + u64::from(bundle.frames);
@@ -185,6 +195,7 @@ mod tests {
             continuation: None,
             pace: crate::jitter::Pace::Unknown,
             wire: Wire::default(),
+            latency: None,
         }
     }
 

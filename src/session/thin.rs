@@ -3,8 +3,9 @@
 //! A connection that loses nothing needs no sequence numbers, and a stream without gaps no frame numbers. Both ends keep what the next
 //! bundle would be by itself; a bundle says only where it differs.
 
+use super::Wire;
 use super::message::{Message, Thin};
-use crate::bitstream::{Bundle, CodedBundle, PackedBundle};
+use crate::bitstream::{CodedBundle, Form, PackedBundle};
 use crate::profile::Profile;
 use crate::units::OutOfRange;
 
@@ -40,8 +41,9 @@ impl ThinWriter {
     pub fn thin(&mut self, message: Message) -> Message {
         let (first_frame, frames, thin) = match message {
             Message::Bundle { bundle: b, .. } => {
-                let PackedBundle { first_frame, frames, stages, payload } = b;
-                (first_frame, frames, Thin { stages, payload, ..Thin::default() })
+                let PackedBundle { first_frame, frames, stages, form, payload } = b;
+                let (graded, background) = (form == Form::Graded, form == Form::Background);
+                (first_frame, frames, Thin { stages, graded, background, payload, ..Thin::default() })
             }
             Message::Coded { bundle: b, checked, .. } => {
                 let (restart, plain) = (b.restart, b.packed);
@@ -68,12 +70,13 @@ impl ThinWriter {
 pub struct ThinReader {
     place: Place,
     coded: bool,
+    wire: Wire,
 }
 
 impl ThinReader {
-    /// At the start of a session, which is coded or not.
-    pub fn new(coded: bool) -> Self {
-        Self { place: Place::new(), coded }
+    /// At the start of a session, which is coded or not, with the forms that were agreed on.
+    pub fn new(coded: bool, wire: Wire) -> Self {
+        Self { place: Place::new(), coded, wire }
     }
 
     /// The bundle that a thin one stands for, or any other message as it is.
@@ -82,7 +85,8 @@ impl ThinReader {
     /// [`OutOfRange`] for frames, frame numbers or a payload that cannot be, and for what only coded sessions have in a packed one.
     pub fn whole(&mut self, message: Message) -> Result<Message, OutOfRange> {
         let Message::Thin(thin) = message else { return Ok(message) };
-        let Self { place, coded } = self;
+        let Self { place, coded, wire } = self;
+        let (coded, graded) = (*coded && !thin.background, wire.graded);
         let error = |what, got: String, allowed| OutOfRange { what, got, allowed };
         let frames = thin.frames.unwrap_or(place.regular);
         if !(1..=Profile::MAX_FRAMES_PER_BUNDLE).contains(&frames) {
@@ -91,12 +95,24 @@ impl ThinReader {
         let first_frame = place.next_frame.checked_add(thin.gap).filter(|f| f.checked_add(u64::from(frames)).is_some());
         let first_frame =
             first_frame.ok_or_else(|| error("first frame", thin.gap.to_string(), "less than 2^64 - 50"))?;
-        let packed_len = Bundle::payload_len(frames, thin.stages);
+        let form = match (thin.background, thin.graded || (coded && graded)) {
+            (true, _) => Form::Background,
+            (false, true) => Form::Graded,
+            (false, false) => Form::Plain,
+        };
+        let packed_len = PackedBundle::payload_len(frames, thin.stages, form);
         let check = if thin.checked { 2 } else { 0 };
         let length = thin.payload.len();
-        let fits = match (*coded, thin.plain) {
-            (false, _) => length == packed_len && !(thin.plain || thin.restart || thin.checked),
-            (true, true) => length == packed_len + check,
+        let fits = match (coded, thin.plain) {
+            _ if thin.background && !wire.silence => false,
+            (false, _) => {
+                let said = thin.plain || thin.restart || thin.checked || (thin.graded && !graded);
+                !said && PackedBundle::allows(frames, thin.stages, form, length)
+            }
+            (true, _) if thin.graded => false,
+            (true, true) => {
+                length.checked_sub(check).is_some_and(|n| PackedBundle::allows(frames, thin.stages, form, n))
+            }
             (true, false) => (check..packed_len + check).contains(&length),
         };
         if !fits {
@@ -105,11 +121,11 @@ impl ThinReader {
         let sequence = place.sequence;
         *place = Place { sequence: sequence + 1, next_frame: first_frame + u64::from(frames), regular: frames };
         let Thin { stages, restart, plain: packed, checked, payload, .. } = thin;
-        Ok(if *coded {
-            let bundle = CodedBundle { first_frame, frames, stages, graded: false, restart, packed, payload };
+        Ok(if coded {
+            let bundle = CodedBundle { first_frame, frames, stages, graded, restart, packed, payload };
             Message::Coded { sequence, bundle, checked }
         } else {
-            Message::Bundle { sequence, bundle: PackedBundle { first_frame, frames, stages, payload } }
+            Message::Bundle { sequence, bundle: PackedBundle { first_frame, frames, stages, form, payload } }
         })
     }
 }
@@ -117,7 +133,10 @@ impl ThinReader {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bitstream::Bundle;
     use crate::units::StageCount;
+
+    const THIN: Wire = Wire { thin: true, graded: false, silence: false };
 
     fn bundle(first_frame: u64, frames: u8, stages: u8) -> PackedBundle {
         let stages = StageCount::new(stages).unwrap();
@@ -128,7 +147,7 @@ mod tests {
     #[test]
     fn bundles_come_back_whole_and_only_changes_are_said() {
         let sent = [(0, 5, 3), (5, 5, 8), (10, 2, 8), (12, 2, 1), (30, 2, 1), (32, 5, 24)];
-        let (mut writer, mut reader) = (ThinWriter::default(), ThinReader::new(false));
+        let (mut writer, mut reader) = (ThinWriter::default(), ThinReader::new(false, THIN));
         let mut said = Vec::new();
         for (n, (first, frames, stages)) in sent.into_iter().enumerate() {
             let whole = Message::Bundle { sequence: n as u64, bundle: bundle(first, frames, stages) };
@@ -140,9 +159,23 @@ mod tests {
     }
 
     #[test]
+    fn silence_has_a_form_in_sessions_of_both_kinds() {
+        for coded in [false, true] {
+            let (mut writer, mut reader) = (ThinWriter::default(), ThinReader::new(coded, Wire::ALL));
+            for (sequence, first) in [(0, 0), (1, 20), (2, 40)] {
+                let bundle = PackedBundle::background(first, 5, &[1, 2, 3, 4]).unwrap();
+                let message = Message::Bundle { sequence, bundle };
+                let thin = writer.thin(message.clone());
+                assert!(matches!(&thin, Message::Thin(t) if t.background && t.gap == if first == 0 { 0 } else { 15 }));
+                assert_eq!(reader.whole(thin).unwrap(), message);
+            }
+        }
+    }
+
+    #[test]
     fn what_cannot_be_is_refused() {
         let good = Thin { stages: StageCount::new(2).unwrap(), payload: vec![0; 13], ..Thin::default() };
-        assert!(ThinReader::new(false).whole(Message::Thin(good.clone())).is_ok());
+        assert!(ThinReader::new(false, THIN).whole(Message::Thin(good.clone())).is_ok());
         for bad in [
             Thin { frames: Some(51), ..good.clone() },
             Thin { frames: Some(0), ..good.clone() },
@@ -151,11 +184,13 @@ mod tests {
             Thin { gap: u64::MAX - 4, ..good.clone() },
             Thin { restart: true, ..good.clone() },
             Thin { checked: true, ..good.clone() },
+            Thin { graded: true, ..good.clone() },
+            Thin { background: true, payload: vec![0; 3], ..good.clone() },
         ] {
-            assert!(ThinReader::new(false).whole(Message::Thin(bad.clone())).is_err(), "{bad:?}");
+            assert!(ThinReader::new(false, THIN).whole(Message::Thin(bad.clone())).is_err(), "{bad:?}");
         }
         // Coded payloads are shorter than packed ones, or packed and said to be so.
-        let mut coded = ThinReader::new(true);
+        let mut coded = ThinReader::new(true, THIN);
         assert!(coded.whole(Message::Thin(good.clone())).is_err());
         assert!(coded.whole(Message::Thin(Thin { plain: true, ..good.clone() })).is_ok());
         assert!(coded.whole(Message::Thin(Thin { checked: true, payload: vec![0; 1], ..good })).is_err());

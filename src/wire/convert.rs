@@ -2,7 +2,7 @@
 
 use super::proto::envelope::Kind;
 use super::{WireError, proto};
-use crate::bitstream::{Bundle, CodedBundle};
+use crate::bitstream::{Bundle, CodedBundle, Form};
 use crate::jitter::Pace;
 use crate::profile::Profile;
 use crate::session::{
@@ -28,6 +28,15 @@ fn optional_stages(value: u32) -> Result<Option<StageCount>, WireError> {
     if value == 0 { Ok(None) } else { stages(value).map(Some) }
 }
 
+/// Frames of a bundle; None for 0.
+fn optional_frames(value: u32) -> Result<Option<u8>, WireError> {
+    match u8::try_from(value) {
+        Ok(0) => Ok(None),
+        Ok(frames) if frames <= Profile::MAX_FRAMES_PER_BUNDLE => Ok(Some(frames)),
+        _ => Err(range("frames of a bundle", value, "0 to 50")),
+    }
+}
+
 fn eight(what: &'static str, bytes: &[u8]) -> Result<[u8; 8], WireError> {
     bytes.try_into().map_err(|_| range(what, format!("of {} bytes", bytes.len()), "8 bytes"))
 }
@@ -51,9 +60,11 @@ pub(super) fn from_proto(envelope: proto::Envelope) -> Result<Message, WireError
             })
         }
         Kind::Bundle(m) => bundle(m),
-        Kind::Control(m) => {
-            Ok(Message::Control(Control { stages: optional_stages(m.stages)?, skipped: m.skipped_frames }))
-        }
+        Kind::Control(m) => Ok(Message::Control(Control {
+            stages: optional_stages(m.stages)?,
+            skipped: m.skipped_frames,
+            bundle_frames: optional_frames(m.bundle_frames)?,
+        })),
         Kind::Close(m) => {
             let reason = reason(m.reason())?;
             Ok(Message::Close(Close::new(reason, m.text.chars().take(MAX_TEXT).collect::<String>())))
@@ -94,6 +105,7 @@ fn hello(m: proto::Hello) -> Result<Hello, WireError> {
         continuation: continuation(m.continue_frames, m.continue_temperature_percent, m.continue_seed)?,
         pace,
         wire: Wire::from_bits(m.wire),
+        latency: optional_frames(m.latency_frames)?,
     })
 }
 
@@ -111,8 +123,15 @@ fn bundle(m: proto::Bundle) -> Result<Message, WireError> {
     let stages = stages(m.stages)?;
     let packed_len = Bundle::payload_len(frames, stages);
     let coding = m.coding();
+    let form = match m.form() {
+        proto::Form::Plain => Form::Plain,
+        proto::Form::Graded => Form::Graded,
+        proto::Form::Background => Form::Background,
+    };
     let fits = match coding {
-        proto::Coding::Packed => m.payload.len() == packed_len,
+        proto::Coding::Packed => PackedBundle::allows(frames, stages, form, m.payload.len()),
+        // Coded sessions of this kind have no graded bundles: those are thin.
+        _ if form != Form::Plain => false,
         proto::Coding::Plain | proto::Coding::PlainRestart => m.payload.len() == packed_len + 2,
         proto::Coding::Range | proto::Coding::RangeRestart => (2..packed_len + 2).contains(&m.payload.len()),
     };
@@ -129,7 +148,7 @@ fn bundle(m: proto::Bundle) -> Result<Message, WireError> {
         let bundle = CodedBundle { first_frame, frames, stages, graded, restart, packed, payload };
         return Ok(Message::Coded { sequence: m.sequence, bundle, checked: true });
     }
-    let bundle = PackedBundle { first_frame: m.first_frame, frames, stages, payload: m.payload };
+    let bundle = PackedBundle { first_frame: m.first_frame, frames, stages, form, payload: m.payload };
     Ok(Message::Bundle { sequence: m.sequence, bundle })
 }
 
@@ -191,6 +210,7 @@ pub(super) fn to_proto(message: &Message) -> proto::Envelope {
             }
             .into(),
             wire: h.wire.bits(),
+            latency_frames: u32::from(h.latency.unwrap_or(0)),
         }),
         Message::HelloAck { version, model_id, stages, coding, wire } => Kind::HelloAck(proto::HelloAck {
             version: *version,
@@ -206,6 +226,12 @@ pub(super) fn to_proto(message: &Message) -> proto::Envelope {
             stages: count(Some(bundle.stages)),
             payload: bundle.payload.clone(),
             coding: proto::Coding::Packed.into(),
+            form: match bundle.form {
+                Form::Plain => proto::Form::Plain,
+                Form::Graded => proto::Form::Graded,
+                Form::Background => proto::Form::Background,
+            }
+            .into(),
         }),
         Message::Coded { sequence, bundle, .. } => Kind::Bundle(proto::Bundle {
             sequence: *sequence,
@@ -220,10 +246,15 @@ pub(super) fn to_proto(message: &Message) -> proto::Envelope {
                 (true, true) => proto::Coding::PlainRestart,
             }
             .into(),
+            form: proto::Form::Plain.into(),
         }),
         // Written by the framer; over UDP there is none.
         Message::Thin(_) => return proto::Envelope::default(),
-        Message::Control(c) => Kind::Control(proto::Control { stages: count(c.stages), skipped_frames: c.skipped }),
+        Message::Control(c) => Kind::Control(proto::Control {
+            stages: count(c.stages),
+            skipped_frames: c.skipped,
+            bundle_frames: u32::from(c.bundle_frames.unwrap_or(0)),
+        }),
         Message::Close(c) => Kind::Close(proto::Close { reason: proto_reason(c.reason).into(), text: c.text.clone() }),
     };
     proto::Envelope { kind: Some(kind), padding: Vec::new() }

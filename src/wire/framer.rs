@@ -121,7 +121,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::bitstream::{Bundle, CodedBundle};
+    use crate::bitstream::{Bundle, CodedBundle, Form};
     use crate::session::{
         Close, Continuation, Control, Hello, PackedBundle, Reason, Role, StreamName, Thin, TokenTag, Wire,
     };
@@ -141,6 +141,7 @@ mod tests {
             continuation: Some(Continuation { frames: 100, temperature_percent: 80, seed: 5 }),
             pace: crate::jitter::Pace::Live,
             wire: Wire::ALL,
+            latency: None,
         };
         let coded = |packed: bool, restart| CodedBundle {
             first_frame: 1 << 40,
@@ -151,7 +152,8 @@ mod tests {
             packed,
             payload: vec![0x5A; if packed { 77 } else { 50 }],
         };
-        let bundle = PackedBundle { first_frame: 1 << 40, frames: 5, stages, payload: vec![0xA5; 75] };
+        let bundle =
+            PackedBundle { first_frame: 1 << 40, frames: 5, stages, form: Form::Plain, payload: vec![0xA5; 75] };
         vec![
             Message::Hello(hello.clone()),
             Message::Hello(Hello { role: Role::Subscribe, stages: None, frames_per_bundle: 0, ..hello }),
@@ -162,6 +164,20 @@ mod tests {
             Message::Thin(thin(0, None, true)),
             Message::Thin(thin(1 << 40, Some(50), true)),
             Message::Thin(thin(0, None, false)),
+            Message::Thin(Thin {
+                gap: 15,
+                stages: StageCount::new(4).unwrap(),
+                background: true,
+                payload: vec![7; 5],
+                ..Thin::default()
+            }),
+            Message::Thin(Thin {
+                frames: Some(3),
+                stages: StageCount::ONE,
+                background: true,
+                payload: vec![7; 2],
+                ..Thin::default()
+            }),
             Message::Control(Control { stages: Some(stages), ..Control::default() }),
             Message::Control(Control::default()),
             Message::Close(Close::new(Reason::SlowConsumer, "too slow")),
@@ -170,7 +186,17 @@ mod tests {
 
     fn thin(gap: u64, frames: Option<u8>, checked: bool) -> Thin {
         let stages = StageCount::new(12).unwrap();
-        Thin { gap, frames, stages, restart: checked, plain: gap > 0, checked, payload: vec![0x5A; 71] }
+        Thin {
+            gap,
+            frames,
+            stages,
+            restart: checked,
+            plain: gap > 0,
+            graded: checked,
+            background: false,
+            checked,
+            payload: vec![0x5A; 71],
+        }
     }
 
     #[test]
@@ -194,7 +220,7 @@ mod tests {
     fn the_hot_message_is_small() {
         let mut bytes = Vec::new();
         let stages = StageCount::new(6).unwrap();
-        let bundle = PackedBundle { first_frame: 30_000, frames: 5, stages, payload: vec![1; 38] };
+        let bundle = PackedBundle { first_frame: 30_000, frames: 5, stages, form: Form::Plain, payload: vec![1; 38] };
         encode(&Message::Bundle { sequence: 6_000, bundle }, &mut bytes);
         assert!(bytes.len() <= 38 + 18, "{} bytes for a payload of 38", bytes.len());
         // And thin, up to the longest bundle.

@@ -1,6 +1,7 @@
 //! Bytes of thin bundles (docs/bitstream.md, section 5): a head of one byte that no protobuf message begins with.
 
 use super::WireError;
+use crate::bitstream::Bundle;
 use crate::session::Thin;
 use crate::units::{OutOfRange, StageCount};
 
@@ -11,6 +12,13 @@ const MARK_MASK: u8 = 7;
 /// In place of a stage count: flags follow.
 const LONG: u8 = 0;
 
+/// In place of a stage count: background, and the same with its number of frames.
+const BACKGROUND: u8 = 25;
+const BACKGROUND_OF: u8 = 26;
+
+/// Most stages of a background: the length of its payload tells them.
+const BACKGROUND_STAGES: u8 = 4;
+
 /// Flags of a long head.
 mod flag {
     pub(super) const FRAMES: u8 = 1;
@@ -19,7 +27,8 @@ mod flag {
     pub(super) const PLAIN: u8 = 1 << 3;
     pub(super) const CHECKED: u8 = 1 << 4;
     pub(super) const PADDED: u8 = 1 << 5;
-    pub(super) const ALL: u8 = (1 << 6) - 1;
+    pub(super) const GRADED: u8 = 1 << 6;
+    pub(super) const ALL: u8 = (1 << 7) - 1;
 }
 
 /// Whether a message is a thin bundle.
@@ -35,14 +44,16 @@ fn error(what: &'static str, got: impl ToString, allowed: &'static str) -> WireE
 pub(super) fn decode(body: &[u8]) -> Result<Thin, WireError> {
     let mut at = Cursor(body);
     let head = at.byte()? >> 3;
+    if head == BACKGROUND || head == BACKGROUND_OF {
+        return background(at, head == BACKGROUND_OF);
+    }
     if head != LONG {
         let stages = StageCount::new(head)?;
-        let (gap, frames, restart, plain, checked) = (0, None, false, false, false);
-        return Ok(Thin { gap, frames, stages, restart, plain, checked, payload: at.0.to_vec() });
+        return Ok(Thin { stages, payload: at.0.to_vec(), ..Thin::default() });
     }
     let flags = at.byte()?;
     if flags & !flag::ALL != 0 {
-        return Err(error("flags of a bundle", flags, "0 to 63"));
+        return Err(error("flags of a bundle", flags, "0 to 127"));
     }
     let has = |flag| flags & flag != 0;
     let stages = StageCount::new(at.byte()?)?;
@@ -56,11 +67,28 @@ pub(super) fn decode(body: &[u8]) -> Result<Thin, WireError> {
         }
     };
     let (restart, plain, checked) = (has(flag::RESTART), has(flag::PLAIN), has(flag::CHECKED));
-    Ok(Thin { gap, frames, stages, restart, plain, checked, payload: payload.to_vec() })
+    let graded = has(flag::GRADED);
+    Ok(Thin { gap, frames, stages, restart, plain, graded, background: false, checked, payload: payload.to_vec() })
+}
+
+fn background(mut at: Cursor<'_>, says_frames: bool) -> Result<Thin, WireError> {
+    let frames = if says_frames { Some(at.byte()?) } else { None };
+    let gap = at.varint()?;
+    let fits = |n: &StageCount| Bundle::payload_len(1, *n) == at.0.len();
+    let stages = (1..=BACKGROUND_STAGES).filter_map(|n| StageCount::new(n).ok()).find(fits);
+    let stages = stages.ok_or_else(|| error("payload in bytes", at.0.len(), "2 to 5 for a background"))?;
+    Ok(Thin { gap, frames, stages, background: true, payload: at.0.to_vec(), ..Thin::default() })
 }
 
 /// Appends a bundle, without the length of the message.
 pub(super) fn encode(thin: &Thin, out: &mut Vec<u8>) {
+    if thin.background {
+        out.push(if thin.frames.is_some() { BACKGROUND_OF } else { BACKGROUND } << 3 | MARK);
+        out.extend(thin.frames);
+        put_varint(thin.gap, out);
+        out.extend_from_slice(&thin.payload);
+        return;
+    }
     let flags = flags(thin);
     if flags == 0 {
         out.push(thin.stages.value() << 3 | MARK);
@@ -78,6 +106,9 @@ pub(super) fn encode_padded(thin: &Thin, bytes: usize, out: &mut Vec<u8>) -> Opt
         return Some(());
     }
     out.truncate(before);
+    if thin.background {
+        return None;
+    }
     head(thin, flags(thin) | flag::PADDED, out);
     put_varint(thin.payload.len() as u64, out);
     out.extend_from_slice(&thin.payload);
@@ -96,6 +127,7 @@ fn flags(thin: &Thin) -> u8 {
         (thin.restart, flag::RESTART),
         (thin.plain, flag::PLAIN),
         (thin.checked, flag::CHECKED),
+        (thin.graded, flag::GRADED),
     ];
     flags.iter().filter(|(is_set, _)| *is_set).fold(0, |all, (_, flag)| all | flag)
 }

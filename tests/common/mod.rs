@@ -96,6 +96,7 @@ pub fn hello(role: Role, stream: &str, stages: Option<u8>) -> Hello {
         continuation: None,
         pace: undertone::jitter::Pace::Unknown,
         wire: undertone::session::Wire::default(),
+        latency: None,
     }
 }
 

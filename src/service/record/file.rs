@@ -149,6 +149,7 @@ impl Recording {
                 let (file, path) = self.disk.open(&self.stream)?;
                 self.disk.counts.files.fetch_add(1, Ordering::Relaxed);
                 let mut header = StreamHeader::packed(&self.profile, bundle.stages, bundle.frames);
+                header.live = true;
                 // The bundle ends about now; it began earlier by its length.
                 let length = self.profile.media_time(bundle.frames);
                 let began = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(length);
@@ -159,8 +160,14 @@ impl Recording {
                 none.insert(Open { out, writer, base, next: base, began: Instant::now() })
             }
         };
-        open.next = bundle.first_frame.saturating_add(u64::from(bundle.frames));
+        open.next = packed.first_frame.saturating_add(u64::from(packed.frames));
         bundle.first_frame -= open.base;
+        if packed.is_background() {
+            let first_frame = bundle.first_frame;
+            return Ok(open
+                .writer
+                .write_background(&PackedBundle { first_frame, ..packed.clone() }, &mut self.bytes)?);
+        }
         Ok(open.writer.write(&bundle, &mut self.bytes)?)
     }
 

@@ -8,7 +8,7 @@ use tokio::time::{sleep_until, timeout};
 use super::flow::{Incoming, Outgoing, REPORT, frame_time, trimmed};
 use crate::jitter::{Played, PlayoutOptions, Report};
 use crate::service::ClientError;
-use crate::session::{Close, Hello, Message, PackedBundle, Reason};
+use crate::session::{Close, Hello, Message, PackedBundle, Reason, Wire};
 use crate::units::StageCount;
 use crate::wire::{COOKIE_LEN, Datagram, MAX_DATAGRAM, WireError};
 
@@ -64,7 +64,7 @@ impl UdpClient {
     /// Opens a session: the server first sees that we receive at our address.
     ///
     /// Errors: [`ClientError`], with the server's reason if it refused.
-    pub async fn connect(address: &str, hello: Hello, patience: Duration) -> Result<Self, ClientError> {
+    pub async fn connect(address: &str, mut hello: Hello, patience: Duration) -> Result<Self, ClientError> {
         let io = |source| ClientError::Io { address: address.to_owned(), source };
         let mut found = tokio::net::lookup_host(address).await.map_err(io)?;
         let server = found.next().ok_or_else(|| io(std::io::ErrorKind::NotFound.into()))?;
@@ -72,9 +72,10 @@ impl UdpClient {
         let socket = UdpSocket::bind(any).await.map_err(io)?;
         socket.connect(server).await.map_err(io)?;
         let wanted = hello.stages.unwrap_or(StageCount::MAX);
+        hello.wire = Wire::DATAGRAMS;
         let answer = ANSWER.min(patience);
         let silent = |_| ClientError::Silent { address: address.to_owned(), patience: answer };
-        let session = timeout(answer, handshake(&socket, address, hello)).await.map_err(silent)??;
+        let (session, wire) = timeout(answer, handshake(&socket, address, hello)).await.map_err(silent)??;
         let now = Instant::now();
         Ok(Self {
             socket,
@@ -82,7 +83,7 @@ impl UdpClient {
             patience,
             session,
             incoming: Incoming::new(PlayoutOptions::default()),
-            outgoing: Outgoing::new(session, wanted, now).map_err(|_| WireError::Missing("stages"))?,
+            outgoing: Outgoing::new(session, wanted, wire.graded, now).map_err(|_| WireError::Missing("stages"))?,
             next: 0,
             heard: now,
             reported: now,
@@ -204,7 +205,7 @@ impl UdpClient {
 
     /// Asks for at most this many stages.
     pub async fn set_stages(&self, stages: StageCount) {
-        let control = crate::session::Control { stages: Some(stages), skipped: 0 };
+        let control = crate::session::Control { stages: Some(stages), ..Default::default() };
         self.send(&Datagram::message(self.session, Message::Control(control))).await;
     }
 
@@ -282,7 +283,7 @@ impl UdpClient {
 }
 
 /// Asks until the server answers; gives the number of the session.
-async fn handshake(socket: &UdpSocket, address: &str, hello: Hello) -> Result<u64, ClientError> {
+async fn handshake(socket: &UdpSocket, address: &str, hello: Hello) -> Result<(u64, Wire), ClientError> {
     let io = |source| ClientError::Io { address: address.to_owned(), source };
     let content = Some(Message::Hello(hello));
     let mut ask = Datagram { cookie: Some([0; COOKIE_LEN]), content, ..Datagram::default() };
@@ -296,7 +297,7 @@ async fn handshake(socket: &UdpSocket, address: &str, hello: Hello) -> Result<u6
         let n = received.map_err(io)?;
         let Ok(answer) = Datagram::decode(&buffer[..n]) else { continue };
         match answer.content {
-            Some(Message::HelloAck { .. }) => return Ok(answer.session),
+            Some(Message::HelloAck { wire, .. }) => return Ok((answer.session, wire.common(Wire::DATAGRAMS))),
             Some(Message::Close(close)) => return Err(ClientError::Closed(close)),
             _ => ask.cookie = answer.cookie.or(ask.cookie),
         }

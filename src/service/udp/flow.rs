@@ -25,6 +25,8 @@ pub(super) const REPORT: Duration = Duration::from_secs(1);
 /// What goes to one receiver.
 pub(super) struct Outgoing {
     session: u64,
+    /// Whether the receiver knows graded bundles.
+    graded: bool,
     sequence: u64,
     copies: RedundancyWriter,
     pub(super) rate: RateControl,
@@ -38,11 +40,12 @@ pub(super) struct Outgoing {
 }
 
 impl Outgoing {
-    pub(super) fn new(session: u64, wanted: StageCount, now: Instant) -> Result<Self, BitstreamError> {
+    pub(super) fn new(session: u64, wanted: StageCount, graded: bool, now: Instant) -> Result<Self, BitstreamError> {
         let stages = StageCount::new(COPY_STAGES).unwrap_or(StageCount::MAX);
         let how = Redundancy { stages, frames: 1 };
         Ok(Self {
             session,
+            graded,
             sequence: 0,
             copies: RedundancyWriter::new(how),
             rate: RateControl::new(wanted, now),
@@ -75,10 +78,19 @@ impl Outgoing {
             self.want(self.asked);
         }
         (self.said_at, self.length, self.said) = (now, frame_time(bundle.frames), 0);
-        let whole = bundle.limited(self.rate.stages())?.unpack()?;
-        let most = MAX_PAYLOAD * usize::from(whole.frames) / Bundle::payload_len(whole.frames, whole.stages).max(1);
+        let limited = bundle.limited(self.rate.stages())?;
+        let parts = if self.graded { vec![limited] } else { limited.plain_runs()? };
         let mut datagrams = Vec::new();
-        for part in split(&whole, most.clamp(1, usize::from(Profile::MAX_FRAMES_PER_BUNDLE)) as u8) {
+        for part in parts {
+            self.pack_part(&part.unpack()?, &mut datagrams);
+        }
+        Ok(datagrams)
+    }
+
+    /// Appends the datagrams of a bundle with the stages that it is to have.
+    fn pack_part(&mut self, whole: &Bundle, datagrams: &mut Vec<Vec<u8>>) {
+        let most = MAX_PAYLOAD * usize::from(whole.frames) / Bundle::payload_len(whole.frames, whole.stages).max(1);
+        for part in split(whole, most.clamp(1, usize::from(Profile::MAX_FRAMES_PER_BUNDLE)) as u8) {
             self.copies.set_frames(self.rate.copies().saturating_mul(part.frames).min(MAX_COPIES));
             let mut copies = Vec::new();
             self.copies.write(&part, &mut copies);
@@ -89,7 +101,6 @@ impl Outgoing {
             let copies = if copies.len() > 1 { copies } else { Vec::new() };
             datagrams.push(Datagram { copies, ..Datagram::message(self.session, content) }.encode());
         }
-        Ok(datagrams)
     }
 
     /// What is said when there is nothing to send: soon, so that the receiver does not take the pause for a loss, and then as
@@ -212,7 +223,7 @@ mod tests {
     #[test]
     fn the_largest_bundle_is_sent_in_parts_that_fit_and_comes_back_whole() {
         let now = Instant::now();
-        let mut out = Outgoing::new(u64::MAX, StageCount::MAX, now).unwrap();
+        let mut out = Outgoing::new(u64::MAX, StageCount::MAX, true, now).unwrap();
         // Losses bring the most copies; the rate is lowered, so ask for everything again.
         let lossy = Report { expected: 10, received: 0, ..Report::default() };
         out.rate.report(&lossy, now + Duration::from_secs(1));
@@ -243,7 +254,7 @@ mod tests {
     #[test]
     fn a_pause_is_announced_soon_and_again_and_then_every_second() {
         let (now, ms) = (Instant::now(), Duration::from_millis);
-        let mut out = Outgoing::new(1, StageCount::MAX, now).unwrap();
+        let mut out = Outgoing::new(1, StageCount::MAX, true, now).unwrap();
         out.pack(&PackedBundle::pack(&bundle(0, 5, StageCount::MAX)), now).unwrap();
         let said: Vec<_> = (0..300).filter(|n| out.announcement(now + ms(n * 10)).is_some()).map(|n| n * 10).collect();
         assert_eq!(said, [250, 500, 1_500, 2_500]);
@@ -257,7 +268,7 @@ mod tests {
     #[test]
     fn a_rate_falls_from_what_the_stream_has_not_from_what_is_asked_for() {
         let now = Instant::now();
-        let mut out = Outgoing::new(1, StageCount::MAX, now).unwrap();
+        let mut out = Outgoing::new(1, StageCount::MAX, true, now).unwrap();
         let stages = StageCount::new(6).unwrap();
         out.pack(&PackedBundle::pack(&bundle(0, 5, stages)), now).unwrap();
         let lossy = Report { expected: 10, received: 5, ..Report::default() };

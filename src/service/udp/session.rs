@@ -14,8 +14,10 @@ use super::peer::Peer;
 use crate::bitstream::Bundle;
 use crate::config::Config;
 use crate::jitter::{Keep, Pace, Pacing, Passed, Played, PlayoutOptions, Report};
+use crate::profile::Profile;
 use crate::service::access::{Flood, Pass, authorize};
 use crate::service::hub::{Ended, Heard, Listener, Publisher};
+use crate::service::plainly::Plainly;
 use crate::service::{Counters, Shared};
 use crate::session::{Close, Event, Hello, Message, PackedBundle, Reason, Role, ServerSession, Wire};
 use crate::units::StageCount;
@@ -72,7 +74,7 @@ pub(super) async fn serve(shared: Shared, mut peer: Peer, mut hello: Hello, mut 
     let now = Instant::now();
     let mut config = shared.config.clone();
     config.mark_unchanged();
-    let mut session = ServerSession::new(shared.config.borrow().limits.timeouts, None, Wire::default(), now);
+    let mut session = ServerSession::new(shared.config.borrow().limits.timeouts, None, Wire::DATAGRAMS, now);
     let opened = session.handle(Message::Hello(hello.clone()), &shared.engine.profile(), now);
     let opened = opened.and_then(|event| {
         let tokens = &shared.config.borrow().tokens;
@@ -229,16 +231,20 @@ impl Connection {
     async fn send_out(&mut self, mut listener: Listener, number: u64) -> Result<(), Close> {
         let (profile, mut wanted) = (self.shared.engine.profile(), self.wanted());
         let failed = |e: crate::bitstream::BitstreamError| Self::close(Reason::Protocol, e.to_string());
-        let mut out = Outgoing::new(self.peer.session, wanted, Instant::now()).map_err(failed)?;
+        let mut out =
+            Outgoing::new(self.peer.session, wanted, self.hello.wire.graded, Instant::now()).map_err(failed)?;
         listener.want(wanted);
         self.note(number, &out, Duration::ZERO);
+        listener.fill_silence(Profile::FRAME_TIME);
+        let mut plainly = Plainly::default();
         let mut last = Report::default();
         let mut tick = tokio::time::interval(TICK);
         loop {
             let next = tokio::select! {
                 biased;
                 () = self.shared.stop_output.cancelled() => {
-                    while let Some(bundle) = listener.queued() {
+                    while let Some(heard) = listener.queued() {
+                        let Some(bundle) = plainly.bundle(&heard).map_err(failed)? else { continue };
                         out.pack(&bundle, Instant::now()).map_err(failed)?.iter().for_each(|d| self.send_bytes(d));
                     }
                     self.sent = out.sent();
@@ -273,7 +279,9 @@ impl Connection {
             match next {
                 Some(Ok(heard)) => {
                     self.shared.skipped(&mut listener, &self.hello.stream);
-                    out.pack(&heard, now).map_err(failed)?.iter().for_each(|d| self.send_bytes(d));
+                    if let Some(bundle) = plainly.bundle(&heard).map_err(failed)? {
+                        out.pack(&bundle, now).map_err(failed)?.iter().for_each(|d| self.send_bytes(d));
+                    }
                     listener.delivered(&heard);
                 }
                 Some(Err(ended)) => {

@@ -174,6 +174,9 @@ function show(streams) {
     state.streams.set(stream.name, stream);
     parts.age.textContent = stream.age_ms === null ? "–" : Math.round(stream.age_ms);
     parts.lost.textContent = stream.lost;
+    // Silence is described, not sent: few bits are no fault then.
+    parts.line.classList.toggle("silent", stream.silent);
+    parts.kbps.title = stream.silent ? "silence: only its background is described" : "";
     parts.listeners.textContent = stream.listeners;
     level(parts, stream.level);
   });
