@@ -3,14 +3,23 @@
 #   scripts/gpu.sh pack AUDIO        here: recordings in parts that fit a transfer, their pitch, wheels, into .cache/gpu
 #   scripts/gpu.sh take              there, once for each part that was carried: keeps it outside the checkout
 #   scripts/gpu.sh train MINUTES     there: trains; checkpoints come back in $OUT
+#   scripts/gpu.sh tokens MINUTES MINUTES   there: trains the token model and the draft of what `train` made
 #   scripts/gpu.sh dry MINUTES       here: the same as `train`, on the CPU with small batches
 set -euo pipefail
 cd "$(dirname "$0")/.."
-pack=.cache/gpu
+pack=${PACK:-.cache/gpu} # where what travels lies, here and there
 there=/tmp/undertone-gpu
 part_mib=${PART_MIB:-36} # with the tracked files this stays below the 64 MiB of a transfer
 
 python() { PYTHONPATH="models${PYTHONPATH:+:$PYTHONPATH}" "${PYTHON:-python3}" "$@"; }
+
+# There: what was carried becomes a folder of recordings and an environment.
+there_ready() {
+  [ -d "$there/site" ] || python3 -m pip install -q --no-index --no-deps --target "$there/site" "$there"/wheels/*.whl
+  export PYTHONPATH="$there/site" XDG_CACHE_HOME="$there/labels" PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1
+  mkdir -p "$there/data" "$there/out"
+  cp -ru "$there"/part* "$there/data/"
+}
 
 case "${1:-}" in
 pack)
@@ -25,6 +34,9 @@ pack)
       mkdir -p "$pack/part$part"
       cp "$file" "$pack/part$part/"
     done
+  # Some recordings to measure the token models on.
+  mkdir -p "$pack/eval"
+  find "$audio/../eval" -name 'speech*.flac' | sort | awk 'NR % 8 == 0' | xargs -I{} cp {} "$pack/eval/"
   # The pitch is tracked here: it takes minutes, and there every second is lent.
   XDG_CACHE_HOME="$PWD/$pack/labels" python - "$pack" <<'PY'
 import sys
@@ -50,12 +62,21 @@ take)
   du -sh "$there"/*
   ;;
 train)
-  python3 -m pip install -q --no-index --no-deps --target "$there/site" "$there"/wheels/*.whl
-  export PYTHONPATH="$there/site" XDG_CACHE_HOME="$there/labels" PYTHONUNBUFFERED=1
-  mkdir -p "$there/data" "$there/out"
-  cp -ru "$there"/part* "$there/data/"
-  python -m undertone_recipe train --config models/configs/gpu.toml --data "$there/data" --from-model models/undertone-24k-v1 \
+  there_ready
+  python -m undertone_recipe train --config "${CONFIG:-models/configs/gpu.toml}" --data "$there/data" --from-model models/undertone-24k-v1 \
     --out "$there/out" --slim "$OUT/average.pt" --minutes "${2:?minutes}" --device cuda --workers 14 2>&1 | tee "$OUT/log.txt"
+  cp "$OUT/average.pt" "$there/average.pt"
+  ;;
+tokens)
+  there_ready
+  python -m undertone_recipe export "$there/average.pt" "$there/model" 2>&1 | tee "$OUT/log.txt"
+  cp "$there/model/"*.onnx "$OUT/"
+  for size in target draft; do
+    minutes=${2:?minutes}
+    [ $size = draft ] && minutes=${3:?minutes of the draft}
+    python -m undertone_recipe tokens "$there/model" --size $size --data "$there/data" --audio "$there/eval" --out "$OUT/$size.pt" \
+      --minutes "$minutes" --hours "${HOURS:-6}" --device cuda --batch 64 --workers 14 2>&1 | tee -a "$OUT/log.txt"
+  done
   ;;
 dry)
   work=$(mktemp -d)
@@ -67,7 +88,7 @@ dry)
     --out "$pack/out" --slim "$pack/average.pt" --minutes "${2:?minutes}" --workers 1
   ;;
 *)
-  sed -n '2,6p' "$0" >&2
+  sed -n '2,7p' "$0" >&2
   exit 2
   ;;
 esac

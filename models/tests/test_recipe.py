@@ -27,7 +27,8 @@ from undertone_recipe.losses import LoudnessLoss, SpectralLoss
 from undertone_recipe.network import GAIN_RANGE, Limit, macs_per_frame, mdct
 from undertone_recipe.quantiser import Stage, nearest
 from undertone_recipe.search import Search
-from undertone_recipe.train import HEADS, Run, Trainer, clip_gradients, train
+from undertone_recipe.step import clip_gradients
+from undertone_recipe.train import HEADS, Run, Trainer, train
 from undertone_recipe.verify import VerifyError, verify
 
 
@@ -40,7 +41,7 @@ def test_one_step_trains_and_resume_goes_on(folder, tmp_path):
     assert raw["step"] == 8 and bool(after.quantiser.ready)
     changed = [k for k, v in after.state_dict().items() if not torch.equal(v, before[k])]
     assert any(k.startswith("encoder") for k in changed) and any(k.startswith("decoder") for k in changed)
-    assert all(np.isfinite(v) for v in trainer.meter.values.values())
+    assert all(v.isfinite() for v in trainer.step.meter.values.values())
     again = train(SMOKE, replace(run, resume=path, steps=3))
     assert load(again)[1]["step"] == 11
 
@@ -149,12 +150,12 @@ def test_shapes_that_balance_made_small_move_as_slowly(folder, tmp_path):
         codec.decoder.shape.weight *= 0.015 / float(codec.decoder.shape.weight.pow(2).mean().sqrt())
     save(tmp_path / "start.pt", codec, step=5)
     trainer = Trainer(SMOKE, Run(folder, tmp_path / "run", minutes=5, steps=1, resume=tmp_path / "start.pt"))
-    shares = {id(p): g["share"] for g in trainer.optimiser.param_groups for p in g["params"]}
+    shares = {id(p): g["share"] for g in trainer.step.optimiser.param_groups for p in g["params"]}
     assert shares[id(trainer.codec.decoder.shape.weight)] == pytest.approx(0.1, rel=0.01)
     assert shares[id(trainer.codec.decoder.up.weight)] == 1.0
-    assert len(shares) == len(trainer.parameters)
+    assert len(shares) == len(trainer.step.parameters)
     trainer.loop()
-    assert trainer.optimiser.param_groups[0]["lr"] > 5 * min(g["lr"] for g in trainer.optimiser.param_groups)
+    assert trainer.step.optimiser.param_groups[0]["lr"] > 5 * min(g["lr"] for g in trainer.step.optimiser.param_groups)
 
 
 def test_a_gain_out_of_range_has_a_gradient_that_leads_back():
@@ -184,7 +185,7 @@ def test_a_silent_gain_is_found_and_revived_and_the_rest_sounds_as_before(folder
     assert dead_gains(seen) == [(4, 1)]
     with torch.no_grad():
         z, noise = torch.randn(1, 8, SMOKE.network.latent), torch.full((1, 16, SMOKE.network.block_noise), 0.5)
-        h, *_ = codec.decoder.hidden(z, noise)
+        h, *_ = codec.decoder.hidden(z, noise, None, {})
         before = [v.clone() for v in codec.decoder.heads(h, z)]
         assert balance(codec, seen) == ["band 4 block 1"]
         after = codec.decoder.heads(h, z)
@@ -248,7 +249,7 @@ def test_the_adversarial_phase_runs(folder, tmp_path):
     cfg = replace(SMOKE, training=replace(SMOKE.training, adversarial_after_step=5))
     trainer = Trainer(cfg, Run(folder, tmp_path / "run", minutes=5, steps=7))
     trainer.loop()
-    assert {"critic", "hinge", "matching"} <= trainer.meter.values.keys()
+    assert {"critic", "hinge", "matching"} <= trainer.step.meter.values.keys()
 
 
 @pytest.mark.parametrize("pieces", [[1] * 10, [3, 7], [9, 1]])
@@ -380,7 +381,7 @@ def test_dead_entries_are_revived_by_different_vectors():
     stage.count.fill_(0.0)  # all dead
     x = torch.randn(12, 8)
     before = stage.codebook.clone()
-    stage.learn(x, nearest(x, stage.codebook), SMOKE.quantiser)
+    stage.learn(x, nearest(x, stage.codebook), torch.ones(len(x), dtype=torch.bool), SMOKE.quantiser)
     fresh = [row for row in stage.codebook if any(torch.equal(row, v) for v in x)]
     assert len(fresh) == 3 and len({tuple(row.tolist()) for row in fresh}) == 3
     assert len(before) == len(stage.codebook)
@@ -392,7 +393,7 @@ def test_refitting_late_stages_brings_collapsed_ones_back():
     codec.quantiser.start(x)
     first = codec.quantiser.stages[0].codebook.clone()
     codec.quantiser.stages[3].codebook[:] = codec.quantiser.stages[3].codebook[0]
-    left = codec.quantiser.refit(x, 2)
+    left = codec.quantiser.start(x, first=2)
     assert torch.equal(codec.quantiser.stages[0].codebook, first)
     assert left == sorted(left, reverse=True) and left[3] < 0.9 * left[2]
 
@@ -422,6 +423,10 @@ def test_clipping_by_value_and_by_norm():
         before, after = gradient(norm, value)
         assert before == pytest.approx(5)
         torch.testing.assert_close(after, torch.tensor(wanted, dtype=torch.float32), atol=1e-4, rtol=1e-4)
+    p = torch.nn.Parameter(torch.zeros(2))
+    p.grad = torch.tensor([float("nan"), 4.0])
+    clip_gradients([p], 1.0, 0.0)
+    assert p.grad.tolist() == [0.0, 0.0], "a step that went wrong moves nothing"
 
 
 def test_losses_are_zero_for_the_same_and_grow_with_noise():

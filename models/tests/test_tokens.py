@@ -100,6 +100,15 @@ def test_a_model_starts_from_an_exported_one_also_of_moved_codebooks(model, book
     order = torch.randperm(64, generator=torch.Generator().manual_seed(2))
     table = books[0] @ torch.randn(16, 5, generator=torch.Generator().manual_seed(3))
     torch.testing.assert_close(moved(table, books[0], books[0][order]), table[order], atol=1e-2, rtol=1e-3)
+    # A codec with a voice: the same stages around that of the pitch, in latents whose last dimensions are the pitch.
+    wide = torch.nn.functional.pad(books, (0, 8))
+    pitch = torch.zeros(64, 24)
+    pitch[:, 16:] = torch.randn(64, 8) * 20
+    voiced = Codec(torch.stack([wide[0], pitch, wide[1], wide[2]]))
+    grown = start_from(dataclasses.replace(SMALL, latent=24), voiced, tmp_path / "tokens.safetensors", books)
+    assert torch.equal(grown.depth[2].up.weight[:, :48], same.depth[1].up.weight) and (grown.depth[2].up.weight[:, 48:] == 0).all()
+    assert torch.equal(grown.depth[2].table.weight, same.depth[1].table.weight)
+    assert torch.equal(grown.inp.weight.reshape(32, 3, 24)[:, :, :16].reshape(32, -1), same.inp.weight)
     more = dataclasses.replace(SMALL, width=48)
     with pytest.raises(ValueError, match="wanted"):
         start_from(more, Codec(books), tmp_path / "tokens.safetensors", books)

@@ -1,4 +1,4 @@
-"""The voice source: pitch labels, pulses with a running phase, what is read from decoded sound, generated sounds, losses that hear it."""
+"""The voice source: pitch labels, pitch and tones as codes, pulses with a running phase, generated sounds, losses that hear it."""
 
 from __future__ import annotations
 
@@ -9,23 +9,59 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
-from conftest import SMOKE, small_codec
+from conftest import HERE, SMOKE, voice
 
-from undertone_recipe import signals
+from undertone_recipe import int8, signals
+from undertone_recipe.balance import balance, observe
 from undertone_recipe.codec import Codec, decoder_noise, load
-from undertone_recipe.config import FRAME, HOP, PITCHES, SAMPLE_RATE_HZ
+from undertone_recipe.config import CODES, DTMF_HZ, FRAME, HOP, PITCH_LATENT, PITCH_STAGE, PITCHES, SAMPLE_RATE_HZ, of_model
 from undertone_recipe.data import Batches, ahead
-from undertone_recipe.excitation import STEP, TOP_HZ, nearest_pitch, pulses, read_pitch
+from undertone_recipe.excitation import (
+    FIRST_DIGIT,
+    FIRST_PITCH,
+    FIRST_TONE,
+    RADIUS,
+    RESTING_HZ,
+    STEP,
+    TONES,
+    TOP_HZ,
+    Sounds,
+    coded_sound,
+    nearest_pitch,
+    nearest_tone,
+    pitch_book,
+    sounds,
+    source,
+)
 from undertone_recipe.export import as_shipped, export, load_exported
 from undertone_recipe.gradient import gradient_graph
-from undertone_recipe.graph import Graph, decoder_graph
+from undertone_recipe.graph import count_macs, decoder_graph, encoder_graph
 from undertone_recipe.live import Frame, Live
 from undertone_recipe.losses import Periodicity, SpectralLoss
-from undertone_recipe.network import VOICING_HZ, Decoder, PitchReader, dct4_matrix, group_matrix, mdct, sine_window, smoothing_matrix
+from undertone_recipe.network import (
+    LOW_LAGS,
+    LOW_SHORTEST,
+    VOICING_HZ,
+    Decoder,
+    Encoder,
+    PitchReader,
+    dct4_matrix,
+    group_matrix,
+    macs_per_frame,
+    mdct,
+    sine_window,
+    smoothing_matrix,
+)
 from undertone_recipe.pitch import track
+from undertone_recipe.quantiser import ResidualQuantiser
+from undertone_recipe.search import Search
+from undertone_recipe.sources import Graph
+from undertone_recipe.tones import TonesFinder
 from undertone_recipe.train import Run, train
 
-VOICED = dataclasses.replace(SMOKE, network=dataclasses.replace(SMOKE.network, voice=True))
+SIZES = {"latent": SMOKE.network.latent + PITCH_LATENT, "entries": CODES, "fine_blocks": 2, "pitch_width": 32}
+VOICED = dataclasses.replace(SMOKE, network=dataclasses.replace(SMOKE.network, voice=True, **SIZES))
+FREE = VOICED.network.free
 
 
 def glide(low: float, high: float, seconds: float) -> tuple[np.ndarray, np.ndarray]:
@@ -55,60 +91,151 @@ def test_long_recordings_are_tracked_in_pieces_that_join():
     np.testing.assert_allclose(track(x, rows=2, seconds=0.5)[60:240], track(x)[60:240], rtol=0.02)
 
 
+def voiced(hz: torch.Tensor) -> Sounds:
+    """Voices of these pitches, 0 where there is none."""
+    return Sounds(hz, torch.zeros_like(hz), torch.zeros_like(hz))
+
+
 def test_pulses_are_the_sum_of_all_harmonics_from_a_running_phase():
-    hz = torch.full((1, 4), 187.5)
-    got, end = pulses(hz)
+    got, end = source(voiced(torch.full((1, 4), 187.5)))
     n = torch.arange(1, 4 * FRAME + 1, dtype=torch.float64)
     want = sum(torch.cos(2 * math.pi * k * 187.5 * n / SAMPLE_RATE_HZ) for k in range(1, int(TOP_HZ / 187.5) + 1))
     want = want * math.sqrt(187.5 / 6000)
     torch.testing.assert_close(got[0].double(), want, atol=2e-3, rtol=0)
-    assert end[0].tolist() == [187.5, 4 * FRAME * 187.5 / SAMPLE_RATE_HZ % 1]
+    assert end[0, :3].tolist() == [187.5, 187.5, 4 * FRAME * 187.5 / SAMPLE_RATE_HZ % 1]
     bins, _ = mdct(got, None, dct4_matrix(), sine_window())
     assert 0.8 < float(bins[:, 2:, 20:150].pow(2).mean()) < 1.25
 
 
-def test_pulses_cut_into_pieces_are_those_of_the_whole():
+def test_what_sounds_cut_into_pieces_is_that_of_the_whole():
     torch.manual_seed(2)
-    hz = 200 * torch.exp(0.3 * torch.randn(2, 60))
-    whole, end = pulses(hz)
+    hz = 200 * torch.exp(0.3 * torch.randn(3, 2, 60)) * (torch.rand(3, 2, 60) < 0.6)
+    heard = Sounds(hz[0], hz[1] * (hz[0] == 0), hz[2] * (hz[0] == 0) * (hz[1] > 0))
+    whole, end = source(heard)
     parts, last = [], None
-    for piece in hz.split((1, 7, 25, 27), 1):
-        part, last = pulses(piece, last)
+    for pieces in zip(*(v.split((1, 7, 25, 27), 1) for v in heard), strict=True):
+        part, last = source(Sounds(*pieces), last)
         parts.append(part)
     assert torch.equal(torch.cat(parts, 1), whole)
     assert torch.equal(last, end)
 
 
 def test_the_phase_goes_on_where_a_pitch_follows_another_and_starts_nowhere_else():
-    even, _ = pulses(torch.full((1, 8), 120.0))
+    even, _ = source(voiced(torch.full((1, 8), 120.0)))
     # A jump of pitch is no glide: the frame after it has its own pitch from its first sample.
-    jump, _ = pulses(torch.cat([torch.full((1, 4), 120.0), torch.full((1, 4), 300.0)], 1))
+    jump, _ = source(voiced(torch.cat([torch.full((1, 4), 120.0), torch.full((1, 4), 300.0)], 1)))
     assert torch.equal(jump[:, : 4 * FRAME], even[:, : 4 * FRAME])
     period = SAMPLE_RATE_HZ // 300
     after = jump[0, 4 * FRAME + 2 : 8 * FRAME]
     torch.testing.assert_close(after[period:], after[:-period], atol=2e-2, rtol=0)
 
 
-def test_a_pitch_between_two_of_the_grid_is_read_between_them():
-    logits = torch.full((1, 1, PITCHES), -8.0)
-    logits[..., 40], logits[..., 41] = 3.0, 3.0
-    hz = read_pitch(logits)
-    grid = lambda i: 60 * math.exp(i * STEP)
-    assert grid(40.3) < float(hz) < grid(40.7)
-    logits[..., 90] = 2.9  # far from the likeliest: has no say
-    assert torch.equal(read_pitch(logits), hz)
-    assert nearest_pitch(torch.tensor([30.0, 60.0, grid(40.2), 900.0])).tolist() == [0, 0, 40, PITCHES - 1]
+def test_a_pitch_holds_on_for_a_frame_and_then_pulses_rest():
+    _, rest = source(voiced(torch.zeros(1, 3)))
+    assert rest[0, :2].tolist() == [0.0, RESTING_HZ]
+    _, voice_now = source(voiced(torch.full((1, 1), 300.0)), rest)
+    for coded, pitch in (([0.0], 300.0), ([0.0, 0.0], RESTING_HZ), ([0.0, 320.0], 320.0)):
+        _, end = source(voiced(torch.tensor([coded])), voice_now)
+        assert end[0, :2].tolist() == [coded[-1], pitch]
 
 
-def test_the_pitch_reader_sees_the_period_of_what_was_decoded():
-    x, _ = glide(150, 150.01, 1.0)
-    bins, _ = mdct(torch.from_numpy(x)[None], None, dct4_matrix(), sine_window())
-    reader = PitchReader(SMOKE.network)
-    seen = reader.correlations(bins[..., :20], {}, {})[0, 20:]
-    assert seen.abs().max() <= 1.001
-    best = 12 + seen[:, :89].argmax(-1)  # lags of the window of 30 ms at 6 kHz
-    assert set(best.tolist()) <= {40, 80}, "150 Hz is a period of 40 samples"
-    assert float(seen[:, 40 - 12].min()) > 0.95
+def test_a_tone_is_a_cosine_and_a_digit_two():
+    tone, second = torch.full((1, 5), 770.0), torch.full((1, 5), 1336.0)
+    for further in (torch.zeros(1, 5), second):
+        got, _ = source(Sounds(torch.zeros(1, 5), tone, further))
+        n = torch.arange(1, 5 * FRAME + 1, dtype=torch.float64) / SAMPLE_RATE_HZ
+        want = torch.cos(2 * math.pi * 770 * n)
+        if float(further[0, 0]):
+            want = want + torch.cos(2 * math.pi * 1336 * n)
+        # Phases at the ends of frames are rounded to a part of a cycle.
+        torch.testing.assert_close(got[0].double(), want, atol=5e-3, rtol=0)
+
+
+def test_every_code_is_read_back_also_with_noise():
+    meant = sounds()
+    assert torch.equal(nearest_pitch(meant.voice[FIRST_PITCH:FIRST_DIGIT]), torch.arange(PITCHES))
+    assert torch.equal(nearest_tone(meant.tone[FIRST_TONE : FIRST_TONE + TONES]), torch.arange(TONES))
+    assert nearest_pitch(torch.tensor([30.0, 60 * math.exp(40.2 * STEP), 900.0])).tolist() == [0, 40, PITCHES - 1]
+    assert nearest_tone(torch.tensor([30.0, 1031.0, 9000.0])).tolist() == [0, 347, TONES - 1]
+    assert (meant.voice[0], meant.tone[0]) == (0, 0) and ((meant.voice > 0) + (meant.tone > 0) <= 1).all()
+    pairs = {(float(a), float(b)) for a, b in zip(meant.tone[FIRST_DIGIT:FIRST_TONE], meant.second[FIRST_DIGIT:FIRST_TONE], strict=True)}
+    assert pairs == {(a, b) for a in DTMF_HZ[0] for b in DTMF_HZ[1]}
+    book, used = pitch_book(), FIRST_TONE + TONES
+    assert book.shape == (CODES, PITCH_LATENT) and torch.equal(book, book.half().float())
+    torch.manual_seed(1)
+    for size in (0.0, 0.05 * RADIUS):
+        noisy = book[:used] + size * torch.randn(used, PITCH_LATENT)
+        assert torch.equal(coded_sound(noisy, book), torch.arange(used))
+        # The quantiser takes the nearest, the decoder the largest product: the same.
+        assert torch.equal(torch.cdist(noisy, book).argmin(1), torch.arange(used))
+    assert coded_sound(torch.zeros(PITCH_LATENT), book) == 0, "a frame that lacks the stage"
+
+
+def found_tones(x: np.ndarray) -> list[int]:
+    """Codes of the frames of x [N], without the first and the last two."""
+    pcm = torch.nn.functional.pad(torch.from_numpy(x.astype(np.float32))[None], (HOP, 0))
+    return TonesFinder()(pcm[:, : HOP + len(x) // FRAME * FRAME])[0, 2:-2].tolist()
+
+
+def test_tones_and_digits_are_found_and_voices_are_none():
+    n = np.arange(10 * FRAME) / SAMPLE_RATE_HZ
+    sine = lambda hz, level=0.1: level * np.sin(2 * np.pi * hz * n)
+    for hz in (152.0, 440.0, 1004.0, 1031.0, 6990.0):
+        assert set(found_tones(sine(hz))) == {FIRST_TONE + int(nearest_tone(torch.tensor(hz)))}, hz
+    for i, low in enumerate(DTMF_HZ[0]):
+        for j, high in enumerate(DTMF_HZ[1]):
+            twisted = sine(low * 1.01) + sine(high * 0.99, 0.05)
+            assert set(found_tones(twisted)) == {FIRST_DIGIT + 4 * i + j}
+    assert set(found_tones(sine(697.0) + sine(1000.0))) == {0}, "two tones that are no digit"
+    assert set(found_tones(sine(440.0, 3e-4))) == {0}, "too quiet"
+    for x in (glide(120, 140, 0.3)[0], np.zeros(5000), np.random.default_rng(1).standard_normal(5000)):
+        assert set(found_tones(x)) == {0}
+
+
+@pytest.mark.parametrize("hz", [75.0, 150.0, 300.0])
+def test_the_pitch_reader_sees_the_period_of_a_glide(hz):
+    x, _ = glide(hz, hz * 1.03, 1.0)
+    hops = torch.from_numpy(x).reshape(1, -1, HOP)
+    reader, end = PitchReader(VOICED.network), {}
+    seen = reader.seen(hops, torch.zeros(1, HOP), {}, end)[0]
+    assert seen.isfinite().all() and seen[:, : 2 * LOW_LAGS].abs().max() <= 1.01
+    # Both windows; a multiple of the period repeats as well.
+    for found in (seen[20:, :LOW_LAGS], seen[20:, LOW_LAGS : 2 * LOW_LAGS]):
+        near = found[:, : round(1.4 * 6000 / hz) - LOW_SHORTEST].max(-1)
+        assert float(near.values.min()) > 0.9
+        lags = (LOW_SHORTEST + near.indices).float()
+        wanted = 6000 / torch.linspace(hz, hz * 1.03, len(seen))[20:]
+        assert float((lags - wanted).abs().max()) < 2.5
+    assert torch.equal(reader.seen(hops[:, 40:], hops[:, 39], {"low_past": reader_past(reader, hops[:, :40])}, {})[0], seen[40:])
+
+
+def reader_past(reader: PitchReader, hops: torch.Tensor) -> torch.Tensor:
+    state: dict = {}
+    reader.seen(hops, torch.zeros(1, HOP), {}, state)
+    return state["low_past"]
+
+
+def test_stages_keep_to_their_dimensions_and_one_stage_has_no_voice():
+    torch.manual_seed(4)
+    quantiser = ResidualQuantiser(VOICED.network, VOICED.quantiser)
+    pitch = pitch_book()[torch.randint(FIRST_PITCH, FIRST_DIGIT, (2, 600))]
+    z = torch.cat([torch.randn(2, 600, FREE) * 10, pitch], -1)
+    left = quantiser.start(z.flatten(0, 1))
+    assert left == sorted(left, reverse=True)
+    before = [s.codebook.clone() for s in quantiser.stages]
+    for _ in range(3):
+        q, commit, codes = quantiser(z, torch.tensor([4, 2]), learn=True)
+    assert float(commit) > 0 and (codes[1, :, 2:] == -1).all() and (codes[0] >= 0).all()
+    for k, (stage, book) in enumerate(zip(quantiser.stages, before)):
+        own, other = (slice(FREE, None), slice(0, FREE)) if k == PITCH_STAGE else (slice(0, FREE), slice(FREE, None))
+        assert (stage.codebook[:, other] == 0).all() and bool((stage.codebook[:, own] != 0).any())
+        assert torch.equal(stage.codebook, book) == (k == PITCH_STAGE)
+    torch.testing.assert_close(q[..., FREE:], pitch)
+    for beam in (1, 4):
+        codes = quantiser.encode(z, 4, beam)
+        assert torch.equal(quantiser.decode(codes)[..., FREE:], pitch)
+    code = lambda stages: coded_sound(quantiser.decode(codes[..., :stages])[..., FREE:], pitch_book())
+    assert (code(1) == 0).all() and torch.equal(code(2), codes[..., PITCH_STAGE])
 
 
 def test_shares_add_up_to_the_power_that_the_gains_ask_for():
@@ -167,56 +294,124 @@ def test_dialling_has_the_two_tones_of_a_digit():
     loud = frames[(frames**2).mean(1) > 0.5 * (frames**2).mean(1).max()]
     spectrum = np.abs(np.fft.rfft(loud, 24_000)) ** 2
     for group in signals.DTMF_HZ:
-        near = sum(spectrum[:, hz - 30 : hz + 30].sum(1) for hz in group)
+        near = sum(spectrum[:, int(hz) - 30 : int(hz) + 30].sum(1) for hz in group)
         assert (near > 0.15 * spectrum.sum(1)).all()
 
 
-def lively(network) -> Decoder:
-    """A decoder whose heads decide something."""
+def lively(network) -> tuple[Encoder, Decoder]:
+    """An encoder and a decoder whose heads decide something."""
     torch.manual_seed(5)
-    decoder = Decoder(network).eval()
+    encoder, decoder = Encoder(network).eval(), Decoder(network).eval()
     with torch.no_grad():
-        decoder.pitch.out.weight.normal_(0, 1)
+        encoder.pitch.out.weight.normal_(0, 1)
+        encoder.pitch.degree.weight.normal_(0, 0.5)
+        decoder.pulse.weight.normal_(0, 0.1)
         decoder.wave.weight.normal_(0, 0.3)
         decoder.voicing.weight.normal_(0, 0.3)
-    return decoder
+        for layer in (decoder.inp, decoder.shape_skip, decoder.gain_skip):
+            layer.weight[:, network.free :] *= 0.02  # or gains leave their range
+        for layer in (*encoder.modules(), *decoder.modules()):
+            if isinstance(layer, torch.nn.Linear):
+                layer.weight.copy_(layer.weight.half().float())  # as a graph has it
+    return encoder, decoder
+
+
+def latents(frames: int) -> torch.Tensor:
+    """Latents with pitches that hold on, change and pause, tones and digits [1, frames, D]."""
+    torch.manual_seed(6)
+    index = (100 + torch.randn(frames).mul(4).cumsum(0)).round().long().clamp(0, PITCHES - 1)
+    code = torch.where(torch.rand(frames) < 0.8, FIRST_PITCH + index, 0)
+    code[3:5], code[7:9] = FIRST_TONE + 200, FIRST_DIGIT + torch.tensor([6, 7])
+    return torch.cat([torch.randn(frames, FREE), pitch_book()[code]], -1)[None]
+
+
+def whole_and_pieces(module, *feeds: torch.Tensor) -> torch.Tensor:
+    """What a half of the codec makes of 30 frames, which is what it makes of them in pieces; feeds [1, 30 or 30 times as many rows, ..]."""
+    with torch.no_grad():
+        whole, _ = module(*feeds)
+        parts, state = [], None
+        for a, b in ((0, 1), (1, 9), (9, 30)):
+            part, state = module(*(f[:, a * f.shape[1] // 30 : b * f.shape[1] // 30] for f in feeds), state=state)
+            parts.append(part)
+    torch.testing.assert_close(torch.cat(parts, 1), whole, atol=1e-5, rtol=0)
+    return whole.reshape(30, -1)
+
+
+def run_graphs(make, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """What the graphs of each kind make [30, width] of feeds [1, 30, width] in pieces, and with them a frame at a time."""
+    made = []
+    for kind, pieces in ((Graph, ((0, 1), (1, 9), (9, 30))), (Live, ((0, 12), (12, 30)))):
+        run = ort.InferenceSession(make(kind).SerializeToString())
+        size = next(i.shape[1] for i in run.get_inputs() if i.name == "state")
+        state, out = np.zeros((1, size), np.float32), []
+        for a, b in pieces:
+            piece, state = run.run(None, {k: v[:, a:b] for k, v in feeds.items()} | {"state": state})
+            out.append(piece[0])
+        made.append(np.concatenate(out))
+    run = ort.InferenceSession(make(Frame).SerializeToString())
+    past = {i.name: np.zeros((1, *i.shape[1:]), np.float32) for i in run.get_inputs() if i.name.startswith("past")}
+    out = []
+    for t in range(30):
+        piece, *new = run.run(None, {k: v[:, t : t + 1] for k, v in feeds.items()} | past)
+        out.append(piece[0])
+        past = {k: np.concatenate([v[:, n.shape[1] :], n], 1) for (k, v), n in zip(past.items(), new, strict=True)}
+    return [*made, np.concatenate(out)]
+
+
+def test_a_pitch_that_is_read_in_pieces_is_that_of_the_whole_in_torch_and_in_all_graphs():
+    net, pcm = VOICED.network, voice(0.6)
+    pcm[5 * FRAME : 8 * FRAME] = 0
+    n = np.arange(4 * FRAME) / SAMPLE_RATE_HZ
+    pcm[9 * FRAME : 13 * FRAME] = 0.1 * np.sin(2 * np.pi * 650 * n)
+    pcm[14 * FRAME : 18 * FRAME] = sum(0.1 * np.sin(2 * np.pi * hz * n) for hz in (697, 1477))
+    encoder, _ = lively(net)
+    whole = whole_and_pieces(encoder, torch.from_numpy(pcm)[None])
+    read = set(coded_sound(whole[:, FREE:], pitch_book()).tolist())
+    assert 0 in read and FIRST_DIGIT + 2 in read and FIRST_TONE + int(nearest_tone(torch.tensor(650.0))) in read
+    assert sum(FIRST_PITCH <= code < FIRST_DIGIT for code in read) > 2
+    for made in run_graphs(lambda kind: encoder_graph(encoder, net, kind), {"pcm": pcm.reshape(1, 30, FRAME)}):
+        np.testing.assert_allclose(made, whole.numpy(), atol=1e-3)
 
 
 def test_a_voice_cut_into_pieces_is_that_of_the_whole_in_torch_and_in_all_graphs():
-    net, frames = VOICED.network, 30
-    decoder, q, noise = lively(net), torch.randn(1, frames, net.latent), decoder_noise(0, frames, net.noise_dim)
+    net, q = VOICED.network, latents(30)
+    _, decoder = lively(net)
+    noise = decoder_noise(0, 30, net.noise_dim)
+    whole = whole_and_pieces(decoder, q, torch.from_numpy(noise).reshape(1, 60, -1))
+    silent = torch.cat([q[..., :FREE], torch.zeros(1, 30, PITCH_LATENT)], -1)
     with torch.no_grad():
-        whole, _ = decoder(q, torch.from_numpy(noise).reshape(1, 2 * frames, -1))
-        parts, state = [], None
-        for a, b in ((0, 1), (1, 9), (9, frames)):
-            part, state = decoder(q[:, a:b], torch.from_numpy(noise[a:b]).reshape(1, 2 * (b - a), -1), state)
-            parts.append(part)
-    torch.testing.assert_close(torch.cat(parts, 1), whole, atol=1e-5, rtol=0)
-    for kind, pieces in ((Graph, ((0, 1), (1, 9), (9, frames))), (Live, ((0, 12), (12, frames)))):
-        run = ort.InferenceSession(decoder_graph(decoder, net, kind).SerializeToString())
-        size = next(i.shape[1] for i in run.get_inputs() if i.name == "state")
-        state, made = np.zeros((1, size), np.float32), []
-        for a, b in pieces:
-            out, state = run.run(None, {"latent": q[:, a:b].numpy(), "noise": noise[None, a:b], "state": state})
-            made.append(out.reshape(1, -1))
-        np.testing.assert_allclose(np.concatenate(made, 1), whole.numpy(), atol=1e-3)
-    run = ort.InferenceSession(decoder_graph(decoder, net, Frame).SerializeToString())
-    past = {i.name: np.zeros((1, *i.shape[1:]), np.float32) for i in run.get_inputs() if i.name.startswith("past")}
-    made = []
-    for t in range(frames):
-        out, *new = run.run(None, {"latent": q[:, t : t + 1].numpy(), "noise": noise[None, t : t + 1], **past})
-        made.append(out.reshape(1, -1))
-        past = {k: np.concatenate([v[:, n.shape[1] :], n], 1) for (k, v), n in zip(past.items(), new, strict=True)}
-    np.testing.assert_allclose(np.concatenate(made, 1), whole.numpy(), atol=1e-3)
+        assert (decoder(silent, torch.from_numpy(noise).reshape(1, 60, -1))[0].reshape(30, -1) - whole).abs().max() > 0.01
+    for made in run_graphs(lambda kind: decoder_graph(decoder, net, kind), {"latent": q.numpy(), "noise": noise[None]}):
+        np.testing.assert_allclose(made, whole.numpy(), atol=1e-3)
+
+
+def test_pulses_that_begin_near_the_pitch_of_rest_begin_alike_in_torch_and_in_a_graph():
+    net = VOICED.network
+    _, decoder = lively(net)
+    index = nearest_pitch(torch.full((1, 30), RESTING_HZ * 1.1))
+    q = torch.cat([torch.randn(1, 30, FREE), pitch_book()[FIRST_PITCH + index]], -1)
+    noise = decoder_noise(0, 30, net.noise_dim)
+    with torch.no_grad():
+        whole, _ = decoder(q, torch.from_numpy(noise).reshape(1, 60, -1))
+    made = run_graphs(lambda kind: decoder_graph(decoder, net, kind), {"latent": q.numpy(), "noise": noise[None]})
+    np.testing.assert_allclose(made[0], whole.reshape(30, -1).numpy(), atol=1e-3)
+
+
+def test_compute_of_a_voice_is_counted_from_the_graph():
+    net, codec = VOICED.network, Codec(VOICED)
+    counted = (count_macs(encoder_graph(codec.encoder, net)), count_macs(decoder_graph(codec.decoder, net, Live)))
+    for graph, formula in zip(counted, macs_per_frame(net).values(), strict=True):
+        # The formula leaves out the mean power of the bands.
+        assert abs(graph - formula) < 0.03 * graph
 
 
 def test_the_gradient_graph_of_a_voice_is_the_slope_that_torch_finds():
-    net, frames = VOICED.network, 8
+    net, frames = VOICED.network, 12
     codec = Codec(VOICED).eval()
-    codec.decoder = lively(net)
+    _, codec.decoder = lively(net)
     as_shipped(codec)
     noise = decoder_noise(0, frames, net.noise_dim)
-    q = torch.randn(1, frames, net.latent, requires_grad=True)
+    q = latents(frames).requires_grad_(True)
     y, _ = codec.decoder(q, torch.from_numpy(noise).reshape(1, 2 * frames, -1))
     way = torch.randn_like(y)
     (y * way).sum().backward()
@@ -225,20 +420,89 @@ def test_the_gradient_graph_of_a_voice_is_the_slope_that_torch_finds():
     feed = {"latent": q.detach().numpy(), "noise": noise[None], "state": np.zeros((1, size), np.float32)}
     (slope,) = run.run(None, feed | {"pcm_gradient": way.reshape(1, frames, FRAME).numpy()})
     np.testing.assert_allclose(slope, q.grad.numpy(), atol=2e-4 * float(q.grad.abs().max()))
+    assert (slope[..., FREE:] == 0).all(), "a search must not move the pitch"
 
 
-def test_a_decoder_with_a_voice_starts_from_a_model_without_and_learns(folder, tmp_path):
+def test_a_search_leaves_the_pitch():
+    codec, pcm = voiced_codec().requires_grad_(False), torch.from_numpy(voice(0.24))[None]
+    start, found = Search(codec, 0).latents(pcm), Search(codec, 4).latents(pcm)
+    assert torch.equal(found[..., FREE:], start[..., FREE:]) and not torch.equal(found[..., :FREE], start[..., :FREE])
+
+
+def voiced_codec() -> Codec:
+    codec = Codec(VOICED).eval()
+    codec.encoder, codec.decoder = lively(VOICED.network)
+    with torch.no_grad():
+        z, _ = codec.encoder(torch.from_numpy(voice(4.8))[None])
+    codec.quantiser.start(z[0], rounds=2)
+    return codec
+
+
+def test_a_model_with_a_voice_loads_as_it_was_exported_and_its_fast_graphs_read_the_same_pitch(folder, tmp_path):
+    codec = voiced_codec()
+    export(codec, tmp_path, "voiced")
+    back = load_exported(tmp_path, VOICED).eval()
+    for key, value in codec.state_dict().items():
+        if not key.endswith((".count", ".total")):
+            assert torch.equal(back.state_dict()[key], value), key
+    pcm = torch.from_numpy(voice(0.4))[None]
+    assert torch.equal(back.round_trip(pcm, 4), codec.round_trip(pcm, 4))
+    int8.write(tmp_path, codec, Batches(folder, SMOKE.data, 4, 1.0, 3), 2)
+    sound = np.concatenate([glide(100, 250, 0.3)[0], voice(0.3, 5)])
+    feed, z = {"pcm": sound.reshape(1, 30, FRAME)}, {}
+    for kind in ("", "-int8"):
+        run = ort.InferenceSession(str(tmp_path / f"encoder{kind}.onnx"))
+        state = np.zeros((1, next(i.shape[1] for i in run.get_inputs() if i.name == "state")), np.float32)
+        z[kind], _ = run.run(None, feed | {"state": state})
+    assert not np.array_equal(z[""], z["-int8"])
+    np.testing.assert_array_equal(z[""][..., FREE:], z["-int8"][..., FREE:])
+    assert len(np.unique(z[""][0, :, FREE:], axis=0)) > 3
+
+
+def test_a_voice_starts_from_a_model_without_and_learns(folder, tmp_path):
     plain = tmp_path / "plain"
-    export(small_codec(), plain, "smoke")
+    net = dataclasses.replace(SMOKE.network, entries=VOICED.network.entries)
+    old = Codec(dataclasses.replace(SMOKE, network=net)).eval()
+    old.quantiser.start(torch.randn(1500, net.latent) * 10, rounds=1)
+    export(old, plain, "smoke")
+    codec = load_exported(plain, VOICED).eval()
+    for key in ("inp", "shape_skip", "gain_skip"):
+        now, before = getattr(codec.decoder, key).weight, getattr(old.decoder, key).weight
+        assert torch.equal(now[:, :FREE], before) and (now[:, FREE:] == 0).all()
+    for k, was in ((0, 0), (2, 1), (3, 2)):
+        assert torch.equal(codec.quantiser.stages[k].codebook[:, :FREE], old.quantiser.stages[was].codebook)
+        assert (codec.quantiser.stages[k].codebook[:, FREE:] == 0).all()
+    assert torch.equal(codec.quantiser.stages[PITCH_STAGE].codebook[:, FREE:], pitch_book())
+    with torch.no_grad():
+        pcm, noise = torch.from_numpy(voice(0.4))[None], torch.rand(1, 40, net.block_noise)
+        z, before = codec.encoder(pcm)[0], old.encoder(pcm)[0]
+        torch.testing.assert_close(z[..., :FREE], before)
+        # The second fine block does nothing yet, and pulses are not heard.
+        made = codec.decoder.hidden(z, noise, torch.randn(1, 40, HOP), {})[0]
+        torch.testing.assert_close(made, old.decoder.hidden(before, noise, None, {})[0])
+    assert balance(codec, observe(codec, Batches(folder, SMOKE.data, 2, 0.64, 3), 3)) is not None
     codec = load_exported(plain, VOICED)
-    assert torch.equal(codec.decoder.shape.weight, load_exported(plain, SMOKE).decoder.shape.weight)
-    run = Run(folder, tmp_path / "run", 5.0, model=plain, steps=3, part="decoder", slim=tmp_path / "slim.pt")
+    run = Run(folder, tmp_path / "run", 5.0, model=plain, steps=3, slim=tmp_path / "slim.pt")
     trained, raw = load(train(VOICED, run), averaged=True)
     assert raw["step"] == 3
-    assert not torch.equal(trained.decoder.wave.weight, codec.decoder.wave.weight)
+    for key in ("encoder.pitch.out", "decoder.wave", "decoder.pulse"):
+        now, before = (c.get_submodule(key).weight for c in (trained, codec))
+        assert not torch.equal(now, before), key
+    assert bool((trained.decoder.fine[1].scale != 0).any())
     slim, _ = load(tmp_path / "slim.pt")
     torch.testing.assert_close(slim.decoder.wave.weight, trained.decoder.wave.weight, atol=1e-3, rtol=1e-2)
     assert (tmp_path / "slim.pt").stat().st_size < 0.5 * (tmp_path / "run" / "latest.pt").stat().st_size
+
+
+def test_the_shipped_model_loads_into_a_codec_with_a_voice():
+    folder = HERE / "undertone-24k-v1"
+    cfg = of_model(folder)
+    net = dataclasses.replace(cfg.network, voice=True, latent=72, fine_blocks=3)
+    codec, plain = (load_exported(folder, dataclasses.replace(cfg, network=n)) for n in (net, cfg.network))
+    assert torch.equal(codec.quantiser.stages[23].codebook[:, :64], plain.quantiser.stages[22].codebook)
+    assert torch.equal(codec.decoder.fine[0].up.weight, plain.decoder.fine[0].up.weight)
+    assert (codec.decoder.fine[2].scale == 0).all() and (codec.decoder.fine[0].scale == 1).all()
+    torch.testing.assert_close(codec.encoder.pitch.blocks[0].scale, torch.full((128,), 0.1))
 
 
 def test_batches_made_in_advance_have_labels(folder):

@@ -39,7 +39,8 @@ def observe(codec: Codec, batches: Batches, count: int) -> Observed:
         q = z if i % 3 == 0 else codec.quantiser.decode(codec.quantiser.encode(z, min((8, 16)[i % 3 - 1], codec.cfg.network.stages)))
         b, t, _ = q.shape
         d = codec.decoder
-        h = d.hidden(q, torch.rand(b, 2 * t, d.block_noise) * 2 - 1)[0]
+        voice = d.voice(q, {}, {})[0] if d.voiced else None
+        h = d.hidden(q, torch.rand(b, 2 * t, d.block_noise) * 2 - 1, voice, {})[0]
         shape, gain = d.heads(h, q)
         truth = f.reshape(b * t, 2, HOP + BANDS)
         part = [h.reshape(b * t, 2, -1), q.flatten(0, 1), shape.reshape(b * t, 2, -1)]
@@ -85,9 +86,7 @@ def balance(codec: Codec, seen: Observed) -> list[str]:
                 continue
             # Their shape is noise; both blocks are fitted at once, because the weights over the hidden layer are shared.
             zero = torch.zeros_like(latent)
-            x = torch.cat(
-                [torch.cat([seen.hidden[:, 0], latent, zero], 1), torch.cat([seen.hidden[:, 1], zero, latent], 1)]
-            )
+            x = torch.cat([torch.cat([seen.hidden[:, 0], latent, zero], 1), torch.cat([seen.hidden[:, 1], zero, latent], 1)])
             p = least_squares(x, torch.cat([seen.true_gain[:, 0, b], seen.true_gain[:, 1, b]])[:, None])[:, 0]
             w, k = seen.hidden.shape[2], latent.shape[1]
             d.gain.weight[b], d.gain.bias[b] = p[:w], 0

@@ -39,6 +39,10 @@ class Codec(nn.Module):
         self.quantiser = ResidualQuantiser(cfg.network, cfg.quantiser)
         self.decoder = Decoder(cfg.network)
 
+    @property
+    def device(self) -> torch.device:
+        return self.quantiser.ready.device
+
     @torch.no_grad()
     def round_trip(self, pcm: Tensor, stages: int, beam: int = 1) -> Tensor:
         """pcm [B, T * FRAME] -> decoded, delay removed, same length. 0 stages stands for unquantised."""

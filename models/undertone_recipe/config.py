@@ -26,14 +26,18 @@ NOISE_BAND = 18
 SHAPED = BAND_EDGES[NOISE_BAND]  # MDCT bins whose shape is decoded
 NOISE_BINS = HOP - SHAPED
 LOWEST_PITCH_HZ, HIGHEST_PITCH_HZ = 60.0, 500.0
-PITCHES = 128  # that the decoder chooses from, 29 cents apart; it interpolates between neighbours
+PITCHES = 341  # that a voice can have, 11 cents apart
+PITCH_STAGE = 1  # the stage that says a pitch or tones: the first one says level and envelope, and frames of one stage have neither
+CODES = 1024  # of that stage
+PITCH_LATENT = 8  # dimensions of the latents that hold the pitch, the last ones; no other stage writes there
+DTMF_HZ = ((697.0, 770.0, 852.0, 941.0), (1209.0, 1336.0, 1477.0, 1633.0))  # ITU-T Q.23: rows and columns
 
 
 @dataclass(frozen=True)
 class Network:
     """Sizes of encoder, quantiser and decoder. Changing one makes a new model id."""
 
-    latent: int = 64
+    latent: int = 64  # dimensions, with those of the pitch
     stages: int = 24
     entries: int = 1024
     encoder_width: int = 192
@@ -46,16 +50,21 @@ class Network:
     fine_blocks: int = 1  # blocks at 10 ms, after the upsampling
     fine_expand: int = 1
     fine_kernel: int = 5
-    pitch_width: int = 128  # of the layers that read the pitch
+    pitch_width: int = 128  # of the encoder's layers that read the pitch
     pitch_blocks: int = 2
     noise: int = 16  # random numbers a 10 ms block that the network is given, besides those of the highest bands and the signs
     # From this band on (0.8 kHz) what is decoded gets a random sign in each band and block. Nothing there is coded as a waveform
     # either: decoded signs are a mean over what cannot be known, the same in every frame, and that is a buzz at the frame rate.
     sign_band: int = 4
-    # A decoder with a voice source (docs/voice.md): bands are waveform, voice or noise as it decides, instead of signs from a band on.
-    # Below voice_band (1 kHz) it starts with a waveform, above with voice and noise.
+    # A codec with a voice source (docs/voice.md): the second stage is the pitch, and bands are waveform, voice or noise as the decoder
+    # decides, instead of signs from a band on. Below voice_band (1 kHz) it starts with a waveform, above with voice and noise.
     voice: bool = False
     voice_band: int = 5
+
+    @property
+    def free(self) -> int:
+        """Dimensions of the latents besides those of the pitch."""
+        return self.latent - PITCH_LATENT if self.voice else self.latent
 
     @property
     def signs(self) -> int:
@@ -87,10 +96,13 @@ class Training:
     plain_steps: int = 600  # unquantised steps before k-means
     clip_norm: float = 1.0  # 0 switches it off
     clip_value: float = 0.0  # 0 switches it off
-    told_pitch_steps: int = 1000  # first steps in which the decoder is given the original's pitch instead of its own
+    told_pitch_steps: int = 1000  # first steps in which the labels' pitch is coded instead of the one that the encoder reads
     new_heads_factor: float = 1.0  # of the rate, for the decoder's newest heads
     average_steps: float = 1000.0  # over which weights are averaged; the average is what `export` and `report` take
     adversarial_after_step: int = 10**9
+    adversarial_share: float = 0.0  # last part of the run in which discriminators judge, from whatever step
+    critic_rate: float = 2e-4  # learning rate of the discriminators
+    critic_width: int = 96
     checkpoint_minutes: float = 5.0
     precision: str = "auto"  # of the networks: "bf16", "fp32", or bf16 where the device computes with it
     seed: int = 1
@@ -121,8 +133,9 @@ class Losses:
     voicing: float = 0.0
     pitch: float = 0.0
     coded: float = 0.0  # of the share that a coded waveform has above 1 kHz, but for generated sounds
-    adversarial: float = 1.0
-    matching: float = 4.0
+    # Sizes of these two gradients at the waveform beside that of the spectral losses together.
+    adversarial: float = 0.4
+    matching: float = 0.7
 
 
 @dataclass(frozen=True)

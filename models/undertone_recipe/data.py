@@ -228,23 +228,35 @@ class Batches:
         return self.labelled().pcm
 
 
+class Batch(NamedTuple):
+    """Labelled as tensors."""
+
+    pcm: torch.Tensor
+    pitch: torch.Tensor
+    generated: torch.Tensor
+
+    @classmethod
+    def of(cls, labelled: Labelled) -> Batch:
+        return cls(*(torch.from_numpy(v) for v in (labelled.pcm, labelled.pitch, labelled.generated)))
+
+
 class Stream(torch.utils.data.IterableDataset):
-    """Labelled batches made by other processes, each with a seed of its own."""
+    """Batches made by other processes, each with a seed of its own."""
 
     def __init__(self, make: Callable[[int], Batches]):
         self.make = make
 
-    def __iter__(self) -> Iterator[Labelled]:
+    def __iter__(self) -> Iterator[Batch]:
         worker = torch.utils.data.get_worker_info()
         batches = self.make(worker.id if worker else 0)
         while True:
-            yield batches.labelled()
+            yield Batch.of(batches.labelled())
 
 
-def ahead(first: Batches, make: Callable[[int], Batches], workers: int) -> Iterator[Labelled]:
-    """Labelled batches of `first`, made here; or with workers above 0 those of make(0) to make(workers - 1), made side by side in
-    advance: a GPU takes them faster than one core makes them. `first` has then filled the caches that they read."""
+def ahead(first: Batches, make: Callable[[int], Batches], workers: int, pinned: bool = False) -> Iterator[Batch]:
+    """Batches of `first`, made here; or with workers above 0 those of make(0) to make(workers - 1), made side by side in advance: a GPU
+    takes them faster than one core makes them. `first` has then filled the caches that they read."""
     if not workers:
-        return iter(first.labelled, None)
-    loader = torch.utils.data.DataLoader(Stream(make), batch_size=None, num_workers=workers, prefetch_factor=4)
+        return iter(lambda: Batch.of(first.labelled()), None)
+    loader = torch.utils.data.DataLoader(Stream(make), batch_size=None, num_workers=workers, prefetch_factor=8, pin_memory=pinned)
     return iter(loader)

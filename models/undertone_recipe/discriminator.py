@@ -25,7 +25,7 @@ class TimeBlock(nn.Module):
 class BandDiscriminator(nn.Module):
     window: Tensor
 
-    def __init__(self, n_fft: int, hop: int, bands: int, width: int = 96, blocks: int = 3):
+    def __init__(self, n_fft: int, hop: int, bands: int, width: int, blocks: int = 3):
         super().__init__()
         self.n_fft, self.hop, self.bands = n_fft, hop, bands
         self.band_bins = n_fft // 2 // bands
@@ -57,11 +57,12 @@ Judgement = tuple[Tensor, list[Tensor]]
 
 
 class Discriminators(nn.Module):
-    def __init__(self) -> None:
+    # Windows, hops and bands: harmonics in the first, single pulses of a voice in the last.
+    SCALES = ((2048, 512, 8), (1024, 256, 8), (512, 128, 4), (256, 64, 4))
+
+    def __init__(self, width: int = 96) -> None:
         super().__init__()
-        self.each = nn.ModuleList(
-            [BandDiscriminator(2048, 512, 8), BandDiscriminator(1024, 256, 6), BandDiscriminator(512, 128, 4)]
-        )
+        self.each = nn.ModuleList(BandDiscriminator(n, hop, bands, width) for n, hop, bands in self.SCALES)
 
     def forward(self, x: Tensor) -> list[Judgement]:
         return [d(x) for d in self.each]

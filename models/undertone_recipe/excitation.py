@@ -1,24 +1,45 @@
-"""The decoder's voice source: pulses with a running phase (Wang, Takaki and Yamagishi 2019, in the MDCT domain; docs/voice.md).
+"""The voice source: a pitch or tones as one code, and what sounds from it with a running phase (neural source-filter, Wang, Takaki and
+Yamagishi 2019, in the MDCT domain; docs/voice.md).
 
-The network says the pitch at the end of each frame; within the frame it moves evenly. The phase goes on from frame to frame, through
-silence and losses too. Arithmetic is arranged so that a stream cut into pieces gives what the whole gives.
+The encoder says what sounds at the end of each frame; within the frame a frequency moves evenly. The phase goes on from frame to frame,
+through silence and losses too. Arithmetic is arranged so that a stream cut into pieces gives what the whole gives.
 """
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .config import FRAME, HIGHEST_PITCH_HZ, LOWEST_PITCH_HZ, PITCHES, SAMPLE_RATE_HZ
+from .config import CODES, DTMF_HZ, FRAME, HIGHEST_PITCH_HZ, LOWEST_PITCH_HZ, PITCH_LATENT, PITCHES, SAMPLE_RATE_HZ
 
 TOP_HZ = 7900.0  # no harmonics above
 UNIT_HZ = SAMPLE_RATE_HZ / 4  # a pulse train of this pitch has power 1/2 and so unit power in each bin
-JUMP = 0.2  # ln; pitches further apart are two voices, between which nothing glides
+JUMP = 0.2  # ln; frequencies further apart are two sounds, between which nothing glides
+RESTING_HZ = 110.0  # of what nobody hears
 PHASE_STEPS = 2.0**14  # a cycle; phases at the ends of frames are multiples, whose sums are exact
 STEP = math.log(HIGHEST_PITCH_HZ / LOWEST_PITCH_HZ) / (PITCHES - 1)  # between two pitches, ln
-NEAREST = 2  # pitches on either side of the likeliest that have a say in the value
+# Tones lie 0.55 % apart up to 1 kHz, 20 Hz above.
+LOWEST_TONE_HZ, HIGHEST_TONE_HZ, TONE_STEP, EVEN_FROM_HZ, EVEN_STEP_HZ = 150.0, 7000.0, math.log(1.0055), 1020.0, 20.0
+LOW_TONES = 346
+TONES = LOW_TONES + int((HIGHEST_TONE_HZ - EVEN_FROM_HZ) / EVEN_STEP_HZ) + 1
+# Codes of the pitch's stage: nothing sounds, a voice of each pitch, the digits of a telephone, tones. The rest is not used.
+FIRST_PITCH, FIRST_DIGIT = 1, 1 + PITCHES
+FIRST_TONE = FIRST_DIGIT + 16
+# A pitch or tone lies on three circles, which it goes round so often from the lowest to the highest: neighbours are told apart by the
+# last, what is further apart by the others. The radius makes the RMS of these dimensions about that of the others (14).
+PITCH_TURNS, DIGIT_TURNS, TONE_TURNS = (0.9, 7.1, 45.0), (0.9, 1.7, 3.1), (0.9, 9.0, 85.0)
+RADIUS = 24.0
+
+
+class Sounds(NamedTuple):
+    """What codes [...] of the pitch's stage, or all of them, mean."""
+
+    voice: Tensor  # Hz, 0 where it is no voice
+    tone: Tensor  # Hz of a tone or of the lower of two, 0 where there is none
+    second: Tensor  # Hz of the higher of two tones, 0 where there is none
 
 
 def nearest_pitch(hz: Tensor) -> Tensor:
@@ -26,38 +47,92 @@ def nearest_pitch(hz: Tensor) -> Tensor:
     return (torch.log(hz.clamp_min(1.0) / LOWEST_PITCH_HZ) / STEP).round().long().clamp(0, PITCHES - 1)
 
 
-def read_pitch(logits: Tensor) -> Tensor:
-    """logits [..., PITCHES] -> Hz [...]: the mean, in octaves, over the likeliest pitch and its neighbours, to an eighth of a step, so that
-    processors that round otherwise find the same."""
-    index = torch.arange(PITCHES, device=logits.device)
-    best = logits.argmax(-1, keepdim=True)
-    near = (index - best).abs() <= NEAREST
-    p = torch.softmax(logits.masked_fill(~near, -1e4), -1)
-    fine = torch.round((p * index).sum(-1) * 8) / 8
-    return LOWEST_PITCH_HZ * torch.exp(fine * STEP)
+def nearest_tone(hz: Tensor) -> Tensor:
+    """Index of the nearest tone."""
+    low = (torch.log(hz.clamp_min(1.0) / LOWEST_TONE_HZ) / TONE_STEP).round().clamp(0, LOW_TONES - 1)
+    even = LOW_TONES + ((hz - EVEN_FROM_HZ) / EVEN_STEP_HZ).round().clamp(0, TONES - LOW_TONES - 1)
+    return torch.where(hz > EVEN_FROM_HZ - EVEN_STEP_HZ / 2, even, low).long()
 
 
-def pulses(hz: Tensor, last: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Pitch at the ends of frames [B, T] and (pitch, phase in cycles) [B, 2] at the end of the frame before -> pulses [B, T * FRAME],
-    cosines of all harmonics up to TOP_HZ at unit power a bin, and [B, 2] for the next call."""
-    if last is None:
-        last = torch.stack([hz[:, 0], torch.zeros_like(hz[:, 0])], 1)
-    before = torch.cat([last[:, :1], hz[:, :-1]], 1)
+def sounds() -> Sounds:
+    """What each code means [CODES]."""
+    voice, tone, second = torch.zeros(CODES), torch.zeros(CODES), torch.zeros(CODES)
+    voice[FIRST_PITCH:FIRST_DIGIT] = LOWEST_PITCH_HZ * torch.exp(torch.arange(PITCHES) * STEP)
+    rows, columns = (torch.tensor(hz) for hz in DTMF_HZ)
+    tone[FIRST_DIGIT:FIRST_TONE] = rows.repeat_interleave(4)
+    second[FIRST_DIGIT:FIRST_TONE] = columns.repeat(4)
+    low = LOWEST_TONE_HZ * torch.exp(torch.arange(LOW_TONES) * TONE_STEP)
+    tone[FIRST_TONE : FIRST_TONE + TONES] = torch.cat([low, torch.arange(EVEN_FROM_HZ, HIGHEST_TONE_HZ + 1, EVEN_STEP_HZ)])
+    return Sounds(voice, tone, second)
+
+
+def circles(count: int, turns: tuple[float, ...]) -> Tensor:
+    """[count, 2 len(turns)]: places of `count` values on circles of radius RADIUS."""
+    angle = 2 * math.pi * torch.arange(count)[:, None] / (count - 1) * torch.tensor(turns)
+    return RADIUS * torch.cat([torch.cos(angle), torch.sin(angle)], 1)
+
+
+def pitch_book() -> Tensor:
+    """Codebook [CODES, PITCH_LATENT] of the pitch's stage. All entries in use have the same length, so that the nearest is the one with the
+    largest product; latents of nothing but zeros, of a frame that lacks the stage, are nearest to the first: nothing sounds. The last
+    two dimensions tell voices, digits and tones apart."""
+    book = torch.zeros(CODES, PITCH_LATENT)
+    book[0, -2] = -2 * RADIUS
+    kinds = (
+        (FIRST_PITCH, PITCHES, PITCH_TURNS, (RADIUS, 0.0)),
+        (FIRST_DIGIT, 16, DIGIT_TURNS, (-RADIUS * 0.6, -RADIUS * 0.8)),
+        (FIRST_TONE, TONES, TONE_TURNS, (0.0, RADIUS)),
+    )
+    for first, count, turns, kind in kinds:
+        book[first : first + count, :-2] = circles(count, turns)
+        book[first : first + count, -2:] = torch.tensor(kind)
+    return book.half().float()
+
+
+def coded_sound(p: Tensor, book: Tensor) -> Tensor:
+    """Latents of the pitch [..., PITCH_LATENT] -> the code [...] that they are."""
+    return (p @ book.t()).argmax(-1)
+
+
+def glide(hz: Tensor, before: Tensor, phase: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A frequency at the ends of frames [B, T], the one before the first and its phase in cycles, both [B] -> phases [B, T, FRAME] between
+    -1/2 and 1/2, frequencies there, and the phase at the end [B]."""
+    before = torch.cat([before[:, None], hz[:, :-1]], 1)
     before = torch.where((hz / before.clamp_min(1.0)).log().abs() > JUMP, hz, before)
     n = torch.arange(1, FRAME + 1, device=hz.device) / FRAME
     slope = (hz - before)[..., None]
     advance = (before[..., None] * n + slope * (n * n / 2)) * (FRAME / SAMPLE_RATE_HZ)
     whole = torch.round((before + hz) * (FRAME / SAMPLE_RATE_HZ / 2 * PHASE_STEPS)) / PHASE_STEPS
     whole = whole - torch.floor(whole)
-    ends = last[:, 1:] + whole.cumsum(1)
-    starts = torch.cat([last[:, 1:], ends[:, :-1]], 1)
-    phase = (starts - torch.floor(starts))[..., None] + advance
-    phase = phase - torch.round(phase)
-    phase = torch.where(phase.abs() < 1e-6, torch.full_like(phase, 1e-6), phase)
-    now = before[..., None] + slope * n
+    ends = phase[:, None] + whole.cumsum(1)
+    starts = torch.cat([phase[:, None], ends[:, :-1]], 1)
+    now = (starts - torch.floor(starts))[..., None] + advance
+    return now - torch.round(now), before[..., None] + slope * n, ends[:, -1] - torch.floor(ends[:, -1])
+
+
+def source(heard: Sounds, last: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """What sounds at the ends of frames [B, T], and the state [B, 5] at the end of the frame before (a voice's pitch or 0; frequency and
+    phase of what sounded; the same of a second tone) -> samples [B, T * FRAME] and the state for the next call.
+
+    A voice is pulses: cosines of all harmonics up to TOP_HZ at unit power a bin. Where it ends, its pitch holds on for a frame. A tone is a
+    cosine of amplitude 1.
+    """
+    voice, tone, second = heard
+    if last is None:
+        rest = torch.full_like(voice[:, 0], RESTING_HZ)
+        last = torch.stack([rest * 0, rest, rest * 0, rest, rest * 0], 1)
+    held = torch.cat([last[:, :1], voice[:, :-1]], 1)
+    held = torch.where(held > 0, held, RESTING_HZ)
+    hz = torch.where(voice > 0, voice, torch.where(tone > 0, tone, held))
+    other = torch.where(second > 0, second, RESTING_HZ)
+    phase, now, end = glide(hz, last[:, 1], last[:, 2])
+    further, _, other_end = glide(other, last[:, 3], last[:, 4])
+    safe = torch.where(phase.abs() < 1e-6, 1e-6, phase)
     harmonics = torch.floor(TOP_HZ / now)
     # Sum of cos(2 pi k phase), k from 1 to `harmonics`, in closed form (Dirichlet's kernel).
-    train = torch.sin(math.pi * (2 * harmonics + 1) * phase) / (2 * torch.sin(math.pi * phase)) - 0.5
-    train = train * torch.sqrt(now / UNIT_HZ)
-    end = ends[:, -1] - torch.floor(ends[:, -1])
-    return train.reshape(hz.shape[0], -1), torch.stack([hz[:, -1], end], 1)
+    pulses = torch.sin(math.pi * (2 * harmonics + 1) * safe) / (2 * torch.sin(math.pi * safe)) - 0.5
+    pulses = pulses * torch.sqrt(now / UNIT_HZ)
+    tones = torch.cos(2 * math.pi * phase) + (second > 0)[..., None] * torch.cos(2 * math.pi * further)
+    train = torch.where((tone > 0)[..., None], tones, pulses)
+    state = torch.stack([voice[:, -1], hz[:, -1], end, other[:, -1], other_end], 1)
+    return train.reshape(hz.shape[0], -1), state

@@ -12,13 +12,14 @@ import onnx
 import torch
 from onnx import numpy_helper
 from safetensors.numpy import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from . import config
 from .codec import OVERLAP_DELAY, Codec, decoder_noise
 from .gradient import write as write_gradient
 from .graph import count_macs, decoder_graph, encoder_graph
-from .network import Block
+from .network import Block, Decoder
+from .quantiser import ResidualQuantiser
 
 
 def test_signal(frames: int) -> np.ndarray:
@@ -113,34 +114,61 @@ def export(codec: Codec, out: Path, name: str) -> str:
     return model_id(out)
 
 
-# Of the decoder; models from before the voice source (27 November 2026) lack them.
-NEW_HEADS = ("wave.", "voicing.", "pitch.")
+# Of a codec with a voice source; models from before it (27 November 2026) lack them.
+NEW_HEADS = ("wave.", "voicing.", "pulse.", "pitch.")
+# What reads latents: models from before the voice source have fewer of them, and the pitch says nothing at first.
+READS_LATENTS = ("inp.weight", "shape_skip.weight", "gain_skip.weight")
+
+
+def widened(value: Tensor, width: int) -> Tensor:
+    """The last axis with zeros up to this width."""
+    return nn.functional.pad(value, (0, width - value.shape[-1]))
+
+
+def exported_state(module: nn.Module, path: Path, latent: int) -> dict[str, Tensor]:
+    """Parameters of an encoder or decoder from an exported graph. The layer scales come back as 1: they are folded in. Heads of a voice source
+    that the graph lacks are left as they are; so are further blocks at 10 ms, which do nothing at first."""
+    found = {t.name: numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
+    state = module.state_dict()
+    for key, old in state.items():
+        if key.endswith(".scale"):
+            if key.removesuffix("scale") + "down.weight" in found:
+                state[key] = torch.ones_like(old)
+            elif key.startswith("fine."):
+                state[key] = torch.zeros_like(old)
+            continue
+        if key not in found and key.startswith((*NEW_HEADS, "fine.")):
+            continue
+        value = found[key]
+        if key.endswith(".depthwise.weight"):
+            value = value.T[:, None]
+        elif value.ndim == 2:
+            value = value.T
+        tensor = torch.from_numpy(np.array(value, dtype=np.float32, order="C"))
+        state[key] = widened(tensor, latent) if key in READS_LATENTS and isinstance(module, Decoder) else tensor
+    return state
+
+
+def take_codebooks(quantiser: ResidualQuantiser, books: Tensor) -> None:
+    """Codebooks [stages, entries, D] of a model. Those of a model without a voice go to the stages besides that of the pitch, as many
+    as there are."""
+    stages, latent = quantiser.stages, quantiser.stages[0].codebook.shape[1]
+    if books.shape[2] < latent:
+        stages = [s for k, s in enumerate(stages) if k not in quantiser.fixed]
+        books = widened(books, latent)[: len(stages)]
+    for stage, book in zip(stages, books, strict=True):
+        stage.codebook.copy_(book)
+        stage.total.copy_(book)
+        stage.count.fill_(1.0)
+    quantiser.ready.fill_(True)
 
 
 def load_exported(folder: Path, cfg: config.Config) -> Codec:
-    """A codec with the weights of a model folder, to be trained on. The layer scales come back as 1: they are folded in. Heads that
-    the folder's decoder lacks start fresh."""
+    """A codec with the weights of a model folder, to be trained on; a codec with a voice source starts from a model without, too."""
     codec = Codec(cfg)
     for part in ("encoder", "decoder"):
         module = getattr(codec, part)
-        found = {t.name: numpy_helper.to_array(t) for t in onnx.load(folder / f"{part}.onnx").graph.initializer}
-        state = module.state_dict()
-        for key, old in state.items():
-            if key.endswith(".scale"):
-                value = np.ones(old.shape, np.float32)
-            elif part == "decoder" and key.startswith(NEW_HEADS) and key not in found:
-                continue
-            elif key.endswith(".depthwise.weight"):
-                value = found[key].T[:, None]
-            else:
-                value = found[key]
-                value = value.T if value.ndim == 2 else value
-            state[key] = torch.from_numpy(np.array(value, dtype=np.float32, order="C"))
-        module.load_state_dict(state)
+        module.load_state_dict(exported_state(module, folder / f"{part}.onnx", cfg.network.latent))
     books = load_file(folder / "codebooks.safetensors")["codebooks"]
-    for stage, book in zip(codec.quantiser.stages, books, strict=True):
-        stage.codebook.copy_(torch.from_numpy(book.astype(np.float32)))
-        stage.total.copy_(stage.codebook)
-        stage.count.fill_(1.0)
-    codec.quantiser.ready.fill_(True)
+    take_codebooks(codec.quantiser, torch.from_numpy(books.astype(np.float32)))
     return codec

@@ -14,9 +14,11 @@ import onnx
 from onnx import numpy_helper
 
 from .config import BANDS, FRAME, HOP, NOISE_BAND, SHAPED, Network
-from .graph import Graph, History, Voiced, decoder_histories, decoder_singles
+from .graph import decoder_histories, decoder_singles
 from .live import refer
 from .network import band_matrix, dct4_matrix, sine_window
+from .nodes import History
+from .sources import Graph, Voiced
 
 DECODER_SHA256 = "decoder_sha256"  # in the graph's metadata: the file that its tensors lie in
 
@@ -58,9 +60,7 @@ class Backward(Graph):
 
     def normalise(self, x: str, name: str) -> tuple[str, tuple[str, str, str]]:
         """LayerNorm and what its gradient needs: the normalised values and the inverse deviation."""
-        y, mean, inverse = self.op(
-            "LayerNormalization", x, self.known(f"{name}.weight"), self.known(f"{name}.bias"), outputs=3, axis=-1
-        )
+        y, mean, inverse = self.op("LayerNormalization", x, self.known(f"{name}.weight"), self.known(f"{name}.bias"), outputs=3, axis=-1)
         return y, (self.op("Mul", self.op("Sub", x, mean), inverse), inverse, name)
 
     def normalise_back(self, g: str, kept: tuple[str, str, str]) -> str:
@@ -123,16 +123,18 @@ def gradient_graph(decoder: onnx.ModelProto, net: Network) -> onnx.ModelProto:
     g, half, w = Backward(tensors, decoder_histories(net), decoder_singles(net)), HOP // 2, net.decoder_width
     _, *past = g.begin()
     kept = []
+    heard = g.heard("latent", *past) if net.voice else None
     h = g.forward("latent", "inp")
     windows = g.windows(h, net.kernel)
     for i in range(net.decoder_blocks):
         h, k = g.block_forward(h, f"blocks.{i}", windows)
         kept.append(k)
     h, norm = g.normalise(h, "norm")
-    slow = h
     h = g.reshape(g.forward(h, "up"), 0, -1, w)
     own, high_bands, signs = g.noise(net)
     h = g.op("Add", h, g.forward(own, "noise", bias=False))
+    if heard:
+        h = g.op("Add", h, g.forward(heard.spectrum, "pulse", bias=False))
     fine = []
     windows = g.windows(h, net.fine_kernel)
     for i in range(net.fine_blocks):
@@ -141,10 +143,9 @@ def gradient_graph(decoder: onnx.ModelProto, net: Network) -> onnx.ModelProto:
     h, fine_norm = g.normalise(h, "fine_norm")
     shape = g.op("Add", g.forward(h, "shape"), g.reshape(g.forward("latent", "shape_skip"), 0, -1, SHAPED))
     gain = g.gains(g.op("Add", g.forward(h, "gain"), g.reshape(g.forward("latent", "gain_skip"), 0, -1, BANDS)))
-    # The search does not move the pitch: a step of it changes all phases after it.
     spread = g.spread(gain)
-    if net.voice:
-        made, _ = g.voiced(net, h, slow, shape, spread, signs, past)
+    if heard:
+        made = g.excite(h, shape, signs, heard)
         bins, wave = made.bins, made.wave
     else:
         wave = g.spread(g.signs_of_bands(signs, net), SHAPED)
@@ -168,9 +169,11 @@ def gradient_graph(decoder: onnx.ModelProto, net: Network) -> onnx.ModelProto:
     bands = band_matrix().numpy()
     to_gain = g.op("Mul", g.op("MatMul", g.op("Mul", coefficients, bins), g.const("bands", bands)), gain)
     to_bins = g.slice(g.op("Mul", coefficients, spread), 0, SHAPED, -1)
+    if heard:
+        to_bins = g.op("Where", heard.tone, g.scalar("no_hz", 0.0), to_bins)
     to_shape = g.op("Mul", to_bins, wave)
     to_heads = g.op("Add", g.back(to_shape, "shape"), g.back(to_gain, "gain"))
-    if net.voice:
+    if heard:
         to_heads = g.op("Add", to_heads, g.back(g.share_back(made, shape, signs, to_bins), "wave"))
     h = g.normalise_back(to_heads, fine_norm)
     for k in reversed(fine):
@@ -181,6 +184,9 @@ def gradient_graph(decoder: onnx.ModelProto, net: Network) -> onnx.ModelProto:
         h = g.block_back(h, k)
     total = g.op("Add", g.back(h, "inp"), g.back(g.reshape(to_shape, 0, -1, 2 * SHAPED), "shape_skip"))
     total = g.op("Add", total, g.back(g.reshape(to_gain, 0, -1, 2 * BANDS), "gain_skip"))
+    if heard:
+        # A search must not move the pitch: a step of it changes all phases after it, which no gradient says.
+        total = g.op("Mul", total, g.const("free_latents", (np.arange(net.latent) < net.free).astype(np.float32)))
     inputs = [("latent", ["B", "T", net.latent]), ("noise", ["B", "T", net.noise_dim])]
     inputs += [*g.state_inputs(), ("pcm_gradient", ["B", "T", FRAME])]
     return g.model("decoder_gradient", inputs, [(("latent_gradient", ["B", "T", net.latent]), total)])
@@ -194,4 +200,3 @@ def write(decoder: Path, out: Path, net: Network, sha256: str) -> None:
     entry = model.metadata_props.add()
     entry.key, entry.value = DECODER_SHA256, sha256
     out.write_bytes(model.SerializeToString())
-

@@ -34,13 +34,15 @@ WEIGHTS_SHA256 = "weights_sha256"
 STAGES = (4, 8, 16, 24)  # of the latents that the decoder is observed with
 WIDE = (".up.weight", ".down.weight")
 ALSO_WIDE = ("up.weight", "shape.weight")
+EXACT = "pitch."  # what reads the pitch decides between codes: a rounded decision is another pitch
 
 
 def products(model: onnx.ModelProto) -> dict[str, tuple[str, str]]:
     """The MatMuls that are to be done in integers: their result -> what is multiplied, and the tensor of weights."""
     widened = {n.output[0]: n.input[0] for n in model.graph.node if n.op_type == "Cast"}
     found = {n.output[0]: (n.input[0], widened.get(n.input[1], "")) for n in model.graph.node if n.op_type == "MatMul"}
-    return {result: (x, name) for result, (x, name) in found.items() if name.endswith(WIDE) or name in ALSO_WIDE}
+    wide = lambda name: name in ALSO_WIDE or (name.endswith(WIDE) and not name.startswith(EXACT))
+    return {result: v for result, v in found.items() if wide(v[1])}
 
 
 def observe(model: onnx.ModelProto, feeds: list[dict[str, np.ndarray]]) -> tuple[dict[str, tuple[float, float]], list[np.ndarray]]:

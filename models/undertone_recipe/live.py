@@ -12,8 +12,9 @@ import onnx
 from onnx import TensorProto
 
 from .config import HOP
-from .graph import Graph, History
 from .network import band_matrix
+from .nodes import History
+from .sources import Graph
 
 # Smaller tensors are kept in the graph: shape inference cannot read others.
 SMALLEST_REFERENCE_BYTES = 1024

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import HOP, SAMPLE_RATE_HZ
+from .config import FRAME, HOP, SAMPLE_RATE_HZ
 from .network import VOICING_HZ
 
 
@@ -55,8 +55,11 @@ class SpectralLoss(nn.Module):
             self.register_buffer(f"flat{i}", 1 / (1 + (f / 6000) ** 2), persistent=False)
             self.register_buffer(f"linear{i}", (f < self.LINEAR_HZ) * (0.4 + 0.6 / (1 + (f / 4000) ** 2)), persistent=False)
 
-    def forward(self, y: Tensor, x: Tensor, generated: Tensor | None = None) -> Spectral:
-        """y decoded, x original, [B, N]; generated [B] marks items whose phase counts at every frequency."""
+    def forward(self, y: Tensor, x: Tensor, generated: Tensor | None = None, tone: Tensor | None = None) -> Spectral:
+        """y decoded, x original, [B, N]; generated [B] marks items whose phase counts at every frequency, tone [B, T] frames whose phase
+        counts at none, because it runs on by itself."""
+        if tone is not None:
+            phased = 1 - F.max_pool1d(tone.float()[:, None], 3, 1, 1)
         mel, dist, linear = y.new_zeros(()), y.new_zeros(()), y.new_zeros(())
         for i, (n, hop, _) in enumerate(self.SCALES):
             window, filters = getattr(self, f"window{i}"), getattr(self, f"mel{i}")
@@ -70,6 +73,9 @@ class SpectralLoss(nn.Module):
                 weight = getattr(self, f"phase{i}")[None]
                 if generated is not None:
                     weight = torch.where(generated[:, None, None], getattr(self, f"flat{i}"), weight)
+                if tone is not None:
+                    at = torch.arange(xs.shape[-1], device=x.device) * hop // FRAME
+                    weight = weight * phased[..., at.clamp_max(tone.shape[1] - 1)]
                 err = torch.sqrt((ys.real - xs.real) ** 2 + (ys.imag - xs.imag) ** 2 + 1e-8 * mean * mean)
                 dist = dist + (weight * err / torch.sqrt((xa + 0.3 * mean) * mean)).mean()
             if n in self.LINEAR:

@@ -15,20 +15,38 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import BAND_EDGES, BANDS, FEATURES, HOP, NOISE_BAND, NOISE_BINS, PITCHES, SAMPLE_RATE_HZ, SHAPED, Network
-from .excitation import pulses, read_pitch
+from . import tones
+from .config import (
+    BAND_EDGES,
+    BANDS,
+    CODES,
+    FEATURES,
+    HOP,
+    NOISE_BAND,
+    NOISE_BINS,
+    PITCH_LATENT,
+    PITCHES,
+    SAMPLE_RATE_HZ,
+    SHAPED,
+    Network,
+)
+from .excitation import FIRST_PITCH, Sounds, coded_sound, nearest_pitch, pitch_book, sounds, source
+from .tones import TonesFinder
 
 LOG_GAIN_SCALE, LOG_GAIN_SHIFT = 0.7, 2.0
 ENERGY_FLOOR = 1e-8
 GAIN_RANGE = (-12.0, 5.0)
 LEAST_SHARE = 1e-4  # whose square root still has a gradient
-# The pitch is read at a quarter of the sample rate from the lowest bins.
-LOW_RATE, LOW_HOP, LOW_BINS = 6000, HOP // 4, 20
+# The pitch is read at a quarter of the sample rate.
+LOW_RATE, LOW_HOP = SAMPLE_RATE_HZ // 4, HOP // 4
+LOW_PASS_HZ, LOW_TAPS = 1100.0, 81
 LOW_WINDOW = 180  # 30 ms
 LOW_SHORTEST, LOW_LAGS = 12, 89  # lags of 500 to 60 Hz
 LOW_PAST = LOW_WINDOW + LOW_SHORTEST + LOW_LAGS - 1 - LOW_HOP  # samples before a hop that its correlations need
-LOW_FLOOR = 1e-9
+LOW_FLOOR = 1e-7
+LOW_SEEN = 2 * (LOW_LAGS + 1)  # what is read of a hop: correlations of two windows, and their levels
 ENVELOPE_FLOOR = 0.02
+LEAST_DEGREE = 0.2  # of voicing, from which on a frame is voiced
 # Groups of bands that are voiced as a whole.
 VOICING_HZ = ((80, 800), (800, 1600), (1600, 2800), (2800, 4500), (4500, 7500))
 NOISE_RMS = math.sqrt(1 / 3)  # of numbers spread evenly over -1..1
@@ -110,15 +128,21 @@ def smoothing_matrix() -> Tensor:
     return weight / weight.sum(0)
 
 
-def low_synthesis() -> tuple[Tensor, Tensor]:
-    """Matrices [LOW_BINS, LOW_HOP] from the lowest MDCT bins of a block to its two halves at LOW_RATE: the one that completes the hop
-    before, and the one that waits for the next block. Values between samples are means of two, which is exact enough at 1 kHz."""
-    y, window, half = dct4_matrix()[:LOW_BINS], sine_window(), HOP // 2
-    late, early = y[:, :half], y[:, half:]
-    head = torch.cat([early, -early.flip(-1)], -1) * window
-    tail = torch.cat([-late.flip(-1), -late], -1) * window.flip(0)
-    between = lambda x: 0.5 * (x[:, 1::4] + x[:, 2::4])
-    return between(head), between(tail)
+def tone_scale() -> Tensor:
+    """[HOP]: what makes the bins of a cosine of amplitude 1 have unit power in the band that it lies in."""
+    width = torch.tensor([b - a for a, b in pairwise(BAND_EDGES)]).float()
+    return torch.sqrt(width * 2 / HOP) @ band_matrix().t()
+
+
+def low_pass() -> Tensor:
+    """[2 HOP, LOW_HOP]: two hops of samples -> the second at LOW_RATE, through a low pass (Hamming window) that delays by half its length."""
+    n = torch.arange(LOW_TAPS, dtype=torch.float64) - LOW_TAPS // 2
+    taps = torch.sinc(2 * LOW_PASS_HZ / SAMPLE_RATE_HZ * n) * (0.54 + 0.46 * torch.cos(2 * math.pi * n / (LOW_TAPS - 1)))
+    out = torch.zeros(2 * HOP, LOW_HOP, dtype=torch.float64)
+    for i in range(LOW_HOP):
+        end = HOP + 4 * (i + 1)
+        out[end - LOW_TAPS : end, i] = taps / taps.sum()
+    return out.float()
 
 
 def mdct(pcm: Tensor, last: Tensor | None, dct: Tensor, window: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,23 +158,92 @@ def mdct(pcm: Tensor, last: Tensor | None, dct: Tensor, window: Tensor) -> tuple
     return torch.cat([late, early], -1) @ dct, hops[:, -1]
 
 
+class PitchReader(nn.Module):
+    """Pitch at the end of each frame and how much of the frame repeats, from normalised correlations of the sound so far and a few layers
+    that know where it is going: what a correlation sees is on average 15 ms old."""
+
+    low: Tensor
+
+    def __init__(self, net: Network):
+        super().__init__()
+        self.register_buffer("low", low_pass(), persistent=False)
+        w = net.pitch_width
+        self.inp = nn.Linear(2 * LOW_SEEN, w)
+        self.blocks = nn.ModuleList(Block(w, 2, net.kernel) for _ in range(net.pitch_blocks))
+        self.norm = nn.LayerNorm(w)
+        self.out = nn.Linear(w, PITCHES)
+        self.degree = nn.Linear(w, 1)
+
+    def seen(self, hops: Tensor, last: Tensor, state: dict, out: dict) -> Tensor:
+        """hops [B, 2 T, HOP], the hop before them [B, HOP] -> [B, 2 T, LOW_SEEN]: correlations with what was one lag earlier, at 6 kHz, of the
+        last 30 ms and of the last 15, and the levels of both."""
+        pairs = torch.cat([torch.cat([last[:, None], hops[:, :-1]], 1), hops], -1)
+        fresh = (pairs @ self.low).reshape(len(hops), -1)
+        past = state["low_past"] if "low_past" in state else fresh.new_zeros(len(fresh), LOW_PAST)
+        sound = torch.cat([past, fresh], 1)
+        out["low_past"] = sound[:, -LOW_PAST:]
+        rows = sound.unfold(1, LOW_PAST + LOW_HOP, LOW_HOP)
+        spectra, power = torch.fft.rfft(rows, 512), F.pad(rows.pow(2).cumsum(-1), (1, 0))
+        found, levels = [], []
+        for size in (LOW_WINDOW, LOW_WINDOW // 2):
+            start = LOW_PAST + LOW_HOP - size  # of the last window
+            now = torch.fft.rfft(rows[..., start:], 512)
+            then = torch.arange(start - LOW_SHORTEST, start - LOW_SHORTEST - LOW_LAGS, -1, device=rows.device)
+            product = torch.fft.irfft(now.conj() * spectra, 512)[..., then]
+            own = (power[..., -1:] - power[..., start : start + 1]).clamp_min(0)
+            energy = (power[..., then + size] - power[..., then]).clamp_min(0) * own
+            found.append(product / torch.sqrt(energy + LOW_FLOOR**2 * size * size))
+            levels.append(0.2 * torch.log(own / size + LOW_FLOOR) + 2.0)
+        return torch.cat([*found, *levels], -1)
+
+    def forward(self, hops: Tensor, last: Tensor, state: dict) -> tuple[Tensor, Tensor, dict]:
+        """hops [B, 2 T, HOP], last [B, HOP] -> logits of the pitch [B, T, PITCHES], degree of voicing [B, T], 0 to 1, and the state."""
+        out: dict = {}
+        b, t = len(hops), hops.shape[1] // 2
+        with torch.autocast(hops.device.type, enabled=False):
+            seen = self.seen(hops, last, state, out)
+        x = self.inp(seen.reshape(b, t, -1))
+        for i, block in enumerate(self.blocks):
+            x, out[f"pitch{i}"] = block(x, state.get(f"pitch{i}"))
+        x = self.norm(x)
+        return self.out(x).float(), torch.sigmoid(self.degree(x).float())[..., 0], out
+
+
+@dataclass
+class Told:
+    """What training tells a codec with a voice source, and what it decided."""
+
+    hz: Tensor | None = None  # [B, T]: the pitch at the ends of frames, 0 where unvoiced, instead of the one that the encoder reads
+    pitch: Tensor | None = None  # logits [B, T, PITCHES]
+    degree: Tensor | None = None  # of voicing [B, T]
+    tone: Tensor | None = None  # bool [B, T]: frames that are tones
+    wave: Tensor | None = None  # share of the waveform [B, 2 T, NOISE_BAND]
+    voicing: Tensor | None = None  # [B, 2 T, groups]
+
+
 class Encoder(nn.Module):
     dct: Tensor
     window: Tensor
     bands: Tensor
+    book: Tensor
 
     def __init__(self, net: Network):
         super().__init__()
+        self.voiced = net.voice
         self.register_buffer("dct", dct4_matrix(), persistent=False)
         self.register_buffer("window", sine_window(), persistent=False)
         self.register_buffer("bands", band_matrix(), persistent=False)
-        self.skip = nn.Linear(FEATURES, net.latent)
+        self.skip = nn.Linear(FEATURES, net.free)
         self.inp = nn.Linear(FEATURES, net.encoder_width)
         self.blocks = nn.ModuleList(
             Block(net.encoder_width, net.encoder_expand, net.kernel) for _ in range(net.encoder_blocks)
         )
         self.norm = nn.LayerNorm(net.encoder_width)
-        self.out = nn.Linear(net.encoder_width, net.latent)
+        self.out = nn.Linear(net.encoder_width, net.free)
+        if net.voice:
+            self.register_buffer("book", pitch_book(), persistent=False)
+            self.pitch = PitchReader(net)
+            self.tones = TonesFinder()
 
     def features(self, pcm: Tensor, last: Tensor | None) -> tuple[Tensor, Tensor]:
         """pcm [B, T * 2 HOP] -> [B, T, FEATURES]: for each of two blocks the shapes, then the log gains."""
@@ -160,7 +253,20 @@ class Encoder(nn.Module):
         f = torch.cat([shape, torch.log(rms) * LOG_GAIN_SCALE + LOG_GAIN_SHIFT], -1)
         return f.reshape(f.shape[0], -1, FEATURES), last
 
-    def forward(self, pcm: Tensor, state: dict | None = None) -> tuple[Tensor, dict]:
+    def read(self, pcm: Tensor, state: dict, out: dict, told: Told) -> Tensor:
+        """pcm [B, T * FRAME] -> latents of what sounds [B, T, PITCH_LATENT]: entries of its codebook. Tones come before voices."""
+        last = state["pcm"] if "pcm" in state else pcm.new_zeros(len(pcm), HOP)
+        told.pitch, told.degree, more = self.pitch(pcm.reshape(len(pcm), -1, HOP), last, state)
+        out |= more
+        index, voiced = told.pitch.argmax(-1), told.degree > LEAST_DEGREE
+        if told.hz is not None:
+            index, voiced = nearest_pitch(told.hz), told.hz > 0
+        with torch.autocast(pcm.device.type, enabled=False), torch.no_grad():
+            tone = self.tones(torch.cat([last, pcm], 1))
+        told.tone = tone > 0
+        return self.book[torch.where(told.tone, tone, torch.where(voiced, FIRST_PITCH + index, 0))]
+
+    def forward(self, pcm: Tensor, state: dict | None = None, told: Told | None = None) -> tuple[Tensor, dict]:
         """pcm [B, T * FRAME] in -1..1 -> latents [B, T, latent] and the state after them."""
         state = state or {}
         out = {}
@@ -169,68 +275,10 @@ class Encoder(nn.Module):
         h = self.inp(f)
         for i, block in enumerate(self.blocks):
             h, out[f"block{i}"] = block(h, state.get(f"block{i}"))
-        return self.skip(f).float() + self.out(self.norm(h)).float(), out
-
-
-class PitchReader(nn.Module):
-    """Pitch at the end of each frame, read from what the decoder makes below 1 kHz: normalised correlations of the sound so far, and a
-    few layers that know where it is going, because correlations are two hops late."""
-
-    head: Tensor
-    tail: Tensor
-
-    def __init__(self, net: Network):
-        super().__init__()
-        head, tail = low_synthesis()
-        self.register_buffer("head", head, persistent=False)
-        self.register_buffer("tail", tail, persistent=False)
-        w = net.pitch_width
-        self.inp = nn.Linear(2 * 2 * LOW_LAGS, w)
-        self.hidden = nn.Linear(net.decoder_width, w, bias=False)
-        self.blocks = nn.ModuleList(Block(w, 2, net.kernel) for _ in range(net.pitch_blocks))
-        self.norm = nn.LayerNorm(w)
-        self.out = nn.Linear(w, PITCHES)
-
-    def correlations(self, low: Tensor, state: dict, out: dict) -> Tensor:
-        """MDCT bins below 1 kHz [B, 2 T, LOW_BINS] -> normalised correlations [B, 2 T, 2 LOW_LAGS] at the ends of the hops that are
-        complete: at 6 kHz, of the last 30 ms and of the last 15."""
-        tails = low @ self.tail
-        before = torch.cat([state["low_tail"] if "low_tail" in state else torch.zeros_like(tails[:, :1]), tails[:, :-1]], 1)
-        fresh = (low @ self.head + before).reshape(low.shape[0], -1)
-        past = state["low_past"] if "low_past" in state else fresh.new_zeros(len(fresh), LOW_PAST)
-        sound = torch.cat([past, fresh], 1)
-        out["low_tail"], out["low_past"] = tails[:, -1:], sound[:, -LOW_PAST:]
-        rows = sound.unfold(1, LOW_PAST + LOW_HOP, LOW_HOP)
-        spectra, power = torch.fft.rfft(rows, 512), F.pad(rows.pow(2).cumsum(-1), (1, 0))
-        found = []
-        for size in (LOW_WINDOW, LOW_WINDOW // 2):
-            start = LOW_PAST + LOW_HOP - size  # of the last window
-            now = torch.fft.rfft(rows[..., start:], 512)
-            then = torch.arange(start - LOW_SHORTEST, start - LOW_SHORTEST - LOW_LAGS, -1, device=rows.device)
-            product = torch.fft.irfft(now.conj() * spectra, 512)[..., then]
-            energy = (power[..., then + size] - power[..., then]) * (power[..., -1:] - power[..., start : start + 1])
-            found.append(product / torch.sqrt(energy.clamp_min(0) + LOW_FLOOR))
-        return torch.cat(found, -1)
-
-    def forward(self, low: Tensor, h: Tensor, state: dict) -> tuple[Tensor, dict]:
-        """low [B, 2 T, LOW_BINS], hidden h [B, T, C] -> logits [B, T, PITCHES] and the state after them."""
-        out: dict = {}
-        with torch.autocast(low.device.type, enabled=False):
-            seen = self.correlations(low.float(), state, out)
-        x = self.inp(seen.reshape(h.shape[0], h.shape[1], -1)) + self.hidden(h)
-        for i, block in enumerate(self.blocks):
-            x, out[f"pitch{i}"] = block(x, state.get(f"pitch{i}"))
-        return self.out(self.norm(x)).float(), out
-
-
-@dataclass
-class Told:
-    """What training tells a decoder with a voice source, and what it decided."""
-
-    hz: Tensor | None = None  # [B, T]: the pitch at the ends of frames, where it is above 0, instead of the decoded one
-    pitch: Tensor | None = None  # logits [B, T, PITCHES]
-    wave: Tensor | None = None  # share of the waveform [B, 2 T, NOISE_BAND]
-    voicing: Tensor | None = None  # [B, 2 T, groups]
+        z = self.skip(f).float() + self.out(self.norm(h)).float()
+        if not self.voiced:
+            return z, out
+        return torch.cat([z, self.read(pcm.float(), state, out, told or Told())], -1), out
 
 
 class Decoder(nn.Module):
@@ -239,6 +287,8 @@ class Decoder(nn.Module):
     bands: Tensor
     groups: Tensor
     smooth: Tensor
+    book: Tensor
+    tone_scale: Tensor
 
     def __init__(self, net: Network):
         super().__init__()
@@ -268,30 +318,33 @@ class Decoder(nn.Module):
         """The layers of the voice source. They start with a waveform below voice_band, above it noise and as much voice."""
         self.register_buffer("groups", group_matrix(), persistent=False)
         self.register_buffer("smooth", smoothing_matrix(), persistent=False)
-        self.pitch = PitchReader(net)
+        self.register_buffer("book", pitch_book(), persistent=False)
+        for name, value in zip(Sounds._fields, sounds(), strict=True):
+            self.register_buffer(f"hz_of_{name}", value, persistent=False)
+        self.register_buffer("tone_scale", tone_scale(), persistent=False)
+        self.pulse = nn.Linear(SHAPED, net.decoder_width, bias=False)
         self.wave = nn.Linear(net.decoder_width, NOISE_BAND)
         self.voicing = nn.Linear(net.decoder_width, len(VOICING_HZ))
-        for layer in (self.wave, self.voicing):
+        for layer in (self.pulse, self.wave, self.voicing):
             nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        nn.init.zeros_(self.voicing.bias)
         self.wave.bias.fill_(-4.0)
         self.wave.bias[: net.voice_band] = 4.0
 
-    def hidden(self, q: Tensor, noise: Tensor, state: dict | None = None) -> tuple[Tensor, Tensor, dict]:
-        """q [B, T, latent], noise [B, 2 T, block_noise] -> what the heads read [B, 2 T, C], what the pitch is read from [B, T, C], and
-        the state after it."""
-        state = state or {}
+    def hidden(self, q: Tensor, noise: Tensor, voice: Tensor | None, state: dict) -> tuple[Tensor, dict]:
+        """q [B, T, latent], noise [B, 2 T, block_noise], bins of the voice [B, 2 T, HOP] -> what the heads read [B, 2 T, C], and the state."""
         out = {}
         b, t, _ = q.shape
         h = self.inp(q)
         for i, block in enumerate(self.blocks):
             h, out[f"block{i}"] = block(h, state.get(f"block{i}"))
-        slow = self.norm(h)
-        h = self.up(slow).reshape(b, 2 * t, -1)
+        h = self.up(self.norm(h)).reshape(b, 2 * t, -1)
         h = h + self.noise(noise[..., : self.noise_width])
+        if voice is not None:
+            h = h + self.pulse(voice[..., :SHAPED])
         for i, block in enumerate(self.fine):
             h, out[f"fine{i}"] = block(h, state.get(f"fine{i}"))
-        return self.fine_norm(h), slow, out
+        return self.fine_norm(h), out
 
     def heads(self, h: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
         """h [B, 2 T, C], q [B, T, latent] -> shapes [B, 2 T, SHAPED] and log gains [B, 2 T, BANDS]."""
@@ -319,38 +372,46 @@ class Decoder(nn.Module):
         signs = F.pad(signs.sign(), (NOISE_BAND - self.signs, 0), value=1.0)
         return torch.cat([shape * (signs @ self.bands[:SHAPED, :NOISE_BAND].t()), high / NOISE_RMS], -1)
 
-    def voice(self, shape: Tensor, gain: Tensor, h: Tensor, slow: Tensor, noise: Tensor, state: dict, told: Told) -> tuple[Tensor, dict]:
-        """Bins [B, 2 T, HOP] before their gains, with the voice source, and its state. gain [B, 2 T, HOP]."""
-        low = (shape[..., :LOW_BINS] * gain[..., :LOW_BINS]).detach()
-        pitch, out = self.pitch(low, slow.detach(), state)
-        with torch.autocast(h.device.type, enabled=False), torch.no_grad():
-            hz = read_pitch(pitch)
-            if told.hz is not None:
-                hz = torch.where(told.hz > 0, told.hz, hz)
-            train, out["pulses"] = pulses(hz, state.get("pulses"))
-            voice, out["pulse"] = mdct(train, state.get("pulse"), self.dct, self.window)
-        told.pitch, told.wave, told.voicing = pitch, torch.sigmoid(self.wave(h).float()), torch.sigmoid(self.voicing(h).float())
-        # Voicing is learnt from the original's, not from spectra, which hardly hear it.
-        return self.excite(shape, told.wave, told.voicing.detach() @ self.groups, voice, noise), out
+    @torch.no_grad()
+    def voice(self, q: Tensor, state: dict, out: dict) -> tuple[Tensor, Tensor]:
+        """What the latents q [B, T, latent] say that sounds -> its bins [B, 2 T, HOP], and which blocks are tones [B, 2 T, 1]."""
+        with torch.autocast(q.device.type, enabled=False):
+            code = coded_sound(q[..., -PITCH_LATENT:].float(), self.book)
+            heard = Sounds(*(getattr(self, f"hz_of_{name}")[code] for name in Sounds._fields))
+            train, out["source"] = source(heard, state.get("source"))
+            bins, out["source_hop"] = mdct(train, state.get("source_hop"), self.dct, self.window)
+            tone = (heard.tone > 0).repeat_interleave(2, 1)[..., None]
+        return torch.where(tone, bins * self.tone_scale, bins), tone
 
     def forward(
         self, q: Tensor, noise: Tensor | None = None, state: dict | None = None, told: Told | None = None
     ) -> tuple[Tensor, dict]:
         """q [B, T, latent], noise [B, 2 T, block_noise] in -1..1 -> pcm [B, T * FRAME] and the state after it.
 
-        Output lags the encoder's input by HOP samples on top of the frame itself. Training tells a pitch, and is told what was decided.
+        Output lags the encoder's input by HOP samples on top of the frame itself. Training is told what was decided.
         """
         b, t, _ = q.shape
         state = state or {}
         if noise is None:
             noise = torch.rand(b, 2 * t, self.block_noise, device=q.device) * 2 - 1
-        h, slow, out = self.hidden(q, noise, state)
+        before: dict = {}
+        voice = tone = None
+        if self.voiced:
+            # A search that follows slopes must not move the pitch: the last dimensions have none.
+            q = torch.cat([q[..., :-PITCH_LATENT], q[..., -PITCH_LATENT:].detach()], -1)
+            voice, tone = self.voice(q, state, before)
+        h, out = self.hidden(q, noise, voice, state)
+        out |= before
         shape, gain = self.heads(h, q)
         with torch.autocast(q.device.type, enabled=False):
             gain = torch.exp(Limit.apply(gain)) @ self.bands.t()
-        if self.voiced:
-            bins, more = self.voice(shape, gain, h, slow, noise, state, told or Told())
-            out |= more
+        if voice is not None and tone is not None:
+            told = told or Told()
+            told.wave, told.voicing = torch.sigmoid(self.wave(h).float()), torch.sigmoid(self.voicing(h).float())
+            # Voicing is learnt from the original's, not from spectra, which hardly hear it.
+            bins = self.excite(shape, told.wave, told.voicing.detach() @ self.groups, voice, noise)
+            # Of a tone nothing but its level is decoded.
+            bins = torch.where(tone, torch.cat([voice[..., :SHAPED], bins[..., SHAPED:]], -1), bins)
         else:
             bins = self.signed(shape, noise)
         with torch.autocast(q.device.type, enabled=False):
@@ -370,7 +431,7 @@ class Decoder(nn.Module):
 def macs_per_frame(net: Network) -> dict[str, int]:
     """Multiply-accumulates of one 20 ms frame, by part."""
     e, d = net.encoder_width, net.decoder_width
-    encoder = 2 * HOP * HOP + FEATURES * (e + net.latent) + e * net.latent
+    encoder = 2 * HOP * HOP + FEATURES * (e + net.free) + e * net.free
     encoder += net.encoder_blocks * (2 * e * e * net.encoder_expand + net.kernel * e)
     decoder = net.latent * d + net.decoder_blocks * (2 * d * d * net.decoder_expand + net.kernel * d)
     decoder += 2 * d * d + 2 * net.noise * d
@@ -379,7 +440,9 @@ def macs_per_frame(net: Network) -> dict[str, int]:
     if not net.voice:
         return {"encoder": encoder, "decoder": decoder}
     p = net.pitch_width
-    decoder += 2 * d * (NOISE_BAND + len(VOICING_HZ)) + 2 * HOP * HOP + 4 * NOISE_BAND * SHAPED + 2 * SHAPED * SHAPED
-    decoder += p * (4 * LOW_LAGS + d + PITCHES) + net.pitch_blocks * (4 * p * p + net.kernel * p)
-    decoder += 4 * LOW_BINS * LOW_HOP + 2 * LOW_LAGS * LOW_WINDOW * 3 // 2
+    encoder += 2 * (2 * HOP * LOW_HOP + LOW_LAGS * LOW_WINDOW * 3 // 2 + 2 * LOW_LAGS * (LOW_PAST + LOW_HOP))
+    encoder += p * (2 * LOW_SEEN + PITCHES + 1) + net.pitch_blocks * (4 * p * p + net.kernel * p)
+    decoder += 2 * d * (NOISE_BAND + len(VOICING_HZ) + SHAPED) + 2 * HOP * HOP + 4 * NOISE_BAND * SHAPED + 2 * SHAPED * SHAPED
+    encoder += tones.WINDOW * 2 * tones.BINS + tones.BINS * tones.BINS
+    decoder += CODES * PITCH_LATENT
     return {"encoder": encoder, "decoder": decoder}

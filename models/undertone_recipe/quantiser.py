@@ -7,9 +7,11 @@ from functools import reduce
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import Network, Quantiser
+from .config import PITCH_STAGE, Network, Quantiser
+from .excitation import pitch_book
 
 
 def nearest(x: Tensor, codebook: Tensor) -> Tensor:
@@ -47,23 +49,29 @@ class Stage(nn.Module):
         self.count.fill_(1.0)
 
     @torch.no_grad()
-    def learn(self, x: Tensor, a: Tensor, cfg: Quantiser) -> None:
-        n = len(self.codebook)
-        count = torch.bincount(a, minlength=n).float()
-        total = torch.zeros_like(self.codebook).index_add_(0, a, x)
+    def learn(self, x: Tensor, a: Tensor, there: Tensor, cfg: Quantiser) -> None:
+        """Moves the entries [N, D] towards the vectors x that chose them, by a [N]; rows that are not `there` [N] do not count. No value
+        leaves the device, so that a step can be captured as a graph."""
+        n, w = len(self.codebook), there.float()
+        count = torch.zeros_like(self.count).index_add_(0, a, w)
+        total = torch.zeros_like(self.codebook).index_add_(0, a, x * w[:, None])
         self.count.mul_(cfg.ema_decay).add_(count, alpha=1 - cfg.ema_decay)
         self.total.mul_(cfg.ema_decay).add_(total, alpha=1 - cfg.ema_decay)
-        self.codebook.copy_(self.total / self.count.clamp_min(1e-3)[:, None])
+        learnt = self.total / self.count.clamp_min(1e-3)[:, None]
         # A batch holds fewer vectors than entries, so "dead" is relative to the fair share of an entry.
-        dead = self.count < cfg.dead_count * min(1.0, len(x) / n)
+        rows = w.sum()
+        share = (rows / n).clamp_min(1e-3)
+        dead = self.count < cfg.dead_count * share.clamp_max(1.0)
         # Each vector revives at most one entry, and a batch only a part of them: late stages see few vectors, and drawing more
         # entries than there are vectors filled them with copies.
-        rows = dead.nonzero()[:, 0]
-        rows = rows[torch.randperm(len(rows), device=x.device)[: len(x) // 4]]
-        if len(rows):
-            fresh = x[torch.randperm(len(x), device=x.device)[: len(rows)]]
-            share = max(len(x) / n, 1e-3)
-            self.codebook[rows], self.total[rows], self.count[rows] = fresh, fresh * share, share
+        key = torch.rand(n, device=x.device) + (~dead)
+        revived = torch.zeros_like(dead).index_put_((key.argsort(),), torch.arange(n, device=x.device) < rows / 4) & dead
+        drawn = (torch.rand(len(x), device=x.device) + (1 - w)).argsort()
+        drawn = drawn[torch.remainder(revived.cumsum(0), rows.clamp_min(1).long())]
+        fresh = x[drawn]
+        self.codebook.copy_(torch.where(revived[:, None], fresh, learnt))
+        self.total.copy_(torch.where(revived[:, None], fresh * share, self.total))
+        self.count.copy_(torch.where(revived, share, self.count))
 
 
 class ResidualQuantiser(nn.Module):
@@ -75,48 +83,54 @@ class ResidualQuantiser(nn.Module):
         self.cfg = cfg
         self.stages = cast(Sequence[Stage], nn.ModuleList(Stage(net.entries, net.latent) for _ in range(net.stages)))
         self.register_buffer("ready", torch.zeros((), dtype=torch.bool))
+        self.free = net.free
+        # Codebooks that are not learnt: that of the pitch, of a codec with a voice source.
+        self.fixed = (PITCH_STAGE,) if net.voice else ()
+        for k in self.fixed:
+            self.stages[k].codebook[:, self.free :] = pitch_book()
+
+    def part(self, k: int) -> slice:
+        """Dimensions of the latents that stage k holds: the others are 0 in its entries."""
+        return slice(self.free, None) if k in self.fixed else slice(0, self.free)
 
     @torch.no_grad()
-    def start(self, x: Tensor) -> list[float]:
-        """Greedy k-means of every stage on x [N, D]; returns the share of variance left after each."""
+    def start(self, x: Tensor, first: int = 0, rounds: int = 10) -> list[float]:
+        """Greedy k-means of the stages from `first` on, on what the stages before leave of x [N, D], N well above the number of entries;
+        returns the share of the energy left after each stage."""
         power, left = x.pow(2).mean(), []
-        for stage in self.stages:
-            stage.start(x)
-            x = x - stage.codebook[nearest(x, stage.codebook)]
+        for k, stage in enumerate(self.stages):
+            if k >= first and k not in self.fixed:
+                stage.start(F.pad(x[:, : self.free], (0, x.shape[1] - self.free)), rounds)
+            part = self.part(k)
+            x = x.clone()
+            x[:, part] -= stage.codebook[nearest(x[:, part], stage.codebook[:, part])][:, part]
             left.append(float(x.pow(2).mean() / power))
         self.ready.fill_(True)
         return left
 
-    @torch.no_grad()
-    def refit(self, x: Tensor, first: int, rounds: int = 7) -> list[float]:
-        """k-means of the stages from `first` on, on what the stages before leave of x [N, D], N well above the number of
-        entries; returns the share of the energy left after each stage."""
-        power, left = x.pow(2).mean(), []
-        for k, stage in enumerate(self.stages):
-            if k >= first:
-                stage.start(x, rounds)
-            x = x - stage.codebook[nearest(x, stage.codebook)]
-            left.append(float(x.pow(2).mean() / power))
-        return left
+    def draw_stages(self, items: int, generator: torch.Generator | None = None) -> Tensor:
+        """A random number of stages for each item (quantiser dropout), on the device of the codebooks."""
+        k, device = len(self.stages), self.ready.device
+        draw = lambda high: torch.rand(items, generator=generator, device=device).mul(high).long().clamp_max(high - 1)
+        fav = [f for f in self.cfg.favourites if f <= k] or [k]
+        pick, liked = draw(len(fav)), 1 + draw(k)
+        likes = torch.rand(items, generator=generator, device=device) < self.cfg.favourite_share
+        # One by one, because a table would have to be copied to a GPU, which a captured step cannot do.
+        for i, count in enumerate(fav):
+            liked = torch.where(likes & (pick == i), count, liked)
+        return liked
 
-    def draw_stages(self, items: int, generator: torch.Generator) -> Tensor:
-        """A random number of stages for each item (quantiser dropout)."""
-        k = len(self.stages)
-        any_count = torch.randint(1, k + 1, (items,), generator=generator)
-        fav = torch.tensor([f for f in self.cfg.favourites if f <= k] or [k])
-        pick = fav[torch.randint(0, len(fav), (items,), generator=generator)]
-        return torch.where(torch.rand(items, generator=generator) < self.cfg.favourite_share, pick, any_count)
-
-    def grade(self, counts: Tensor, pcm: Tensor, generator: torch.Generator) -> Tensor:
+    def grade(self, counts: Tensor, pcm: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Stages of each frame [B, T] for items of counts [B] stages on average and samples [B, T, FRAME].
 
         Loud frames get more: an error is heard by its loudness, which grows with the level, while a stage lowers it by about
         half a decibel (docs/bitstream.md has the rule that files are encoded with).
         """
-        level = 10 * torch.log10(pcm.pow(2).mean(-1) + 1e-9).cpu()
-        base = counts.float()[:, None]
-        slope = 0.027 * base * (0.5 + torch.rand(base.shape, generator=generator))
-        graded = torch.rand(base.shape, generator=generator) < self.cfg.graded_share
+        level = 10 * torch.log10(pcm.pow(2).mean(-1) + 1e-9)
+        base = counts.to(level.device).float()[:, None]
+        draw = lambda: torch.rand(base.shape, generator=generator, device=level.device)
+        slope = 0.027 * base * (0.5 + draw())
+        graded = draw() < self.cfg.graded_share
         offset = torch.zeros_like(base)
         most = len(self.stages)
         for _ in range(6):
@@ -132,26 +146,22 @@ class ResidualQuantiser(nn.Module):
         b, t, d = z.shape
         zf = z.float()
         r = zf.detach().reshape(-1, d).clone()
-        out = torch.zeros_like(r)
         counts = counts.to(z.device)
         depth = (counts if counts.dim() == 2 else counts[:, None].expand(b, t)).reshape(-1)
         codes = []
+        # All rows go through all stages, those that have enough of them without effect: on a GPU that is cheaper than finding them.
         for k, stage in enumerate(self.stages):
-            rows = (depth > k).nonzero()[:, 0]
-            if not len(rows):
-                break
-            x = r[rows]
-            a = nearest(x, stage.codebook)
-            q = stage.codebook[a]
-            out.index_add_(0, rows, q)
-            r.index_add_(0, rows, -q)
-            full = torch.full((b * t,), -1, dtype=torch.long, device=z.device)
-            full[rows] = a
-            codes.append(full.view(b, t))
-            if learn:
-                stage.learn(x, a, self.cfg)
-        q = out.view(b, t, d)
-        commit = (zf - q).pow(2).mean() / zf.detach().var().clamp_min(1e-6)
+            there, part = depth > k, self.part(k)
+            a = nearest(r[:, part], stage.codebook[:, part])
+            x, q = r.clone(), stage.codebook[a] * there[:, None]
+            r -= q
+            codes.append(torch.where(there, a, -1).view(b, t))
+            if learn and k not in self.fixed:
+                x[:, self.free :] = 0
+                stage.learn(x, a, there, self.cfg)
+        q = (zf.detach().reshape(-1, d) - r).view(b, t, d)
+        own, near = zf[..., : self.free], q[..., : self.free]
+        commit = (own - near).pow(2).mean() / own.detach().var().clamp_min(1e-6)
         return zf + (q - zf).detach(), commit, torch.stack(codes, -1)
 
     @torch.no_grad()

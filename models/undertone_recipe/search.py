@@ -17,7 +17,7 @@ MEL_WEIGHT, COMPLEX_WEIGHT, LOUDNESS_WEIGHT = 4.0, 8.0, 6.0
 class Search:
     def __init__(self, codec: Codec, steps: int):
         self.codec, self.steps = codec, steps
-        self.spectral, self.loudness = SpectralLoss(), LoudnessLoss()
+        self.spectral, self.loudness = SpectralLoss().to(codec.device), LoudnessLoss().to(codec.device)
 
     def distance(self, latents: Tensor, noise: Tensor, pcm: Tensor) -> Tensor:
         decoded, _ = self.codec.decoder(latents, noise)
@@ -33,8 +33,8 @@ class Search:
         with torch.no_grad():
             start, _ = self.codec.encoder(padded)
         noise = torch.from_numpy(decoder_noise(0, frames + 1, self.codec.cfg.network.noise_dim))
-        noise = noise.reshape(1, 2 * (frames + 1), -1).expand(len(pcm), -1, -1)
-        scale = float(start.pow(2).mean().sqrt())
+        noise = noise.reshape(1, 2 * (frames + 1), -1).expand(len(pcm), -1, -1).to(pcm.device)
+        scale = float(start[..., : self.codec.cfg.network.free].pow(2).mean().sqrt())
         moved = start.clone().requires_grad_(True)
         optimiser = torch.optim.Adam([moved], betas=MOMENTS)
         with torch.enable_grad():

@@ -7,9 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import scipy.signal
 
-from .config import SAMPLE_RATE_HZ
+from .config import DTMF_HZ, SAMPLE_RATE_HZ
 
-DTMF_HZ = ((697, 770, 852, 941), (1209, 1336, 1477, 1633))
 TONES_HZ = (150.0, 7000.0)
 
 Rng = np.random.Generator

@@ -29,6 +29,6 @@ def run(args: argparse.Namespace) -> None:
     batches = Batches(args.data, codec.cfg.data, BATCH, SEGMENT_S, 77)
     count = max(1, round(args.seconds / (BATCH * SEGMENT_S)))
     latents = [codec.encoder(torch.from_numpy(next(batches)))[0] for _ in range(count)]
-    left = codec.quantiser.refit(torch.cat(latents).flatten(0, 1), args.first - 1)
+    left = codec.quantiser.start(torch.cat(latents).flatten(0, 1), args.first - 1)
     print("energy left after each stage: " + " ".join(f"{v:.4f}" for v in left))
     save(args.out, codec, step=raw.get("step", 0), device_seconds=raw.get("device_seconds", 0.0))

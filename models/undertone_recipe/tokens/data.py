@@ -10,7 +10,7 @@ import torch
 
 from ..codec import Codec
 from ..config import FRAME, Data
-from ..data import Batches, cache_dir, read_mono
+from ..data import Batches, ahead, cache_dir, read_mono
 from ..search import Search
 
 # Mean stages of the recordings that are coded, and how often each; rates of 1.5, 3, 6 and 8 kbit/s in files.
@@ -18,6 +18,7 @@ COUNTS = (4, 8, 17, 22)
 COUNT_SHARES = (0.25, 0.25, 0.3, 0.2)
 EVEN_SHARE = 0.3  # items whose frames all have the same number, as in live streams
 SEARCHED_SHARE = 0.5  # batches whose latents are searched for, as in files; their codes are harder to guess
+SECONDS = 6.4  # of an item
 SEARCH_STEPS = 10  # half of what files get: it has the most of the effect
 
 
@@ -27,32 +28,31 @@ def codes_of(
 ) -> np.ndarray:
     """pcm [B, N] -> codes [B, T, stages] int16; with depths [B, T], -1 for stages that a frame does not have."""
     n = pcm.shape[-1] // FRAME * FRAME
-    whole = torch.from_numpy(np.ascontiguousarray(pcm[..., :n]))
+    whole = torch.from_numpy(np.ascontiguousarray(pcm[..., :n])).to(codec.device)
     z = search.latents(whole) if search else codec.encoder(whole)[0]
-    return codec.quantiser.encode(z, stages, beam, depths).numpy().astype(np.int16)
+    return codec.quantiser.encode(z, stages, beam, depths).cpu().numpy().astype(np.int16)
 
 
-def training_codes(codec: Codec, model_id: str, folder: Path, hours: float, seed: int = 1) -> np.ndarray:
+def training_codes(codec: Codec, model_id: str, folder: Path, hours: float, seed: int = 1, batch: int = 8, workers: int = 0) -> np.ndarray:
     """Codes [items, frames, stages], -1 for stages that a frame does not have, drawn with the codec's augmentation and cached
     by model id."""
     cached = cache_dir() / f"codes-{model_id}-{hours:g}h-{seed}-searched.npy"
     if cached.exists():
         return np.load(cached)
-    seconds = 6.4
     # Mixtures and noise as for the codec, but natural levels more often: that is what will be coded.
     cfg = dataclasses.replace(Data(), level_share=0.5, music_share=0.12, mixture_share=0.06)
-    batches = Batches(folder, cfg, 8, seconds, seed)
-    draw = torch.Generator().manual_seed(seed)
+    make = lambda worker: Batches(folder, cfg, batch, SECONDS, seed + 7919 * worker)
+    batches, rng = ahead(make(0), make, workers), np.random.default_rng(seed)
     codec.quantiser.cfg = dataclasses.replace(codec.quantiser.cfg, graded_share=1 - EVEN_SHARE)
-    most, items = codec.cfg.network.stages, int(hours * 3600 / seconds)
+    most, items = codec.cfg.network.stages, int(hours * 3600 / SECONDS)
     search = Search(codec.requires_grad_(False), SEARCH_STEPS)
     rows: list[np.ndarray] = []
     while sum(map(len, rows)) < items:
-        pcm = next(batches)
-        counts = torch.from_numpy(batches.rng.choice(COUNTS, len(pcm), p=COUNT_SHARES))
-        depths = codec.quantiser.grade(counts, torch.from_numpy(pcm).reshape(len(pcm), -1, FRAME), draw)
-        searched, beam = batches.rng.random() < SEARCHED_SHARE, int(batches.rng.choice([1, 2, 4, 4]))
-        rows.append(codes_of(codec, pcm, most, beam, depths, search if searched else None))
+        pcm = next(batches).pcm
+        counts = torch.from_numpy(rng.choice(COUNTS, len(pcm), p=COUNT_SHARES))
+        depths = codec.quantiser.grade(counts, pcm.reshape(len(pcm), -1, FRAME))
+        searched, beam = rng.random() < SEARCHED_SHARE, int(rng.choice([1, 2, 4, 4]))
+        rows.append(codes_of(codec, pcm.numpy(), most, beam, depths, search if searched else None))
         if len(rows) % 20 == 0:
             print(f"codes: {sum(map(len, rows))} of {items} items", flush=True)
     out = np.concatenate(rows)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from ..codec import Codec
-from ..train import clip_gradients, computes_bf16
+from ..step import clip_gradients, computes_bf16
 from .data import COUNTS, eval_codes, training_codes
 from .model import Shape, TokenModel, shape_dict
 
@@ -59,11 +59,16 @@ def train(
     start: TokenModel | None = None,
     rate: float = 2e-3,
     batch: int = 8,
+    workers: int = 0,
 ) -> Path:
-    """Trains for so many minutes; leaves and returns the checkpoint `out`."""
+    """Trains for so many minutes on batches of `batch` sequences; leaves and returns the checkpoint `out`. With `workers` the audio to
+    encode is made by as many processes."""
     torch.manual_seed(1)
     rng = np.random.default_rng(1)
-    codes = training_codes(codec, model_id, data, hours)
+    codes = training_codes(codec.to(device), model_id, data, hours, batch=batch, workers=workers)
+    codec.cpu()
+    pool = torch.from_numpy(codes).to(device)
+    steps = torch.arange(FRAMES, device=device)
     model = (start or TokenModel(shape, codebooks_of(codec))).to(device)
     if resume:
         raw = torch.load(resume, map_location=device, weights_only=True)
@@ -77,10 +82,8 @@ def train(
     began = saved = time.monotonic()
     step, mean = 0, 0.0
     while (progress := (time.monotonic() - began) / (60 * minutes)) < 1:
-        rows = rng.integers(0, len(codes), batch)
-        at = rng.integers(0, codes.shape[1] - FRAMES + 1, batch)
-        pieces = [codes[r, a : a + FRAMES] for r, a in zip(rows, at, strict=True)]
-        x = torch.from_numpy(np.stack(pieces).astype(np.int64)).to(device)
+        rows, at = rng.integers(0, len(codes), (batch, 1)), rng.integers(0, codes.shape[1] - FRAMES + 1, (batch, 1))
+        x = pool[torch.from_numpy(rows).to(device), torch.from_numpy(at).to(device) + steps].long()
         for group in optimiser.param_groups:
             group["lr"] = rate * min(1.0, (step + 1) / 200) * max(0.01, min(1.0, (1 - progress) / 0.7))
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
@@ -91,8 +94,9 @@ def train(
         norm = clip_gradients(list(model.parameters()), 1.0, 0.0)
         optimiser.step()
         step += 1
-        bits = float(loss.detach()) / int((x >= 0).sum()) / np.log(2)
-        mean = 0.97 * mean + 0.03 * bits if mean else bits
+        if step % 10 == 0:
+            bits = float(loss.detach()) / int((x >= 0).sum()) / np.log(2)
+            mean = 0.9 * mean + 0.1 * bits if mean else bits
         if step % 100 == 0:
             now = time.monotonic()
             print(f"{step} {(now - began) / 60:.1f} min {step / (now - began):.2f} steps/s bits a code {mean:.3f} norm {norm:.2f}", flush=True)
