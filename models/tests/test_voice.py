@@ -303,6 +303,10 @@ def lively(network) -> tuple[Encoder, Decoder]:
     torch.manual_seed(5)
     encoder, decoder = Encoder(network).eval(), Decoder(network).eval()
     with torch.no_grad():
+        levels = torch.randn_like(encoder.levels).mul(12).half().float()
+        encoder.levels.copy_(levels)
+        decoder.levels.copy_(levels)
+        encoder.levelled = True
         encoder.pitch.out.weight.normal_(0, 1)
         encoder.pitch.degree.weight.normal_(0, 0.5)
         decoder.pulse.weight.normal_(0, 0.1)
@@ -368,7 +372,7 @@ def test_a_pitch_that_is_read_in_pieces_is_that_of_the_whole_in_torch_and_in_all
     whole = whole_and_pieces(encoder, torch.from_numpy(pcm)[None])
     read = set(coded_sound(whole[:, FREE:], pitch_book()).tolist())
     assert 0 in read and FIRST_DIGIT + 2 in read and FIRST_TONE + int(nearest_tone(torch.tensor(650.0))) in read
-    assert sum(FIRST_PITCH <= code < FIRST_DIGIT for code in read) > 2
+    assert sum(FIRST_PITCH <= code < FIRST_DIGIT for code in read) > 1
     for made in run_graphs(lambda kind: encoder_graph(encoder, net, kind), {"pcm": pcm.reshape(1, 30, FRAME)}):
         np.testing.assert_allclose(made, whole.numpy(), atol=1e-3)
 

@@ -1,4 +1,4 @@
-"""Mending the decoder's gains so that training can go on: what is heard stays (nearly) as it was."""
+"""Mending the decoder's gains and the scale of the latents so that training can go on: what is heard stays (nearly) as it was."""
 
 from __future__ import annotations
 
@@ -48,6 +48,27 @@ def observe(codec: Codec, batches: Batches, count: int) -> Observed:
         power = x.reshape(b * t, -1).pow(2).mean(1)
         parts.append([v[power > 1e-5] for v in part])
     return Observed(*(torch.cat(v) for v in zip(*parts)))
+
+
+@torch.no_grad()
+def rescale(codec: Codec, batches: Batches, count: int) -> float:
+    """Brings the latents to the RMS that the configuration asks for, with what writes and reads them to match; returns what it was.
+
+    The entries of the pitch's stage keep their size: beside much larger latents a beam would fill up with wrong pitches.
+    """
+    free, q = codec.cfg.network.free, codec.quantiser
+    latents = [codec.encoder(torch.from_numpy(next(batches)))[0][..., :free] for _ in range(count)]
+    was = float(torch.cat(latents).pow(2).mean().sqrt())
+    factor = q.cfg.rms / was
+    for layer in (codec.encoder.skip, codec.encoder.out):
+        layer.weight.mul_(factor)
+        layer.bias.mul_(factor)
+    for stage in q.stages:
+        stage.codebook[:, :free] *= factor
+        stage.total[:, :free] *= factor
+    for layer in (codec.decoder.inp, codec.decoder.shape_skip, codec.decoder.gain_skip):
+        layer.weight[:, :free] /= factor
+    return was
 
 
 def least_squares(x: Tensor, y: Tensor, ridge: float = 1e-2) -> Tensor:

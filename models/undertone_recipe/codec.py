@@ -44,6 +44,18 @@ class Codec(nn.Module):
         return self.quantiser.ready.device
 
     @torch.no_grad()
+    def take_levels(self) -> None:
+        """Has the entries of the first stage stand for levels of tones, in the order of the loudness that the decoder gives them, so that a
+        tone's neighbours are frames of about its own level."""
+        if not self.cfg.network.voice:
+            return
+        entries = self.quantiser.stages[0].codebook[:, : self.cfg.network.free]
+        loudness = entries @ self.decoder.gain_skip.weight[:, : self.cfg.network.free].mean(0)
+        for part in (self.encoder, self.decoder):
+            part.levels.copy_(entries[loudness.argsort()])
+        self.encoder.levelled = True
+
+    @torch.no_grad()
     def round_trip(self, pcm: Tensor, stages: int, beam: int = 1) -> Tensor:
         """pcm [B, T * FRAME] -> decoded, delay removed, same length. 0 stages stands for unquantised."""
         pad = nn.functional.pad(pcm, (0, config.FRAME))
@@ -78,4 +90,5 @@ def load(path: Path, device: str = "cpu", averaged: bool = False) -> tuple[Codec
     raw = torch.load(path, map_location=device, weights_only=True)
     codec = Codec(config.from_dict(raw["config"]))
     codec.load_state_dict(raw["average"] if averaged and "average" in raw else raw["codec"])
+    codec.encoder.levelled = codec.cfg.network.voice and bool(codec.encoder.levels.any())
     return codec.to(device), raw

@@ -113,9 +113,10 @@ class Quantiser:
     ema_decay: float = 0.98
     dead_count: float = 0.25
     commitment: float = 1.0
-    # Weight of log(mean square of the latents)^2. The relative commitment does not see scale: without this the latents grow
+    # Weight of log(mean square of the latents / rms^2)^2. The relative commitment does not see scale: without this the latents grow
     # without end (to a standard deviation of 43 in 6,800 steps) and the moving averages lag behind.
     scale: float = 0.1
+    rms: float = 1.0  # that the latents are held at; a trained encoder's own, or it moves away from its codebooks
     # Stage counts that a listener asks for most, and how often each is drawn; the rest is uniform.
     favourites: tuple[int, ...] = (4, 8, 16, 22)
     favourite_share: float = 0.75
@@ -133,9 +134,8 @@ class Losses:
     voicing: float = 0.0
     pitch: float = 0.0
     coded: float = 0.0  # of the share that a coded waveform has above 1 kHz, but for generated sounds
-    # Sizes of these two gradients at the waveform beside that of the spectral losses together.
-    adversarial: float = 0.4
-    matching: float = 0.7
+    adversarial: float = 0.8  # size of the critic's gradient at the waveform beside that of the spectral losses together
+    matching: float = 1.2  # of feature matching beside the hinge loss, within the critic's
 
 
 @dataclass(frozen=True)

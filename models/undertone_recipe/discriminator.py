@@ -9,16 +9,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .network import over_time
+
 
 class TimeBlock(nn.Module):
     def __init__(self, width: int, expand: int = 2, kernel: int = 5):
         super().__init__()
-        self.depthwise = nn.Conv1d(width, width, kernel, groups=width, padding=kernel // 2)
+        self.around = kernel // 2
+        self.depthwise = nn.Conv1d(width, width, kernel, groups=width)
         self.up = nn.Linear(width, width * expand)
         self.down = nn.Linear(width * expand, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.depthwise(x.transpose(1, 2)).transpose(1, 2)
+        h = over_time(self.depthwise, F.pad(x, (0, 0, self.around, self.around)))
         return x + self.down(F.leaky_relu(self.up(h), 0.1))
 
 
@@ -58,7 +61,7 @@ Judgement = tuple[Tensor, list[Tensor]]
 
 class Discriminators(nn.Module):
     # Windows, hops and bands: harmonics in the first, single pulses of a voice in the last.
-    SCALES = ((2048, 512, 8), (1024, 256, 8), (512, 128, 4), (256, 64, 4))
+    SCALES = ((2048, 512, 8), (1024, 256, 6), (512, 128, 4), (256, 128, 4))
 
     def __init__(self, width: int = 96) -> None:
         super().__init__()

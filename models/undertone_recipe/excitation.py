@@ -34,6 +34,12 @@ PITCH_TURNS, DIGIT_TURNS, TONE_TURNS = (0.9, 7.1, 45.0), (0.9, 1.7, 3.1), (0.9, 
 RADIUS = 24.0
 
 
+# Levels of tones, as the first stage says them: 128 of half a decibel, times 8 of the higher of two tones beside the lower, 2 dB apart.
+LEVELS, LEAST_LEVEL_DB, LEVEL_STEP_DB = 128, -64.0, 0.5
+TWISTS, LEAST_TWIST_DB, TWIST_STEP_DB = 8, -8.0, 2.0
+NO_TWIST = round(-LEAST_TWIST_DB / TWIST_STEP_DB)
+
+
 class Sounds(NamedTuple):
     """What codes [...] of the pitch's stage, or all of them, mean."""
 
@@ -89,6 +95,27 @@ def pitch_book() -> Tensor:
     return book.half().float()
 
 
+def level_code(low: Tensor, high: Tensor, single: Tensor) -> Tensor:
+    """Amplitudes [...] of the lower and the higher of two tones, the same for a single one -> index [...] of their levels."""
+    db = 20 * torch.log10(low.clamp_min(1e-6))
+    level = torch.round((db - LEAST_LEVEL_DB) / LEVEL_STEP_DB).clamp(0, LEVELS - 1).long()
+    twist = (20 * torch.log10(high.clamp_min(1e-6)) - db - LEAST_TWIST_DB) / TWIST_STEP_DB
+    twist = torch.where(single, NO_TWIST, torch.round(twist).clamp(0, TWISTS - 1).long())
+    return level * TWISTS + twist
+
+
+def level_amplitudes() -> Tensor:
+    """Amplitudes [LEVELS * TWISTS, 2] of two tones by the index of their levels."""
+    level = LEAST_LEVEL_DB + LEVEL_STEP_DB * torch.arange(LEVELS).repeat_interleave(TWISTS)
+    twist = LEAST_TWIST_DB + TWIST_STEP_DB * torch.arange(TWISTS).repeat(LEVELS)
+    return 10 ** (torch.stack([level, level + twist], 1) / 20)
+
+
+def coded_level(free: Tensor, levels: Tensor) -> Tensor:
+    """Latents [..., free] -> index [...] of the nearest of the entries levels [LEVELS * TWISTS, free]."""
+    return (free @ levels.t() - 0.5 * levels.pow(2).sum(-1)).argmax(-1)
+
+
 def coded_sound(p: Tensor, book: Tensor) -> Tensor:
     """Latents of the pitch [..., PITCH_LATENT] -> the code [...] that they are."""
     return (p @ book.t()).argmax(-1)
@@ -110,17 +137,22 @@ def glide(hz: Tensor, before: Tensor, phase: Tensor) -> tuple[Tensor, Tensor, Te
     return now - torch.round(now), before[..., None] + slope * n, ends[:, -1] - torch.floor(ends[:, -1])
 
 
-def source(heard: Sounds, last: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """What sounds at the ends of frames [B, T], and the state [B, 5] at the end of the frame before (a voice's pitch or 0; frequency and
-    phase of what sounded; the same of a second tone) -> samples [B, T * FRAME] and the state for the next call.
+def source(heard: Sounds, last: Tensor | None = None, amplitude: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """What sounds at the ends of frames [B, T], and the state [B, 7] at the end of the frame before (a voice's pitch or 0; frequency and
+    phase of what sounded; the same of a second tone; amplitudes of both tones) -> samples [B, T * FRAME] and the state for the next call.
 
     A voice is pulses: cosines of all harmonics up to TOP_HZ at unit power a bin. Where it ends, its pitch holds on for a frame. A tone is a
-    cosine of amplitude 1.
+    cosine of amplitude [B, T, 2], or of 1, which changes evenly while it sounds.
     """
     voice, tone, second = heard
     if last is None:
         rest = torch.full_like(voice[:, 0], RESTING_HZ)
-        last = torch.stack([rest * 0, rest, rest * 0, rest, rest * 0], 1)
+        last = torch.stack([rest * 0, rest, rest * 0, rest, rest * 0, rest * 0, rest * 0], 1)
+    sounding = torch.stack([tone > 0, second > 0], -1).float()
+    amplitude = sounding if amplitude is None else sounding * amplitude
+    past = torch.cat([last[:, None, 5:], amplitude[:, :-1]], 1)
+    past = torch.where(past > 0, past, amplitude)[..., None]
+    level = past + (amplitude[..., None] - past) * (torch.arange(1, FRAME + 1, device=tone.device) / FRAME)
     held = torch.cat([last[:, :1], voice[:, :-1]], 1)
     held = torch.where(held > 0, held, RESTING_HZ)
     hz = torch.where(voice > 0, voice, torch.where(tone > 0, tone, held))
@@ -132,7 +164,7 @@ def source(heard: Sounds, last: Tensor | None = None) -> tuple[Tensor, Tensor]:
     # Sum of cos(2 pi k phase), k from 1 to `harmonics`, in closed form (Dirichlet's kernel).
     pulses = torch.sin(math.pi * (2 * harmonics + 1) * safe) / (2 * torch.sin(math.pi * safe)) - 0.5
     pulses = pulses * torch.sqrt(now / UNIT_HZ)
-    tones = torch.cos(2 * math.pi * phase) + (second > 0)[..., None] * torch.cos(2 * math.pi * further)
+    tones = level[:, :, 0] * torch.cos(2 * math.pi * phase) + level[:, :, 1] * torch.cos(2 * math.pi * further)
     train = torch.where((tone > 0)[..., None], tones, pulses)
-    state = torch.stack([voice[:, -1], hz[:, -1], end, other[:, -1], other_end], 1)
+    state = torch.cat([torch.stack([voice[:, -1], hz[:, -1], end, other[:, -1], other_end], 1), amplitude[:, -1]], 1)
     return train.reshape(hz.shape[0], -1), state

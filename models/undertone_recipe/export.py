@@ -71,6 +71,7 @@ def as_shipped(codec: Codec) -> None:
             module.scale.fill_(1.0)
         elif isinstance(module, nn.Linear):  # comes after the block it lies in
             module.weight.copy_(module.weight.half().float())
+    codec.take_levels()
 
 
 def export(codec: Codec, out: Path, name: str) -> str:
@@ -137,7 +138,7 @@ def exported_state(module: nn.Module, path: Path, latent: int) -> dict[str, Tens
             elif key.startswith("fine."):
                 state[key] = torch.zeros_like(old)
             continue
-        if key not in found and key.startswith((*NEW_HEADS, "fine.")):
+        if key == "levels" or (key not in found and key.startswith((*NEW_HEADS, "fine."))):
             continue
         value = found[key]
         if key.endswith(".depthwise.weight"):
@@ -171,4 +172,5 @@ def load_exported(folder: Path, cfg: config.Config) -> Codec:
         module.load_state_dict(exported_state(module, folder / f"{part}.onnx", cfg.network.latent))
     books = load_file(folder / "codebooks.safetensors")["codebooks"]
     take_codebooks(codec.quantiser, torch.from_numpy(books.astype(np.float32)))
+    codec.take_levels()
     return codec

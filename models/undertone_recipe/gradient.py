@@ -55,6 +55,9 @@ class Backward(Graph):
     def block(self, x: str, name: str) -> str:
         return self.block_forward(x, name, self.windows(x, self.history(name).rows + 1))[0]
 
+    def level_book(self) -> tuple[str, str]:
+        return self.known("levels"), self.known("level_sizes")
+
     def back(self, g: str, name: str) -> str:
         return self.op("MatMul", g, self.transposed(f"{name}.weight"))
 
@@ -134,7 +137,7 @@ def gradient_graph(decoder: onnx.ModelProto, net: Network) -> onnx.ModelProto:
     own, high_bands, signs = g.noise(net)
     h = g.op("Add", h, g.forward(own, "noise", bias=False))
     if heard:
-        h = g.op("Add", h, g.forward(heard.spectrum, "pulse", bias=False))
+        h = g.op("Add", h, g.forward(heard.seen, "pulse", bias=False))
     fine = []
     windows = g.windows(h, net.fine_kernel)
     for i in range(net.fine_blocks):
@@ -167,7 +170,11 @@ def gradient_graph(decoder: onnx.ModelProto, net: Network) -> onnx.ModelProto:
     coefficients = g.op("MatMul", g.op("Concat", late, early, axis=-1), dct)
     # Gains, shares and shapes.
     bands = band_matrix().numpy()
-    to_gain = g.op("Mul", g.op("MatMul", g.op("Mul", coefficients, bins), g.const("bands", bands)), gain)
+    by_gain = g.op("Mul", coefficients, bins)
+    if heard:
+        shaped = g.op("And", heard.tone, g.const("shaped", np.arange(HOP) < SHAPED))
+        by_gain = g.op("Where", shaped, g.scalar("no_hz", 0.0), by_gain)
+    to_gain = g.op("Mul", g.op("MatMul", by_gain, g.const("bands", bands)), gain)
     to_bins = g.slice(g.op("Mul", coefficients, spread), 0, SHAPED, -1)
     if heard:
         to_bins = g.op("Where", heard.tone, g.scalar("no_hz", 0.0), to_bins)
@@ -185,7 +192,9 @@ def gradient_graph(decoder: onnx.ModelProto, net: Network) -> onnx.ModelProto:
     total = g.op("Add", g.back(h, "inp"), g.back(g.reshape(to_shape, 0, -1, 2 * SHAPED), "shape_skip"))
     total = g.op("Add", total, g.back(g.reshape(to_gain, 0, -1, 2 * BANDS), "gain_skip"))
     if heard:
-        # A search must not move the pitch: a step of it changes all phases after it, which no gradient says.
+        # A search must not move the pitch, because a step of it changes all phases after it, which no gradient says; nor the level of a
+        # tone, which is the nearest of some entries.
+        total = g.op("Where", g.slice(heard.tone, 0, 2**31 - 1, 1, 2), g.scalar("no_hz", 0.0), total)
         total = g.op("Mul", total, g.const("free_latents", (np.arange(net.latent) < net.free).astype(np.float32)))
     inputs = [("latent", ["B", "T", net.latent]), ("noise", ["B", "T", net.noise_dim])]
     inputs += [*g.state_inputs(), ("pcm_gradient", ["B", "T", FRAME])]

@@ -43,8 +43,8 @@ def decoder_histories(net: Network) -> list[History]:
 
 def decoder_singles(net: Network) -> tuple[int, ...]:
     """What a decoder remembers besides histories: the half block that the next one is added to; with a voice source also the last hop
-    of what it made, and its coded pitch and two frequencies and phases."""
-    return (HOP, HOP, 5) if net.voice else (HOP,)
+    of what it made, and its coded pitch, two frequencies, phases and amplitudes."""
+    return (HOP, HOP, 7) if net.voice else (HOP,)
 
 
 def encoder_graph(encoder: Encoder, net: Network, kind: type[Graph] = Graph) -> onnx.ModelProto:
@@ -66,8 +66,7 @@ def encoder_graph(encoder: Encoder, net: Network, kind: type[Graph] = Graph) -> 
         h = g.block(h, f"blocks.{i}")
     latent = g.op("Add", g.linear(f, "skip"), g.linear(g.norm(h, "norm"), "out"))
     if net.voice:
-        sound, *past = g.read(net, hops, last, *past)
-        latent = g.op("Concat", latent, sound, axis=-1)
+        latent, *past = g.read(net, latent, hops, last, *past)
     state = g.end(g.slice(hops, -1, 2**31 - 1, 1), *past)
     inputs = [("pcm", ["B", g.frames, FRAME]), *g.state_inputs()]
     return g.model("encoder", inputs, [(("latent", ["B", g.frames, net.latent]), latent), *state])
@@ -86,7 +85,7 @@ def decoder_graph(decoder: Decoder, net: Network, kind: type[Graph] = Graph) -> 
     own, high_bands, signs = g.noise(net)
     h = g.op("Add", h, g.linear(own, "noise", bias=False))
     if heard:
-        h = g.op("Add", h, g.linear(heard.spectrum, "pulse", bias=False))
+        h = g.op("Add", h, g.linear(heard.seen, "pulse", bias=False))
     for i in range(net.fine_blocks):
         h = g.block(h, f"fine.{i}")
     h = g.norm(h, "fine_norm")
@@ -95,6 +94,7 @@ def decoder_graph(decoder: Decoder, net: Network, kind: type[Graph] = Graph) -> 
     gain = g.spread(g.gains(gain))
     if heard:
         bins, past = g.excite(h, shape, signs, heard).bins, heard.left
+        gain = g.own_gains(gain, heard)
     else:
         bins = g.op("Mul", shape, g.spread(g.signs_of_bands(signs, net), SHAPED))
     bins = g.op("Concat", bins, high_bands, axis=-1)

@@ -30,7 +30,21 @@ from .config import (
     SHAPED,
     Network,
 )
-from .excitation import FIRST_PITCH, Sounds, coded_sound, nearest_pitch, pitch_book, sounds, source
+from .excitation import (
+    FIRST_PITCH,
+    FIRST_TONE,
+    LEVELS,
+    TWISTS,
+    Sounds,
+    coded_level,
+    coded_sound,
+    level_amplitudes,
+    level_code,
+    nearest_pitch,
+    pitch_book,
+    sounds,
+    source,
+)
 from .tones import TonesFinder
 
 LOG_GAIN_SCALE, LOG_GAIN_SHIFT = 0.7, 2.0
@@ -91,6 +105,43 @@ class Limit(torch.autograd.Function):
         return torch.where(((x < low) & (g > 0)) | ((x > high) & (g < 0)), torch.zeros_like(g), g)
 
 
+class OverTime(torch.autograd.Function):
+    """A depthwise convolution as sums of shifted products, for GPUs: the library's takes ten times as long, and automatic
+    differentiation of the sums three times."""
+
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, taps: Tensor) -> Tensor:
+        """h [B, T + kernel - 1, C], taps [kernel, C] -> [B, T, C]."""
+        ctx.save_for_backward(h, taps)
+        n = h.shape[1] - len(taps) + 1
+        y = h[:, :n] * taps[0]
+        for i in range(1, len(taps)):
+            y.addcmul_(h[:, i : i + n], taps[i])
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor]:
+        h, taps = ctx.saved_tensors
+        k, n = len(taps), g.shape[1]
+        padded = F.pad(g, (0, 0, k - 1, k - 1))
+        to_h = padded[:, k - 1 :] * taps[0]
+        for i in range(1, k):
+            to_h.addcmul_(padded[:, k - 1 - i : k - 1 - i + n + k - 1], taps[i])
+        # What a tap weighs is the diagonal of a product; computing all of it is still the fastest.
+        rows = g.reshape(-1, g.shape[-1]).t()
+        seen = [rows @ h[:, i : i + n].reshape(-1, h.shape[-1]) for i in range(k)]
+        return to_h, torch.stack([m.diagonal() for m in seen])
+
+
+def over_time(layer: nn.Conv1d, h: Tensor) -> Tensor:
+    """A depthwise convolution without padding on h [B, T + kernel - 1, C] -> [B, T, C]."""
+    if not h.is_cuda:
+        return layer(h.transpose(1, 2)).transpose(1, 2)
+    assert layer.bias is not None
+    with torch.autocast("cuda", enabled=False):
+        return OverTime.apply(h, layer.weight[:, 0].t().to(h.dtype)) + layer.bias.to(h.dtype)
+
+
 class Block(nn.Module):
     """Causal ConvNeXt block: depthwise convolution over time, LayerNorm, two linear layers, layer scale."""
 
@@ -108,7 +159,7 @@ class Block(nn.Module):
         if past is None:
             past = x.new_zeros(x.shape[0], self.kernel - 1, x.shape[2])
         h = torch.cat([past.to(x.dtype), x], 1)
-        y = self.depthwise(h.transpose(1, 2)).transpose(1, 2)
+        y = over_time(self.depthwise, h)
         y = self.down(F.gelu(self.up(self.norm(y))))
         return x + self.scale * y, h[:, h.shape[1] - (self.kernel - 1) :]
 
@@ -126,12 +177,6 @@ def smoothing_matrix() -> Tensor:
     away = (torch.arange(SHAPED)[:, None] - torch.arange(SHAPED)).abs()
     weight = (3.0 - away).clamp_min(0.0)
     return weight / weight.sum(0)
-
-
-def tone_scale() -> Tensor:
-    """[HOP]: what makes the bins of a cosine of amplitude 1 have unit power in the band that it lies in."""
-    width = torch.tensor([b - a for a, b in pairwise(BAND_EDGES)]).float()
-    return torch.sqrt(width * 2 / HOP) @ band_matrix().t()
 
 
 def low_pass() -> Tensor:
@@ -226,10 +271,11 @@ class Encoder(nn.Module):
     window: Tensor
     bands: Tensor
     book: Tensor
+    levels: Tensor
 
     def __init__(self, net: Network):
         super().__init__()
-        self.voiced = net.voice
+        self.voiced, self.levelled = net.voice, False
         self.register_buffer("dct", dct4_matrix(), persistent=False)
         self.register_buffer("window", sine_window(), persistent=False)
         self.register_buffer("bands", band_matrix(), persistent=False)
@@ -244,6 +290,8 @@ class Encoder(nn.Module):
             self.register_buffer("book", pitch_book(), persistent=False)
             self.pitch = PitchReader(net)
             self.tones = TonesFinder()
+            # Entries of the first stage that stand for levels of tones, once the codebooks are what is shipped; all 0 before.
+            self.register_buffer("levels", torch.zeros(LEVELS * TWISTS, net.free))
 
     def features(self, pcm: Tensor, last: Tensor | None) -> tuple[Tensor, Tensor]:
         """pcm [B, T * 2 HOP] -> [B, T, FEATURES]: for each of two blocks the shapes, then the log gains."""
@@ -253,8 +301,9 @@ class Encoder(nn.Module):
         f = torch.cat([shape, torch.log(rms) * LOG_GAIN_SCALE + LOG_GAIN_SHIFT], -1)
         return f.reshape(f.shape[0], -1, FEATURES), last
 
-    def read(self, pcm: Tensor, state: dict, out: dict, told: Told) -> Tensor:
-        """pcm [B, T * FRAME] -> latents of what sounds [B, T, PITCH_LATENT]: entries of its codebook. Tones come before voices."""
+    def read(self, pcm: Tensor, z: Tensor, state: dict, out: dict, told: Told) -> Tensor:
+        """pcm [B, T * FRAME], latents z [B, T, free] -> latents with those of what sounds [B, T, latent]: entries of its codebook. Tones come
+        before voices; the latents of a tone are the entry of the first stage that stands for its level."""
         last = state["pcm"] if "pcm" in state else pcm.new_zeros(len(pcm), HOP)
         told.pitch, told.degree, more = self.pitch(pcm.reshape(len(pcm), -1, HOP), last, state)
         out |= more
@@ -262,9 +311,15 @@ class Encoder(nn.Module):
         if told.hz is not None:
             index, voiced = nearest_pitch(told.hz), told.hz > 0
         with torch.autocast(pcm.device.type, enabled=False), torch.no_grad():
-            tone = self.tones(torch.cat([last, pcm], 1))
+            heard = torch.cat([last, pcm], 1)
+            tone = self.tones(heard)
         told.tone = tone > 0
-        return self.book[torch.where(told.tone, tone, torch.where(voiced, FIRST_PITCH + index, 0))]
+        if self.levelled:
+            low, high = self.tones.amplitudes(heard).unbind(-1)
+            single = tone >= FIRST_TONE
+            level = self.levels[level_code(torch.where(single, torch.maximum(low, high), low), high, single)]
+            z = torch.where(told.tone[..., None], level, z)
+        return torch.cat([z, self.book[torch.where(told.tone, tone, torch.where(voiced, FIRST_PITCH + index, 0))]], -1)
 
     def forward(self, pcm: Tensor, state: dict | None = None, told: Told | None = None) -> tuple[Tensor, dict]:
         """pcm [B, T * FRAME] in -1..1 -> latents [B, T, latent] and the state after them."""
@@ -278,7 +333,7 @@ class Encoder(nn.Module):
         z = self.skip(f).float() + self.out(self.norm(h)).float()
         if not self.voiced:
             return z, out
-        return torch.cat([z, self.read(pcm.float(), state, out, told or Told())], -1), out
+        return self.read(pcm.float(), z, state, out, told or Told()), out
 
 
 class Decoder(nn.Module):
@@ -288,7 +343,7 @@ class Decoder(nn.Module):
     groups: Tensor
     smooth: Tensor
     book: Tensor
-    tone_scale: Tensor
+    levels: Tensor
 
     def __init__(self, net: Network):
         super().__init__()
@@ -321,7 +376,8 @@ class Decoder(nn.Module):
         self.register_buffer("book", pitch_book(), persistent=False)
         for name, value in zip(Sounds._fields, sounds(), strict=True):
             self.register_buffer(f"hz_of_{name}", value, persistent=False)
-        self.register_buffer("tone_scale", tone_scale(), persistent=False)
+        self.register_buffer("amplitudes", level_amplitudes(), persistent=False)
+        self.register_buffer("levels", torch.zeros(LEVELS * TWISTS, net.free))
         self.pulse = nn.Linear(SHAPED, net.decoder_width, bias=False)
         self.wave = nn.Linear(net.decoder_width, NOISE_BAND)
         self.voicing = nn.Linear(net.decoder_width, len(VOICING_HZ))
@@ -378,10 +434,10 @@ class Decoder(nn.Module):
         with torch.autocast(q.device.type, enabled=False):
             code = coded_sound(q[..., -PITCH_LATENT:].float(), self.book)
             heard = Sounds(*(getattr(self, f"hz_of_{name}")[code] for name in Sounds._fields))
-            train, out["source"] = source(heard, state.get("source"))
+            level = self.amplitudes[coded_level(q[..., :-PITCH_LATENT].float(), self.levels)]
+            train, out["source"] = source(heard, state.get("source"), level)
             bins, out["source_hop"] = mdct(train, state.get("source_hop"), self.dct, self.window)
-            tone = (heard.tone > 0).repeat_interleave(2, 1)[..., None]
-        return torch.where(tone, bins * self.tone_scale, bins), tone
+        return bins, (heard.tone > 0).repeat_interleave(2, 1)[..., None]
 
     def forward(
         self, q: Tensor, noise: Tensor | None = None, state: dict | None = None, told: Told | None = None
@@ -397,10 +453,10 @@ class Decoder(nn.Module):
         before: dict = {}
         voice = tone = None
         if self.voiced:
-            # A search that follows slopes must not move the pitch: the last dimensions have none.
-            q = torch.cat([q[..., :-PITCH_LATENT], q[..., -PITCH_LATENT:].detach()], -1)
             voice, tone = self.voice(q, state, before)
-        h, out = self.hidden(q, noise, voice, state)
+            # A search that follows slopes must move neither the pitch nor the level of a tone: they have none.
+            q = torch.cat([torch.where(tone[:, ::2], q.detach(), q)[..., :-PITCH_LATENT], q[..., -PITCH_LATENT:].detach()], -1)
+        h, out = self.hidden(q, noise, None if voice is None else torch.where(tone, 0.0, voice), state)
         out |= before
         shape, gain = self.heads(h, q)
         with torch.autocast(q.device.type, enabled=False):
@@ -410,8 +466,9 @@ class Decoder(nn.Module):
             told.wave, told.voicing = torch.sigmoid(self.wave(h).float()), torch.sigmoid(self.voicing(h).float())
             # Voicing is learnt from the original's, not from spectra, which hardly hear it.
             bins = self.excite(shape, told.wave, told.voicing.detach() @ self.groups, voice, noise)
-            # Of a tone nothing but its level is decoded.
-            bins = torch.where(tone, torch.cat([voice[..., :SHAPED], bins[..., SHAPED:]], -1), bins)
+            # A tone has its own level.
+            bins = torch.cat([torch.where(tone, voice[..., :SHAPED], bins[..., :SHAPED]), bins[..., SHAPED:]], -1)
+            gain = torch.cat([torch.where(tone, 1.0, gain[..., :SHAPED]), gain[..., SHAPED:]], -1)
         else:
             bins = self.signed(shape, noise)
         with torch.autocast(q.device.type, enabled=False):
@@ -444,5 +501,5 @@ def macs_per_frame(net: Network) -> dict[str, int]:
     encoder += p * (2 * LOW_SEEN + PITCHES + 1) + net.pitch_blocks * (4 * p * p + net.kernel * p)
     decoder += 2 * d * (NOISE_BAND + len(VOICING_HZ) + SHAPED) + 2 * HOP * HOP + 4 * NOISE_BAND * SHAPED + 2 * SHAPED * SHAPED
     encoder += tones.WINDOW * 2 * tones.BINS + tones.BINS * tones.BINS
-    decoder += CODES * PITCH_LATENT
+    decoder += CODES * PITCH_LATENT + LEVELS * TWISTS * net.free
     return {"encoder": encoder, "decoder": decoder}

@@ -19,14 +19,22 @@ from .excitation import (
     FIRST_TONE,
     HIGHEST_TONE_HZ,
     JUMP,
+    LEAST_LEVEL_DB,
+    LEAST_TWIST_DB,
+    LEVEL_STEP_DB,
+    LEVELS,
     LOW_TONES,
     LOWEST_TONE_HZ,
+    NO_TWIST,
     PHASE_STEPS,
     RESTING_HZ,
     TONE_STEP,
     TONES,
     TOP_HZ,
+    TWIST_STEP_DB,
+    TWISTS,
     UNIT_HZ,
+    level_amplitudes,
     pitch_book,
     sounds,
 )
@@ -44,7 +52,6 @@ from .network import (
     group_matrix,
     low_pass,
     smoothing_matrix,
-    tone_scale,
 )
 from .nodes import Nodes
 
@@ -53,7 +60,8 @@ class Heard(NamedTuple):
     """What latents say that sounds."""
 
     spectrum: str  # bins [B, 2 T, SHAPED]
-    tone: str  # bool [B, 2 T, 1]: blocks of tones, of which nothing but the level is decoded
+    seen: str  # the same, without tones: what the network is shown
+    tone: str  # bool [B, 2 T, 1]: blocks of tones, which have a level of their own
     left: list[str]  # for the next call
 
 
@@ -174,8 +182,28 @@ class Graph(Nodes):
         bins = self.op("Add", self.op("Cast", self.op("Add", k, self.integer(tones.FIRST_BIN)), to=TensorProto.FLOAT), away)
         return self.op("Mul", bins, self.scalar("line_hz", tones.LINE_HZ))
 
-    def read_tones(self, before: str, voice: str) -> str:
-        """TonesFinder: hops before those of the frames [B, 2 T, HOP], codes [B, T, 1] -> codes with tones and digits where there are any."""
+    def level(self, strong: str, weak: str, swapped: str, single: str) -> str:
+        """excitation.level_code of TonesFinder.amplitudes: energies of the two strongest lines, whether the second is the lower one, whether
+        there is one only, all [B, T, 1] -> index of their levels."""
+        op, finder = self.op, tones.TonesFinder()
+        db = lambda x: op("Mul", op("Log", op("Max", x, self.scalar("least_line_energy", 1e-12))), self.scalar("line_db", 10 / math.log(10)))
+        scaled = lambda x: op("Mul", x, self.scalar("line_scale", 2 / float(finder.weight.sum())))
+        swapped = op("And", swapped, op("Not", single))
+        low, high = (db(scaled(op("Where", swapped, a, b))) for a, b in ((weak, strong), (strong, weak)))
+        steps = lambda x, least, step, most: op(
+            "Clip",
+            op("Round", op("Mul", op("Sub", x, self.scalar(f"least_{step}", least)), self.scalar(f"per_{step}", 1 / step))),
+            self.const("no_steps", np.float32(0)),
+            self.const(f"most_{most}", np.float32(most)),
+        )
+        level = steps(low, LEAST_LEVEL_DB, LEVEL_STEP_DB, LEVELS - 1)
+        twist = steps(op("Sub", high, low), LEAST_TWIST_DB, TWIST_STEP_DB, TWISTS - 1)
+        twist = op("Where", single, self.scalar("no_twist", NO_TWIST), twist)
+        return op("Cast", op("Add", op("Mul", level, self.scalar("twists", TWISTS)), twist), to=TensorProto.INT64)
+
+    def read_tones(self, before: str, voice: str) -> tuple[str, str, str]:
+        """TonesFinder: hops before those of the frames [B, 2 T, HOP], codes [B, T, 1] -> codes with tones and digits where there are any,
+        whether there are, and their levels."""
         op, finder = self.op, tones.TonesFinder()
         start = self.slice(self.reshape(before, 0, -1, FRAME), HOP + FRAME - tones.WINDOW, HOP, -1)
         heard = op("Concat", start, "pcm", axis=-1)
@@ -193,22 +221,30 @@ class Graph(Nodes):
         hz, other = op("Split", hz, outputs=2, axis=1, num_outputs=2)
         strong, weak = (op("GatherElements", strengths, k, axis=-1) for k in (first, second))
         most = op("Mul", energy, self.scalar("least_line_share", tones.LEAST_SHARE))
+        low = op("Less", hz, self.scalar("voice_hz", tones.VOICE_HZ))
+        least = op("Where", low, op("Mul", energy, self.scalar("least_low_share", tones.LEAST_LOW_SHARE)), most)
         loud = op("Greater", energy, self.scalar("least_energy", tones.LEAST_POWER * float(finder.weight.sum())))
         both = lambda *tests: reduce(lambda a, b: op("And", a, b), tests)
         inside = op("GreaterOrEqual", hz, self.scalar("lowest_tone_hz", LOWEST_TONE_HZ))
         below = op("LessOrEqual", hz, self.scalar("highest_tone_hz", HIGHEST_TONE_HZ))
-        single = both(loud, inside, below, op("Greater", strong, most))
+        single = both(loud, inside, below, op("Greater", strong, least))
         digit, fits = self.digit_code(hz, other)
         heard_twice = op("Greater", weak, op("Mul", strong, self.scalar("least_second", tones.LEAST_SECOND)))
         double = both(loud, fits, heard_twice, op("Greater", op("Add", strong, weak), most))
-        return op("Where", single, self.tone_code(hz), op("Where", double, digit, voice))
+        level = self.level(strong, weak, op("Greater", first, second), single)
+        code = op("Where", single, self.tone_code(hz), op("Where", double, digit, voice))
+        return code, op("Or", single, double), level
 
-    def read(self, net: Network, hops: str, last: str, low_past: str) -> tuple[str, str]:
-        """Encoder.read: latents of what sounds [B, T, PITCH_LATENT], and low_past for the next call."""
+    def read(self, net: Network, latent: str, hops: str, last: str, low_past: str) -> tuple[str, str]:
+        """Encoder.read: latents [B, T, free] -> with those of what sounds [B, T, latent], and low_past for the next call."""
         before = self.before(hops, last)
         code, left = self.read_pitch(net, hops, before, low_past)
-        code = self.op("Squeeze", self.read_tones(before, code), self.integer(-1))
-        return self.op("Gather", self.const("pitch_book", pitch_book().numpy()), code, axis=0), left
+        code, tone, level = self.read_tones(before, code)
+        row = lambda x: self.op("Squeeze", x, self.integer(-1))
+        levels = self.op("Gather", self.matrix("levels", self.weights["levels"]), row(level), axis=0)
+        latent = self.op("Where", tone, levels, latent)
+        sound = self.op("Gather", self.const("pitch_book", pitch_book().numpy()), row(code), axis=0)
+        return self.op("Concat", latent, sound, axis=-1), left
 
     def coded_sounds(self, latent: str) -> list[str]:
         """excitation.coded_sound: latents [B, T, D] -> Hz of a voice, of a tone and of a second one, each [B, T, 1], 0 where there is none."""
@@ -257,9 +293,29 @@ class Graph(Nodes):
         train = op("Sub", train, self.scalar("half", 0.5))
         return op("Mul", train, op("Sqrt", op("Mul", now, self.scalar("per_unit_hz", 1 / UNIT_HZ))))
 
-    def source(self, voice: str, tone: str, second: str, last: str) -> tuple[str, str]:
-        """excitation.source: what sounds [B, T, 1], last [B, 1, 5] -> samples [B, T, FRAME] and what the next call takes for last."""
+    def level_book(self) -> tuple[str, str]:
+        """Entries that stand for levels of tones [free, LEVELS * TWISTS], and half of their squares."""
+        levels = self.weights["levels"]
+        return self.matrix("levels", levels.T), self.const("level_sizes", 0.5 * (levels * levels).sum(-1))
+
+    def amplitudes(self, latent: str, tones: str, past: str) -> tuple[str, str]:
+        """Amplitudes that the latents say, of two tones with frequencies [B, T, 2], 0 where there are none; past [B, 1, 2] is the last frame's ->
+        amplitudes of samples [B, T, 2, FRAME], and the last frame's."""
+        op = self.op
+        levels, sizes = self.level_book()
+        near = op("Sub", op("MatMul", self.slice(latent, 0, -PITCH_LATENT, -1), levels), sizes)
+        level = op("Gather", self.const("level_amplitudes", level_amplitudes().numpy()), op("ArgMax", near, axis=-1, keepdims=0), axis=0)
+        level = op("Where", self.sounding(tones), level, self.scalar("no_hz", 0.0))
+        before = self.slice(op("Concat", past, level, axis=1), 0, -1, 1)
+        before = op("Where", self.sounding(before), before, level)
+        before, change = (self.reshape(v, 0, -1, 2, 1) for v in (before, op("Sub", level, before)))
+        within = self.const("within", np.arange(1, FRAME + 1, dtype=np.float64) / FRAME)
+        return op("Add", before, op("Mul", change, within)), self.slice(level, -1, 2**31 - 1, 1)
+
+    def source(self, latent: str, voice: str, tone: str, second: str, last: str) -> tuple[str, str]:
+        """excitation.source: what sounds [B, T, 1], last [B, 1, 7] -> samples [B, T, FRAME] and what the next call takes for last."""
         op, rest = self.op, self.scalar("resting_hz", RESTING_HZ)
+        last, past = self.slice(last, 0, 5, -1), self.slice(last, 5, 7, -1)
         parts = op("Split", last, outputs=5, axis=-1, num_outputs=5)
         pair = lambda a, b: op("Concat", a, b, axis=-1)
         held = self.slice(op("Concat", parts[0], voice, axis=1), 0, -1, 1)
@@ -271,22 +327,29 @@ class Graph(Nodes):
         phases, now, end = self.glides(hz, pair(parts[1], parts[3]), pair(parts[2], parts[4]))
         split = lambda x: [self.reshape(v, 0, -1, FRAME) for v in op("Split", x, outputs=2, axis=2, num_outputs=2)]
         (phase, further), (now, _) = split(phases), split(now)
+        amplitudes, left = self.amplitudes(latent, pair(tone, second), past)
+        first, other = split(amplitudes)
         cosine = lambda x: op("Cos", op("Mul", x, self.scalar("two_pi", 2 * math.pi)))
-        chord = op("Add", cosine(phase), op("Mul", op("Cast", two, to=TensorProto.FLOAT), cosine(further)))
+        chord = op("Add", op("Mul", first, cosine(phase)), op("Mul", other, cosine(further)))
         train = op("Where", toned, chord, self.pulses(phase, now))
         hz, other = op("Split", self.slice(hz, -1, 2**31 - 1, 1), outputs=2, axis=-1, num_outputs=2)
         end, other_end = op("Split", end, outputs=2, axis=-1, num_outputs=2)
-        return train, op("Concat", self.slice(voice, -1, 2**31 - 1, 1), hz, end, other, other_end, axis=-1)
+        return train, op("Concat", self.slice(voice, -1, 2**31 - 1, 1), hz, end, other, other_end, left, axis=-1)
 
     def heard(self, latent: str, last_hop: str, last: str) -> Heard:
         """Decoder.voice: what the latents say that sounds."""
         voice, tone, second = self.coded_sounds(latent)
-        train, left = self.source(voice, tone, second, last)
+        train, left = self.source(latent, voice, tone, second, last)
         train = self.reshape(train, 0, -1, HOP)
         bins = self.slice(self.mdct(train, last_hop), 0, SHAPED, -1)
         toned = self.sounding(self.reshape(self.op("Concat", tone, tone, axis=-1), 0, -1, 1))
-        scaled = self.op("Mul", bins, self.const("tone_scale", tone_scale().numpy()[:SHAPED].copy()))
-        return Heard(self.op("Where", toned, scaled, bins), toned, [self.slice(train, -1, 2**31 - 1, 1), left])
+        seen = self.op("Where", toned, self.scalar("no_hz", 0.0), bins)
+        return Heard(bins, seen, toned, [self.slice(train, -1, 2**31 - 1, 1), left])
+
+    def own_gains(self, gain: str, heard: Heard) -> str:
+        """Gains of bins [B, 2 T, HOP], 1 where a tone has its own level."""
+        shaped = self.op("And", heard.tone, self.const("shaped", np.arange(HOP) < SHAPED))
+        return self.op("Where", shaped, self.scalar("one_hz", 1.0), gain)
 
     def weights_of_shares(self, h: str) -> tuple[str, str, list[str]]:
         """Shares [B, 2 T, NOISE_BAND] of the waveform, and of the voice in the rest; weights of waveform, voice and noise."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from .codec import OVERLAP_DELAY, Codec
-from .config import FRAME, PITCHES, Config
+from .config import FRAME, HOP, PITCHES, Config
 from .data import Batch
 from .discriminator import Discriminators, critic_loss, generator_loss
 from .excitation import STEP, nearest_pitch
@@ -128,7 +128,7 @@ class Step:
         groups += [([p], small[p]) for p in self.parameters if p in small]
         self.optimiser = self.adam([{"params": params, "share": share} for params, share in groups if params])
         self.critic_optimiser = self.adam([{"params": list(self.critic.parameters()), "share": 1.0}])
-        self.balance = torch.zeros(3, device=self.device)  # sizes of gradients: spectral, adversarial, matching
+        self.balance = torch.zeros(2, device=self.device)  # sizes of gradients at the waveform: of the spectral losses, of the critic
         self.meter = Meter()
         self.ready = bool(codec.quantiser.ready)
         self.inputs: Batch | None = None
@@ -204,7 +204,7 @@ class Step:
         if self.cfg.network.voice:
             others = others + self.voice_loss(said, x, y, hops, generated)
         if self.encodes:
-            scale = z[..., : self.cfg.network.free].float().pow(2).mean().log().pow(2)
+            scale = (z[..., : self.cfg.network.free].float().pow(2).mean() / self.cfg.quantiser.rms**2).log().pow(2)
             others = others + self.cfg.quantiser.commitment * commit + self.cfg.quantiser.scale * scale
             self.meter.add(commit=commit, scale=scale)
         slope = self.waveform_slope(y.detach(), target, generated, said.tone, adversarial)
@@ -223,22 +223,27 @@ class Step:
         (slope,) = torch.autograd.grad(loss, y)
         if not adversarial:
             return slope
-        self.critic_step(y.detach(), target)
-        self.critic.requires_grad_(False)
-        with self.autocast():
-            fake = self.critic(y)
-            with torch.no_grad():
-                real = self.critic(target)
-        hinge, matching = generator_loss(real, fake)
-        (fooling,) = torch.autograd.grad(hinge, y, retain_graph=True)
-        (alike,) = torch.autograd.grad(matching, y)
-        self.critic.requires_grad_(True)
-        self.meter.add(hinge=hinge, matching=matching)
+        judged = self.judge(y, target)
         with torch.no_grad():
-            sizes = torch.stack([g.norm() for g in (slope, fooling, alike)]).nan_to_num(1.0)
+            sizes = torch.stack([slope.norm(), judged.norm()]).nan_to_num(1.0)
             self.balance.lerp_(sizes, 1 - BALANCE_KEEP)
-            unit = self.balance[0] / self.balance.clamp_min(1e-12)
-            return slope + w.adversarial * unit[1] * fooling + w.matching * unit[2] * alike
+            return slope + w.adversarial * (self.balance[0] / self.balance[1].clamp_min(1e-12)) * judged
+
+    def judge(self, y: Tensor, target: Tensor) -> Tensor:
+        """Slope of what the critic says of y, by y [B, N]; then a step of the critic, from the same passes."""
+        parameters = list(self.critic.parameters())
+        with self.autocast():
+            real, fake = self.critic(target), self.critic(y)
+            loss = critic_loss(real, fake)
+        hinge, matching = generator_loss(real, fake)
+        (slope,) = torch.autograd.grad(hinge + self.cfg.losses.matching * matching, y, retain_graph=True)
+        self.critic_optimiser.zero_grad()
+        for parameter, slope_of in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+            parameter.grad = slope_of
+        clip_gradients(parameters, 10.0, 0.0)
+        self.critic_optimiser.step()
+        self.meter.add(critic=loss, hinge=hinge, matching=matching)
+        return slope
 
     def voice_loss(self, told: Told, x: Tensor, y: Tensor, hops: Tensor, generated: Tensor) -> Tensor:
         """What the voice source decided, against the original [B, N] and its pitch [B, 2 T] at the middle of hops."""
@@ -246,7 +251,8 @@ class Step:
         assert told.pitch is not None and told.degree is not None and told.wave is not None and told.voicing is not None
         with torch.no_grad():
             voiced = self.periodicity.share(x, starts)
-            repeats = self.periodicity(y, x[:, : y.shape[1]], starts)
+            same = (self.periodicity.share(y, starts[:, : y.shape[1] // HOP]) - voiced[:, : y.shape[1] // HOP]).abs().mean(-1)
+            repeats = (same * (starts[:, : y.shape[1] // HOP] > 0)).mean()
             degree = voiced[..., :VOICED_GROUPS].mean(-1).reshape(len(x), -1, 2).mean(-1)
         voicing = mse_loss(told.voicing, voiced)
         pitch, right = pitch_loss(told.pitch, pitch_at_ends(hops))
@@ -254,12 +260,3 @@ class Step:
         coded = (told.wave[:, :, self.cfg.network.voice_band :].mean((1, 2)) * ~generated).mean()
         self.meter.add(pitch=right, degree=known, repeats=repeats, voicing=voicing, coded=coded)
         return w.pitch * (pitch + 10 * known) + w.voicing * voicing + w.coded * coded
-
-    def critic_step(self, y: Tensor, x: Tensor) -> None:
-        with self.autocast():
-            loss = critic_loss(self.critic(x), self.critic(y))
-        self.critic_optimiser.zero_grad()
-        loss.backward()
-        clip_gradients(list(self.critic.parameters()), 10.0, 0.0)
-        self.critic_optimiser.step()
-        self.meter.add(critic=loss)

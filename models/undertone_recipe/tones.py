@@ -71,6 +71,17 @@ class TonesFinder(nn.Module):
         fits = torch.maximum(row.amin(-1), column.amin(-1)) < DIGIT_TOLERANCE
         return torch.where(fits, FIRST_DIGIT + 4 * row.argmin(-1) + column.argmin(-1), 0)
 
+    def amplitudes(self, pcm: Tensor) -> Tensor:
+        """pcm as for `forward` -> amplitudes [B, T, 2] of the two strongest lines, the lower one first; where the second is none of a digit
+        its value means nothing."""
+        heard = pcm.unfold(1, HOP + FRAME, FRAME)[..., -WINDOW:]
+        power = (heard @ self.matrix).pow(2).unflatten(-1, (2, BINS)).sum(-2)
+        lines, first = power @ self.near, power.argmax(-1)
+        second = (power * (1 - self.near[first])).argmax(-1)
+        pair = torch.stack([torch.minimum(first, second), torch.maximum(first, second)], -1)
+        # A line of amplitude 1 has the energy of the window's squares, times a quarter of their number.
+        return torch.sqrt(lines.gather(-1, pair) * 2 / self.weight.sum())
+
     def forward(self, pcm: Tensor) -> Tensor:
         """pcm [B, HOP + T * FRAME], the hop before the frames first -> code [B, T] of a tone or digit, 0 where there is none."""
         heard = pcm.unfold(1, HOP + FRAME, FRAME)[..., -WINDOW:]

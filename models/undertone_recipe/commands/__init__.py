@@ -7,6 +7,8 @@ it. Only the module that is asked for is imported, so `--help` needs no PyTorch.
 COMMANDS = {
     "train": "train from scratch or from a checkpoint, for a number of minutes",
     "finetune": "adapt an exported model to a folder of recordings",
+    "calibrate": "set level and voicing of a checkpoint right by constants",
+    "rescale": "bring a checkpoint's latents to the size that its configuration asks for",
     "refit": "fit the last stages of a checkpoint's quantiser anew",
     "balance": "bring a checkpoint's decoded shapes back to unit size and revive silent gains",
     "report": "PESQ-WB and ESTOI of a checkpoint on a folder of recordings",

@@ -24,9 +24,9 @@ def codebooks_of(codec: Codec) -> torch.Tensor:
 @torch.no_grad()
 def bits_by_stage(model: TokenModel, items: list[np.ndarray]) -> np.ndarray:
     """Mean bits of a code of each stage over recordings [T, S], coded from their first frame on."""
-    total, frames = np.zeros(items[0].shape[1]), 0
+    total, frames, device = np.zeros(items[0].shape[1]), 0, next(model.parameters()).device
     for codes in items:
-        c = torch.from_numpy(codes.astype(np.int64))[None]
+        c = torch.from_numpy(codes.astype(np.int64))[None].to(device)
         logits = model(c)
         bits = [F.cross_entropy(y[0].float(), c[0, :, k], reduction="sum") / np.log(2) for k, y in enumerate(logits)]
         total, frames = total + np.array([float(b) for b in bits]), frames + c.shape[1]
@@ -66,7 +66,6 @@ def train(
     torch.manual_seed(1)
     rng = np.random.default_rng(1)
     codes = training_codes(codec.to(device), model_id, data, hours, batch=batch, workers=workers)
-    codec.cpu()
     pool = torch.from_numpy(codes).to(device)
     steps = torch.arange(FRAMES, device=device)
     model = (start or TokenModel(shape, codebooks_of(codec))).to(device)
