@@ -79,8 +79,8 @@ PREFIX ?= /usr/local
 install: build
 	install -D -m 755 target/release/undertone $(DESTDIR)$(PREFIX)/bin/undertone
 	install -D -m 644 target/onnxruntime/libonnxruntime.so $(DESTDIR)$(PREFIX)/lib/undertone/libonnxruntime.so
-	install -d $(DESTDIR)$(PREFIX)/share/undertone/models/undertone-24k-v1
-	install -m 644 models/undertone-24k-v1/* $(DESTDIR)$(PREFIX)/share/undertone/models/undertone-24k-v1/
+	install -d $(DESTDIR)$(PREFIX)/share/undertone/models/undertone-24k-v2
+	install -m 644 models/undertone-24k-v2/* $(DESTDIR)$(PREFIX)/share/undertone/models/undertone-24k-v2/
 	[ -e $(DESTDIR)/etc/undertone/undertone.toml ] || \
 		install -D -m 644 packaging/undertone.toml $(DESTDIR)/etc/undertone/undertone.toml
 	install -d $(DESTDIR)/etc/systemd/system

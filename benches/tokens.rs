@@ -23,7 +23,7 @@ struct Models {
 
 /// The shipped models, and the codes of the codec's golden example.
 fn models() -> Models {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/undertone-24k-v1");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/undertone-24k-v2");
     let read = |name: &str| std::fs::read(folder.join(name)).expect("the shipped model can be read");
     let m = Manifest::parse(&read("manifest.toml")).expect("a manifest");
     let books =

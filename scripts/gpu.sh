@@ -63,7 +63,7 @@ take)
   ;;
 train)
   there_ready
-  python -m undertone_recipe train --config "${CONFIG:-models/configs/gpu.toml}" --data "$there/data" --from-model models/undertone-24k-v1 \
+  python -m undertone_recipe train --config "${CONFIG:-models/configs/gpu.toml}" --data "$there/data" --from-model models/undertone-24k-v2 \
     --out "$there/out" --slim "$OUT/average.pt" --minutes "${2:?minutes}" --device cuda --workers 14 2>&1 | tee "$OUT/log.txt"
   cp "$OUT/average.pt" "$there/average.pt"
   ;;
@@ -84,7 +84,7 @@ dry)
   cp -r "$pack/labels/." "$work"
   export XDG_CACHE_HOME="$work" PYTHONUNBUFFERED=1
   sed 's/^batch = .*/batch = 4/; s/^segment_s = .*/segment_s = 0.64/; s/"bf16"/"auto"/' models/configs/gpu.toml >"$work/dry.toml"
-  python -m undertone_recipe train --config "$work/dry.toml" --data "$pack" --from-model models/undertone-24k-v1 \
+  python -m undertone_recipe train --config "$work/dry.toml" --data "$pack" --from-model models/undertone-24k-v2 \
     --out "$pack/out" --slim "$pack/average.pt" --minutes "${2:?minutes}" --workers 1
   ;;
 *)

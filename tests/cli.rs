@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 
 fn undertone(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_undertone"));
-    command.args(args).env("UNDERTONE_MODEL", Path::new(env!("CARGO_MANIFEST_DIR")).join("models/undertone-24k-v1"));
+    command.args(args).env("UNDERTONE_MODEL", Path::new(env!("CARGO_MANIFEST_DIR")).join("models/undertone-24k-v2"));
     command
 }
 
@@ -232,7 +232,7 @@ fn a_missing_or_wrong_library_says_what_to_do() {
 fn the_shipped_model_is_whole_and_a_changed_one_is_not_used() {
     assert!(ok(&["model", "verify"]).contains("golden codes"));
     let dir = Folder::new();
-    let shipped = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("models/undertone-24k-v1");
+    let shipped = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("models/undertone-24k-v2");
     for entry in fs::read_dir(&shipped).unwrap() {
         let path = entry.unwrap().path();
         fs::copy(&path, dir.path(path.file_name().unwrap().to_str().unwrap())).unwrap();

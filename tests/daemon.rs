@@ -14,7 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 fn undertone() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_undertone"));
-    command.env("UNDERTONE_MODEL", Path::new(env!("CARGO_MANIFEST_DIR")).join("models/undertone-24k-v1"));
+    command.env("UNDERTONE_MODEL", Path::new(env!("CARGO_MANIFEST_DIR")).join("models/undertone-24k-v2"));
     command.env_remove("JOURNAL_STREAM");
     command
 }
@@ -207,7 +207,7 @@ fn a_listener_of_systemd_takes_the_place_of_the_port_with_its_address() {
     let activated = |config: &Path| {
         let mut command = Command::new("sh");
         command.args(["-c", ACTIVATE, env!("CARGO_BIN_EXE_undertone"), "serve", "--config"]).arg(config);
-        command.env("UNDERTONE_MODEL", Path::new(env!("CARGO_MANIFEST_DIR")).join("models/undertone-24k-v1"));
+        command.env("UNDERTONE_MODEL", Path::new(env!("CARGO_MANIFEST_DIR")).join("models/undertone-24k-v2"));
         command.env_remove("JOURNAL_STREAM");
         command.stdin(std::os::fd::OwnedFd::from(listener.try_clone().unwrap()));
         command

@@ -15,7 +15,7 @@ use undertone::bitstream::{ContainerReader, Item, ReaderOptions, Tail};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn model() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/undertone-24k-v1")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/undertone-24k-v2")
 }
 
 fn undertone(args: &[&str]) -> Command {

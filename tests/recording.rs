@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const SENT: u64 = 40;
 
 fn model() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/undertone-24k-v1")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/undertone-24k-v2")
 }
 
 fn model_id() -> ModelId {

@@ -19,7 +19,7 @@ const VOICE: [&str; 3] = ["Front_Center", "Rear_Left", "Side_Right"];
 const STAGES: [u8; 5] = [1, 3, 6, 12, 24];
 
 fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/undertone-24k-v1")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/undertone-24k-v2")
 }
 
 fn processor() -> Processor {

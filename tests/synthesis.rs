@@ -19,7 +19,7 @@ use voice::{at_16_khz, decode, speech};
 const VOICE: [&str; 2] = ["Front_Center", "Side_Right"];
 
 fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/undertone-24k-v1")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/undertone-24k-v2")
 }
 
 fn model() -> LoadedModel {

@@ -12,7 +12,7 @@ use undertone::token::{Context, Frequencies, TokenError, TokenModel};
 use undertone::units::{ModelId, StageCount};
 
 fn folder() -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/undertone-24k-v1")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/undertone-24k-v2")
 }
 
 fn parts() -> (Vec<u8>, ModelId, Codebooks) {

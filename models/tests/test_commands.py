@@ -74,7 +74,7 @@ def test_a_model_folder_carries_the_configuration_it_was_made_with(model, folder
 
 
 def test_the_shipped_model_carries_its_configuration():
-    shipped = HERE / "undertone-24k-v1"
+    shipped = HERE / "undertone-24k-v2"
     cfg = config.of_model(shipped)
     assert f"stages = {cfg.network.stages}\n" in (shipped / "manifest.toml").read_text()
     assert f"noise_dim = {cfg.network.noise_dim}\n" in (shipped / "manifest.toml").read_text()

@@ -499,7 +499,7 @@ def test_a_voice_starts_from_a_model_without_and_learns(folder, tmp_path):
 
 
 def test_the_shipped_model_loads_into_a_codec_with_a_voice():
-    folder = HERE / "undertone-24k-v1"
+    folder = HERE / "undertone-24k-v2"
     cfg = of_model(folder)
     net = dataclasses.replace(cfg.network, voice=True, latent=72, fine_blocks=3)
     codec, plain = (load_exported(folder, dataclasses.replace(cfg, network=n)) for n in (net, cfg.network))

@@ -11,7 +11,7 @@ from .config import FRAME
 from .losses import LoudnessLoss, SpectralLoss
 
 STEP, LEASH, MOMENTS = 0.08, 8.0, (0.5, 0.9)
-MEL_WEIGHT, COMPLEX_WEIGHT, LOUDNESS_WEIGHT = 4.0, 8.0, 6.0
+MEL_WEIGHT, COMPLEX_WEIGHT, LINEAR_WEIGHT, LOUDNESS_WEIGHT = 4.0, 8.0, 4.0, 6.0
 
 
 class Search:
@@ -22,9 +22,8 @@ class Search:
     def distance(self, latents: Tensor, noise: Tensor, pcm: Tensor) -> Tensor:
         decoded, _ = self.codec.decoder(latents, noise)
         decoded = decoded[:, OVERLAP_DELAY : OVERLAP_DELAY + pcm.shape[1]]
-        # src/synthesis still weighs the complex distance as training did before 27 November: up to 2.5 kHz, where this ends at 1.2.
         d = self.spectral(decoded, pcm)
-        return MEL_WEIGHT * d.mel + COMPLEX_WEIGHT * d.complex + LOUDNESS_WEIGHT * self.loudness(decoded, pcm)
+        return MEL_WEIGHT * d.mel + COMPLEX_WEIGHT * d.complex + LINEAR_WEIGHT * d.linear + LOUDNESS_WEIGHT * self.loudness(decoded, pcm)
 
     def latents(self, pcm: Tensor) -> Tensor:
         """pcm [B, T * FRAME] -> latents [B, T, D] that the decoder makes most like it of, by Adam from those of the encoder."""

@@ -8,7 +8,7 @@ use crate::capture::AudioInput;
 use crate::codec::{EncodeJob, Encoder};
 use crate::profile::Profile;
 use crate::referee::write_codebook_map;
-use crate::rvq::{BeamWidth, Codebooks, neighbours, stage_health};
+use crate::rvq::{BeamWidth, Codebooks, neighbours, stage_health, stands_apart};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -58,7 +58,11 @@ pub(super) fn run(args: &Args) -> Result<()> {
     outln!("{frames} frames of {} recordings, beam {}", args.inputs.len(), args.beam.value());
     outln!("stage   used   perplexity of {:<6} energy left", books.entries());
     for (stage, h) in health.iter().enumerate() {
-        let mark = if h.collapsed() { "   collapsed" } else { "" };
+        let mark = match (h.collapsed(), stands_apart(books, stage)) {
+            (_, true) => "   the pitch",
+            (true, false) => "   collapsed",
+            _ => "",
+        };
         let (used, left) = (h.used * 100.0, h.left * 100.0);
         outln!("{:>5}   {used:>3.0} %   {:>20.0}   {left:>9.2} %{mark}", stage + 1, h.perplexity);
     }
@@ -74,7 +78,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         write_codebook_map(path, books, &uses(books, &codes, stages)).with_context(|| path.display().to_string())?;
         outln!("\nmap          {}", path.display());
     }
-    if let Some(stage) = health.iter().position(|h| h.collapsed()) {
+    if let Some(stage) = (0..stages).find(|&k| health[k].collapsed() && !stands_apart(books, k)) {
         bail!("stage {} has collapsed: its codes have a perplexity of {:.0}", stage + 1, health[stage].perplexity);
     }
     Ok(())

@@ -13,7 +13,7 @@ use crate::token::TokenModel;
 use crate::units::OutOfRange;
 
 /// Name of the folder of the shipped model.
-const SHIPPED: &str = "undertone-24k-v1";
+const SHIPPED: &str = "undertone-24k-v2";
 
 /// Largest file that is taken for a part of a model.
 const MAX_FILE_BYTES: u64 = 256 << 20;

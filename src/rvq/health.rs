@@ -68,6 +68,17 @@ pub fn stage_health(
     Ok(all)
 }
 
+/// Whether a stage, from 0, has dimensions of the latents to itself, as that of the pitch has. Its codes then say something of their own,
+/// which is the same for a long time where nothing sounds: their perplexity says nothing about its health.
+pub fn stands_apart(books: &Codebooks, stage: usize) -> bool {
+    let (entries, dim) = (books.entries(), books.dim());
+    let used = |book: &[f32]| (0..dim).map(|d| book.chunks_exact(dim).any(|row| row[d] != 0.0)).collect::<Vec<bool>>();
+    let each: Vec<Vec<bool>> = books.values().chunks_exact(entries * dim).map(used).collect();
+    let Some(own) = each.get(stage) else { return false };
+    let others = |d: usize| each.iter().enumerate().any(|(k, used)| k != stage && used[d]);
+    each.len() > 1 && own.iter().any(|&used| used) && !(0..dim).any(|d| own[d] && others(d))
+}
+
 /// The first stage, from 0, whose entries are mostly copies of each other, or that adds nothing; None if all are sound.
 pub fn collapsed_stage(books: &Codebooks) -> Option<usize> {
     let (entries, dim) = (books.entries(), books.dim());
@@ -178,6 +189,15 @@ mod tests {
         assert_eq!(collapsed_stage(&books(scattered)), None);
         assert_eq!(collapsed_stage(&books(|row, d| if row < 32 { scattered(row, d) } else { 0.0 })), Some(1));
         assert_eq!(collapsed_stage(&books(|row, d| scattered(row % 12, d))), Some(0));
+    }
+
+    #[test]
+    fn a_stage_with_dimensions_to_itself_stands_apart() {
+        // Rows 0 to 31 are the first stage's, which keeps out of the last two dimensions; the second stage is in these only.
+        let apart = books(|row, d| if (row < 32) == (d < 6) { scattered(row, d) } else { 0.0 });
+        assert!(stands_apart(&apart, 0) && stands_apart(&apart, 1) && !stands_apart(&apart, 2));
+        let shared = books(|row, d| if row < 32 || d < 7 { scattered(row, d) } else { 0.0 });
+        assert!(!stands_apart(&shared, 0) && !stands_apart(&shared, 1));
     }
 
     #[test]

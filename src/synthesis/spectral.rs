@@ -1,7 +1,8 @@
 //! How far a decoded signal is from its original, and which way each sample should go.
 //!
-//! The two spectral distances that the model was trained with (models/undertone_recipe/losses.py): log-mel magnitudes at four window lengths
-//! (multi-resolution, Yamamoto 2020), and complex spectra at two of them, which hold the waveform where it is heard.
+//! The three spectral distances that the model was trained with (models/undertone_recipe/losses.py): log-mel magnitudes at four window
+//! lengths (multi-resolution, Yamamoto 2020), log magnitudes of single bins at the three longest, which see harmonics and frames that
+//! repeat, and complex spectra at two, which hold the waveform where it is carried.
 
 use realfft::RealFftPlanner;
 use realfft::num_complex::Complex;
@@ -9,16 +10,28 @@ use realfft::num_complex::Complex;
 use super::stft::Stft;
 use crate::units::CODEC_RATE;
 
-/// Window, hop, mel bands, whether complex spectra are compared as well.
-const SCALES: [(usize, usize, usize, bool); 4] =
-    [(2048, 512, 80, false), (1024, 256, 80, true), (512, 128, 40, true), (256, 64, 20, false)];
+/// Window, hop, mel bands, whether single bins and complex spectra are compared as well.
+const SCALES: [(usize, usize, usize, bool, bool); 4] = [
+    (2048, 512, 80, true, false),
+    (1024, 256, 80, true, true),
+    (512, 128, 40, true, true),
+    (256, 64, 20, false, false),
+];
 
 /// Longest window.
 pub(super) const LONGEST: usize = SCALES[0].0;
 
-/// Weights of the two distances. Training used 4 and 4; here the waveform may count more, because nothing has to be predicted.
+/// Weights of the distances. Training used 3, 5 and 3; here the waveform may count more, because nothing has to be predicted.
 const MEL_WEIGHT: f32 = 4.0;
+const LINEAR_WEIGHT: f32 = 4.0;
 const COMPLEX_WEIGHT: f32 = 8.0;
+
+/// Above this the phase is not carried, and above that the shape is not.
+const PHASE_HZ: f32 = 1200.0;
+const LINEAR_HZ: f32 = 7800.0;
+
+/// Magnitude, beside the mean, below which single bins are all alike.
+const LINEAR_FLOOR: f32 = 0.03;
 
 /// Magnitude below which a mel band is silent.
 const SILENT: f32 = 1e-4;
@@ -34,6 +47,8 @@ struct Scale {
     mel: Vec<Band>,
     /// Weight of each bin in the complex distance; empty if there is none.
     bins: Vec<f32>,
+    /// Weight of each bin's log magnitude; empty if single bins are not compared.
+    linear: Vec<f32>,
     // Of one window.
     magnitude: Vec<f32>,
     slope: Vec<Complex<f32>>,
@@ -46,6 +61,9 @@ struct ScaleTarget {
     mel: Vec<f32>,
     /// Spectra `[windows * bins]` and the weight of each error.
     spectra: Vec<(Complex<f32>, f32)>,
+    /// Log10 magnitudes `[windows * bins]` above a floor, and the weight of each error.
+    linear: Vec<(f32, f32)>,
+    floor: f32,
     /// Softens the complex error's kink at zero.
     softness: f32,
 }
@@ -64,14 +82,20 @@ pub(super) struct SpectralDistance {
 impl SpectralDistance {
     pub(super) fn new() -> Self {
         let mut planner = RealFftPlanner::new();
-        let scales = SCALES.map(|(size, hop, bands, complex)| {
+        let scales = SCALES.map(|(size, hop, bands, linear, complex)| {
             let stft = Stft::new(&mut planner, size, hop);
             let bins = stft.bins();
             let hz = |bin: usize| bin as f32 * CODEC_RATE.hz() as f32 / size as f32;
             Scale {
                 mel: mel_bands(size, bands),
                 bins: if complex {
-                    (0..bins).map(|b| 1.0 / (1.0 + (hz(b) / 2500.0).powi(2)) + 0.05).collect()
+                    (0..bins).map(|b| 1.0 / (1.0 + (hz(b) / PHASE_HZ).powi(4)) + 0.02).collect()
+                } else {
+                    Vec::new()
+                },
+                linear: if linear {
+                    let weight = |hz: f32| 0.4 + 0.6 / (1.0 + (hz / 4000.0).powi(2));
+                    (0..bins).map(|b| if hz(b) < LINEAR_HZ { weight(hz(b)) } else { 0.0 }).collect()
                 } else {
                     Vec::new()
                 },
@@ -109,7 +133,8 @@ impl Scale {
 
     fn target(&mut self, original: &[f32]) -> ScaleTarget {
         let windows = self.stft.windows(original.len());
-        let mut target = ScaleTarget { mel: Vec::new(), spectra: Vec::new(), softness: 0.0 };
+        let mut target =
+            ScaleTarget { mel: Vec::new(), spectra: Vec::new(), linear: Vec::new(), floor: 0.0, softness: 0.0 };
         let mut sum = 0.0f64;
         for window in 0..windows {
             let spectrum = self.magnitudes(original, window).to_vec();
@@ -118,9 +143,20 @@ impl Scale {
             if !self.bins.is_empty() {
                 target.spectra.extend(spectrum.iter().zip(&self.magnitude).map(|(&s, &m)| (s, m)));
             }
+            if !self.linear.is_empty() {
+                target.linear.extend(self.magnitude.iter().map(|&m| (m, 0.0)));
+            }
         }
         let mean = ((sum / (windows * self.stft.bins()).max(1) as f64) as f32).max(1e-3);
         target.softness = 1e-8 * mean * mean;
+        target.floor = LINEAR_FLOOR * mean;
+        for window in target.linear.chunks_exact_mut(self.stft.bins()) {
+            // Quiet windows count less: what differs there is noise.
+            let loud = window.iter().map(|(m, _)| m).sum::<f32>() / window.len() as f32 / mean;
+            for ((m, weight), w) in window.iter_mut().zip(&self.linear) {
+                (*m, *weight) = ((*m + target.floor).log10(), w * loud.min(1.0).sqrt());
+            }
+        }
         // A strong component hides an error beside it.
         for spectra in target.spectra.chunks_exact_mut(self.stft.bins()) {
             for ((_, m), w) in spectra.iter_mut().zip(&self.bins) {
@@ -130,10 +166,27 @@ impl Scale {
         target
     }
 
+    /// Adds the distance of the magnitudes of a window by single bins, and its slope by each.
+    fn measure_bins(&mut self, window: usize, target: &ScaleTarget, share: f32) -> f64 {
+        if self.linear.is_empty() {
+            return 0.0;
+        }
+        let mut total = 0.0;
+        let wanted = &target.linear[window * self.magnitude.len()..];
+        for ((by, m), (wanted, weight)) in self.by_magnitude.iter_mut().zip(&self.magnitude).zip(wanted) {
+            let value = m + target.floor;
+            let error = value.log10() - wanted;
+            total += f64::from(share * weight * error.abs());
+            *by += share * weight * error.signum() / (value * std::f32::consts::LN_10);
+        }
+        total
+    }
+
     fn measure(&mut self, decoded: &[f32], target: &ScaleTarget, gradient: &mut [f32]) -> f32 {
         let (windows, bins) = (self.stft.windows(decoded.len()), self.stft.bins());
         let mel_share = MEL_WEIGHT / (windows * self.mel.len()).max(1) as f32;
         let complex_share = COMPLEX_WEIGHT / (windows * bins).max(1) as f32;
+        let linear_share = LINEAR_WEIGHT / (windows * bins).max(1) as f32;
         let mut total = 0.0f64;
         for window in 0..windows {
             let spectrum = self.magnitudes(decoded, window).to_vec();
@@ -149,6 +202,7 @@ impl Scale {
                     bins.iter_mut().zip(&band.weights).for_each(|(b, w)| *b += slope * w);
                 }
             }
+            total += self.measure_bins(window, target, linear_share);
             let each = self.slope.iter_mut().zip(&spectrum).zip(self.by_magnitude.iter().zip(&self.magnitude));
             each.for_each(|((slope, s), (by, m))| *slope = s * (by / m));
             if !target.spectra.is_empty() {
@@ -229,6 +283,23 @@ mod tests {
         let measured = (at(1e-3) - at(-1e-3)) / 2e-3;
         let said: f64 = gradient.iter().zip(&way).map(|(&g, &w)| f64::from(g * w)).sum();
         assert!((measured - said).abs() < 0.02 * said.abs().max(0.1), "{measured} {said}");
+    }
+
+    #[test]
+    fn harmonics_that_moved_are_further_than_mel_bands_say() {
+        let voice = |hz: f32| -> Vec<f32> {
+            let t = |n: usize| n as f32 / CODEC_RATE.hz() as f32;
+            (0..24_000)
+                .map(|n| (1..30).map(|k| (std::f32::consts::TAU * hz * k as f32 * t(n)).cos() / 60.0).sum())
+                .collect()
+        };
+        let mut distance = SpectralDistance::new();
+        let target = distance.target(&voice(150.0));
+        let mut gradient = vec![0.0; 24_000];
+        let whole = distance.measure(&voice(172.0), &target, &mut gradient);
+        distance.scales.iter_mut().for_each(|s| s.linear.clear());
+        let without = distance.measure(&voice(172.0), &target, &mut gradient);
+        assert!(whole - without > 0.15 * LINEAR_WEIGHT, "{whole} {without}");
     }
 
     #[test]
