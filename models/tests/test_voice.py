@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
-from conftest import HERE, SMOKE, voice
+from conftest import HERE, SMOKE, small_codec, voice
 
 from undertone_recipe import int8, signals
 from undertone_recipe.balance import balance, observe
@@ -498,15 +498,29 @@ def test_a_voice_starts_from_a_model_without_and_learns(folder, tmp_path):
     assert (tmp_path / "slim.pt").stat().st_size < 0.5 * (tmp_path / "run" / "latest.pt").stat().st_size
 
 
-def test_the_shipped_model_loads_into_a_codec_with_a_voice():
-    folder = HERE / "undertone-24k-v2"
-    cfg = of_model(folder)
-    net = dataclasses.replace(cfg.network, voice=True, latent=72, fine_blocks=3)
-    codec, plain = (load_exported(folder, dataclasses.replace(cfg, network=n)) for n in (net, cfg.network))
-    assert torch.equal(codec.quantiser.stages[23].codebook[:, :64], plain.quantiser.stages[22].codebook)
+def test_codebooks_of_a_model_without_a_voice_make_room_for_the_pitch(tmp_path):
+    export(small_codec(), tmp_path, "smoke")
+    more = {"latent": SMOKE.network.latent + PITCH_LATENT, "fine_blocks": SMOKE.network.fine_blocks + 2}
+    wider = dataclasses.replace(SMOKE.network, voice=True, **more)
+    plain, codec = load_exported(tmp_path, SMOKE), load_exported(tmp_path, dataclasses.replace(SMOKE, network=wider))
+    free, last = SMOKE.network.latent, SMOKE.network.stages - 1
+    assert torch.equal(codec.quantiser.stages[0].codebook[:, :free], plain.quantiser.stages[0].codebook)
+    assert torch.equal(codec.quantiser.stages[last].codebook[:, :free], plain.quantiser.stages[last - 1].codebook)
     assert torch.equal(codec.decoder.fine[0].up.weight, plain.decoder.fine[0].up.weight)
-    assert (codec.decoder.fine[2].scale == 0).all() and (codec.decoder.fine[0].scale == 1).all()
-    torch.testing.assert_close(codec.encoder.pitch.blocks[0].scale, torch.full((128,), 0.1))
+    assert (codec.decoder.fine[-1].scale == 0).all() and (codec.decoder.fine[0].scale == 1).all()
+
+
+def test_the_shipped_model_tells_a_tone_and_its_level_with_two_stages():
+    folder = HERE / "undertone-24k-v2"
+    codec = load_exported(folder, of_model(folder)).eval()
+    t = torch.arange(24_000) / SAMPLE_RATE_HZ
+    for hz, level in ((440.0, -17), (1000.0, -35), (3000.0, -23)):
+        x = math.sqrt(2) * 10 ** (level / 20) * torch.sin(2 * math.pi * hz * t)[None]
+        y = codec.round_trip(x, 2)[0, 4800:-4800]
+        assert abs(10 * math.log10(float(y.pow(2).mean())) - level) < 0.5, hz
+        spectrum = torch.fft.rfft(y * torch.hann_window(len(y))).abs().pow(2)
+        near = (torch.fft.rfftfreq(len(y), 1 / SAMPLE_RATE_HZ) - hz).abs() < 15
+        assert float(spectrum[near].sum() / spectrum.sum()) > 0.9, hz
 
 
 def test_batches_made_in_advance_have_labels(folder):

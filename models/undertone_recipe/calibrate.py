@@ -22,6 +22,11 @@ CLOSED = -8.0  # logit of a share that is nothing
 VOICE_SCALE, VOICE_SHIFT = 1.25, 1.9
 
 
+def frame_levels(x: Tensor) -> Tensor:
+    """x [B, T * FRAME] -> dB [B, T]."""
+    return 10 * torch.log10(x.unflatten(1, (-1, FRAME)).pow(2).mean(-1) + 1e-9)
+
+
 @torch.no_grad()
 def level_db(codec: Codec, batches: list[Batch]) -> float:
     """Mean change of the level in the loud frames of recordings, in dB."""
@@ -32,8 +37,7 @@ def level_db(codec: Codec, batches: list[Batch]) -> float:
         q = codec.quantiser.decode(codec.quantiser.encode(z, min(STAGES[i % len(STAGES)], net.stages), 2))
         noise = torch.from_numpy(decoder_noise(0, z.shape[1], net.noise_dim)).reshape(1, 2 * z.shape[1], -1).expand(len(x), -1, -1)
         y = codec.decoder(q, noise)[0][:, OVERLAP_DELAY:]
-        levels = lambda v: 10 * torch.log10(v[:, : y.shape[1] // FRAME * FRAME].unflatten(1, (-1, FRAME)).pow(2).mean(-1) + 1e-9)
-        was, now = levels(x), levels(y)
+        was, now = (frame_levels(v[:, : y.shape[1] // FRAME * FRAME]) for v in (x, y))
         changes.append((now - was)[was > was.amax(1, keepdim=True) - LOUD_DB])
     return float(torch.cat(changes).mean())
 

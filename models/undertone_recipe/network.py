@@ -281,9 +281,7 @@ class Encoder(nn.Module):
         self.register_buffer("bands", band_matrix(), persistent=False)
         self.skip = nn.Linear(FEATURES, net.free)
         self.inp = nn.Linear(FEATURES, net.encoder_width)
-        self.blocks = nn.ModuleList(
-            Block(net.encoder_width, net.encoder_expand, net.kernel) for _ in range(net.encoder_blocks)
-        )
+        self.blocks = nn.ModuleList(Block(net.encoder_width, net.encoder_expand, net.kernel) for _ in range(net.encoder_blocks))
         self.norm = nn.LayerNorm(net.encoder_width)
         self.out = nn.Linear(net.encoder_width, net.free)
         if net.voice:
@@ -344,6 +342,7 @@ class Decoder(nn.Module):
     smooth: Tensor
     book: Tensor
     levels: Tensor
+    amplitudes: Tensor
 
     def __init__(self, net: Network):
         super().__init__()
@@ -439,9 +438,7 @@ class Decoder(nn.Module):
             bins, out["source_hop"] = mdct(train, state.get("source_hop"), self.dct, self.window)
         return bins, (heard.tone > 0).repeat_interleave(2, 1)[..., None]
 
-    def forward(
-        self, q: Tensor, noise: Tensor | None = None, state: dict | None = None, told: Told | None = None
-    ) -> tuple[Tensor, dict]:
+    def forward(self, q: Tensor, noise: Tensor | None = None, state: dict | None = None, told: Told | None = None) -> tuple[Tensor, dict]:
         """q [B, T, latent], noise [B, 2 T, block_noise] in -1..1 -> pcm [B, T * FRAME] and the state after it.
 
         Output lags the encoder's input by HOP samples on top of the frame itself. Training is told what was decided.
@@ -456,7 +453,7 @@ class Decoder(nn.Module):
             voice, tone = self.voice(q, state, before)
             # A search that follows slopes must move neither the pitch nor the level of a tone: they have none.
             q = torch.cat([torch.where(tone[:, ::2], q.detach(), q)[..., :-PITCH_LATENT], q[..., -PITCH_LATENT:].detach()], -1)
-        h, out = self.hidden(q, noise, None if voice is None else torch.where(tone, 0.0, voice), state)
+        h, out = self.hidden(q, noise, None if voice is None or tone is None else torch.where(tone, 0.0, voice), state)
         out |= before
         shape, gain = self.heads(h, q)
         with torch.autocast(q.device.type, enabled=False):

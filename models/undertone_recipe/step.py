@@ -117,7 +117,8 @@ class Step:
         t = cfg.training
         self.bf16 = t.precision == "bf16" or (t.precision == "auto" and computes_bf16(self.device))
         self.critic = Discriminators(t.critic_width).to(self.device)
-        self.periodicity, self.spectral, self.loud = (loss.to(self.device) for loss in (Periodicity(), SpectralLoss(), LoudnessLoss()))
+        self.periodicity = Periodicity().to(self.device)
+        self.spectral, self.loud = SpectralLoss().to(self.device), LoudnessLoss().to(self.device)
         for name, parameter in codec.named_parameters():
             parameter.requires_grad_(not only or name.startswith(only))
         self.parameters = [p for p in codec.parameters() if p.requires_grad]

@@ -23,9 +23,7 @@ SEARCH_STEPS = 10  # half of what files get: it has the most of the effect
 
 
 @torch.no_grad()
-def codes_of(
-    codec: Codec, pcm: np.ndarray, stages: int, beam: int, depths: torch.Tensor | None = None, search: Search | None = None
-) -> np.ndarray:
+def codes_of(codec: Codec, pcm: np.ndarray, stages: int, beam: int, depths: torch.Tensor | None = None, search: Search | None = None) -> np.ndarray:
     """pcm [B, N] -> codes [B, T, stages] int16; with depths [B, T], -1 for stages that a frame does not have."""
     n = pcm.shape[-1] // FRAME * FRAME
     whole = torch.from_numpy(np.ascontiguousarray(pcm[..., :n])).to(codec.device)
