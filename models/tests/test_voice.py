@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
-from conftest import HERE, SMOKE, small_codec, voice
+from conftest import HERE, SMOKE, voice
 
 from undertone_recipe import int8, signals
 from undertone_recipe.balance import balance, observe
@@ -496,18 +496,6 @@ def test_a_voice_starts_from_a_model_without_and_learns(folder, tmp_path):
     slim, _ = load(tmp_path / "slim.pt")
     torch.testing.assert_close(slim.decoder.wave.weight, trained.decoder.wave.weight, atol=1e-3, rtol=1e-2)
     assert (tmp_path / "slim.pt").stat().st_size < 0.5 * (tmp_path / "run" / "latest.pt").stat().st_size
-
-
-def test_codebooks_of_a_model_without_a_voice_make_room_for_the_pitch(tmp_path):
-    export(small_codec(), tmp_path, "smoke")
-    more = {"latent": SMOKE.network.latent + PITCH_LATENT, "fine_blocks": SMOKE.network.fine_blocks + 2}
-    wider = dataclasses.replace(SMOKE.network, voice=True, **more)
-    plain, codec = load_exported(tmp_path, SMOKE), load_exported(tmp_path, dataclasses.replace(SMOKE, network=wider))
-    free, last = SMOKE.network.latent, SMOKE.network.stages - 1
-    assert torch.equal(codec.quantiser.stages[0].codebook[:, :free], plain.quantiser.stages[0].codebook)
-    assert torch.equal(codec.quantiser.stages[last].codebook[:, :free], plain.quantiser.stages[last - 1].codebook)
-    assert torch.equal(codec.decoder.fine[0].up.weight, plain.decoder.fine[0].up.weight)
-    assert (codec.decoder.fine[-1].scale == 0).all() and (codec.decoder.fine[0].scale == 1).all()
 
 
 def test_the_shipped_model_tells_a_tone_and_its_level_with_two_stages():
