@@ -616,3 +616,16 @@ fn every_file_of_a_model_folder_is_checked_where_it_is_loaded() {
     let words = ok(&[&["encode", &wave, &dir.path("y.utn"), "--model", &folder], QUICK].concat());
     assert!(words.contains("files.toml") && words.lines().count() == 1, "{words}");
 }
+
+#[test]
+fn a_recording_of_whole_seconds_is_encoded_to_its_end() {
+    // Its last piece has no frame of its own: nothing is asked of the networks then.
+    let folder = Folder::new();
+    let wav = folder.write(
+        "whole.wav",
+        &riff(&[chunk(b"fmt ", &format(1, 1, 24_000, 16)), chunk(b"data", &bytes(&s16(&sound(10.0))))]),
+    );
+    ok(&["encode", &wav, &folder.path("whole.utn"), "--kbps", "3", "--refine", "0", "--beam", "1"]);
+    ok(&["decode", &folder.path("whole.utn"), &folder.path("back.wav")]);
+    assert_eq!(fs::metadata(folder.path("back.wav")).unwrap().len(), 80 + 2 * 240_000);
+}

@@ -104,7 +104,7 @@ fn bands(pcm: &[f32]) -> [f64; 5] {
 
 #[test]
 fn words_begin_whole_after_silence_and_silence_sounds_like_the_room() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/undertone-24k-v1");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/undertone-24k-v2");
     let mut p = load_model(Some(&folder)).unwrap().processor(BeamWidth::new(1).unwrap()).unwrap();
     let (mut pcm, mut begins) = (vec![0.0; 30_000], Vec::new());
     for word in words() {

@@ -113,6 +113,52 @@ fn room_noise_keeps_its_level_and_has_no_tones() {
     }
 }
 
+/// Amplitude of a frequency in x, under a Hann window.
+fn amplitude(x: &[f32], hz: f64) -> f64 {
+    let n = x.len() as f64;
+    let (mut re, mut im, mut sum) = (0.0, 0.0, 0.0);
+    for (i, &v) in x.iter().enumerate() {
+        let window = 0.5 - 0.5 * (std::f64::consts::TAU * i as f64 / n).cos();
+        let (sin, cos) = (std::f64::consts::TAU * hz * i as f64 / 24_000.0).sin_cos();
+        re += window * f64::from(v) * cos;
+        im += window * f64::from(v) * sin;
+        sum += window;
+    }
+    2.0 * (re * re + im * im).sqrt() / sum
+}
+
+#[test]
+fn tones_and_digits_come_through_at_their_level() {
+    let sine = |hz: f64, amplitude: f64, n: usize| {
+        move |i: usize| {
+            if i < n { (amplitude * (std::f64::consts::TAU * hz * i as f64 / 24_000.0).sin()) as f32 } else { 0.0 }
+        }
+    };
+    for mut p in [processor(), int8_processor()] {
+        for stages in [2, 6, 12] {
+            for (hz, level) in [(440.0, 0.2), (1000.0, 0.025), (3000.0, 0.1), (6000.0, 0.2)] {
+                let pcm: Vec<f32> = (0..24_000).map(sine(hz, level, 24_000)).collect();
+                let out = there_and_back(&mut p, &pcm, stages);
+                let got = &out[6_000..18_000];
+                let change = db(got) - db(&pcm[6_000..18_000]);
+                assert!(change.abs() < 1.0, "{hz} Hz: {change:.1} dB at {stages} stages");
+                // Tones are 20 Hz apart, so within 10 Hz of it, which a window of a tenth of a second does not tell.
+                let lines = got.chunks_exact(2_400).map(|c| amplitude(c, hz)).sum::<f64>() / 5.0;
+                assert!((0.7..1.3).contains(&(lines / level)), "{hz} Hz: {lines} of {level} at {stages} stages");
+            }
+            // Digit 6, for 70 ms.
+            let (low, high) = (sine(770.0, 0.14, 1_680), sine(1477.0, 0.1, 1_680));
+            let pcm: Vec<f32> =
+                (0..12_000).map(|i| if i < 4_800 { 0.0 } else { low(i - 4_800) + high(i - 4_800) }).collect();
+            let out = there_and_back(&mut p, &pcm, stages);
+            for (hz, wanted) in [(770.0, 0.14), (1477.0, 0.1)] {
+                let db = 20.0 * (amplitude(&out[5_280..6_240], hz) / wanted).log10();
+                assert!(db.abs() < 2.5, "{hz} Hz of a digit: {db:.1} dB at {stages} stages");
+            }
+        }
+    }
+}
+
 #[test]
 fn frames_do_not_repeat() {
     let pcm = speech(&VOICE);
