@@ -50,7 +50,7 @@ impl Rig {
         let mut text = format!(
             "[codes]\nlisten = \"\"\n[http]\nlisten = \"{http}\"\n[log]\nlevel = \"error\"\n\
              [limits]\nmax_connections = {room}\nmax_connections_per_address = {room}\nnew_connections_per_s = 10000\n\
-             [codec]\nkbps = {:.1}\nframes_per_bundle = 1\n[engine]\nthreads = {}\nslots = {}\nmax_batch = {}\ngather_us = {}\npin = {}\n",
+             [codec]\nkbps = {:.1}\ndtx = false\nframes_per_bundle = 1\n[engine]\nthreads = {}\nslots = {}\nmax_batch = {}\ngather_us = {}\npin = {}\n",
             setup.kbps.kbps(),
             setup.engine.threads,
             setup.engine.slots,
