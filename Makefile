@@ -10,7 +10,7 @@ RATES ?= 1.5,3,6
 help:
 	@echo "make run [INPUT=file] [RATES=1.5,3,6]  recordings through a daemon and back: out/*.wav, a table, spectrograms"
 	@echo "make test                              formatting, lints, docs, tests"
-	@echo "make test-system                       tests with a NATS server, a sound server, a browser, a second core"
+	@echo "make test-system                       tests with a NATS server, a sound server, a browser, network namespaces"
 	@echo "make test-recipe                       the training recipe (installs PyTorch outside the checkout)"
 	@echo "make test-deb                          the Debian package under systemd in a container (as root)"
 	@echo "make deny                              licences, sources and versions of the dependencies"
@@ -46,9 +46,9 @@ test:
 	$(CARGO) test $(ALL)
 	$(CARGO) test $(ALL) --bench '*'
 
-# What needs more than a checkout: a NATS server, a sound server, a browser, a second core.
+# What needs more than a checkout: a NATS server, a sound server, a browser, a second core, network namespaces.
 test-system:
-	@bash scripts/setup.sh cmake g++ pulseaudio pulseaudio-utils=pactl nats-server=/usr/sbin/nats-server chromium
+	@bash scripts/setup.sh cmake g++ pulseaudio pulseaudio-utils=pactl nats-server=/usr/sbin/nats-server chromium iproute2=ip
 	$(CARGO) test $(ALL) -- --ignored
 
 test-recipe:

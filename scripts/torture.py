@@ -524,6 +524,7 @@ def beside():
     must(a.process.poll() is None and b.process.poll() is None, "both daemons still run")
     must(most - base < 200, f"memory grew by at most {most - base:.0f} MiB")
     say(f"  the daemon used {cpu:.0f} s of processor time")
+    say(f"  {a.metric('stale_bundles_total'):.0f} bundles came later than limits.max_lag_ms allows and were left out")
     for p, near, far in zip(publishers, here, there):
         missing = sorted(set(range(p.sent)) - set(near.heard))
         must(not missing and near.wrong == 0, f"{p.stream}: {p.sent} bundles sent, {len(missing)} lost to a listener here")

@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
+use undertone::bitstream::{ContainerReader, Item, ReaderOptions, Tail};
 use undertone::session::{Close, Message, Reason};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -165,6 +166,59 @@ fn a_killed_publisher_of_a_recording_is_gone_soon() {
     let killed = Instant::now();
     assert!(listener.wait().unwrap().success());
     assert!(killed.elapsed() < Duration::from_secs(3), "{:?} after its publisher", killed.elapsed());
+}
+
+/// Frames of a recording of 101, and whether it ends as a whole one does.
+fn frames_of(path: &Path) -> (u64, Tail) {
+    let mut reader = ContainerReader::new(ReaderOptions::default());
+    reader.push(&fs::read(path).unwrap());
+    let mut frames = 0;
+    while let Some(item) = reader.next().unwrap() {
+        frames += if let Item::Bundle(b) = item { u64::from(b.frames) } else { 0 };
+    }
+    (frames, reader.finish())
+}
+
+#[test]
+fn a_publisher_that_is_told_to_end_sends_all_it_was_given_and_says_goodbye() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&config(dir.path(), ""));
+    // Two seconds, and the pipe stays open: a live source.
+    let raw: Vec<u8> =
+        (0..48_000).flat_map(|n| (((f64::from(n) * 0.06).sin() * 8_000.0) as i16).to_le_bytes()).collect();
+    for signal in ["-INT", "-TERM", "-HUP", "-KILL"] {
+        let heard = dir.path().join(format!("{signal}.utn"));
+        let mut listen = undertone();
+        listen.arg("listen").arg(&heard).args(["--from", &daemon.codes, "--stream", "a"]);
+        let mut listen = listen.spawn().unwrap();
+        daemon.wait_for("session open");
+        let mut send = undertone();
+        send.args(["send", "-", "--to", &daemon.codes, "--stream", "a", "--kbps", "3", "--even", "--effort", "off"]);
+        send.args(["--raw", "s16le:24000:1"]).stdin(Stdio::piped()).stderr(Stdio::piped());
+        let mut send = send.spawn().unwrap();
+        let mut pipe = send.stdin.take().unwrap();
+        pipe.write_all(&raw).unwrap();
+        daemon.wait_for("session open");
+        let begun = Instant::now();
+        while fs::metadata(&heard).map_or(0, |m| m.len()) < 100 {
+            assert!(begun.elapsed() < PATIENCE, "nothing was heard");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert!(Command::new("kill").args([signal, &send.id().to_string()]).status().unwrap().success());
+        let sent = send.wait_with_output().unwrap();
+        let said = String::from_utf8(sent.stderr).unwrap();
+        assert!(listen.wait().unwrap().success(), "{signal}: {said}");
+        let (frames, tail) = frames_of(&heard);
+        if signal == "-KILL" {
+            // What was heard before is whole, and nobody waits for more.
+            assert!((5..=101).contains(&frames) && tail == Tail::Complete, "{frames} frames, {tail:?}");
+        } else {
+            assert!(sent.status.success(), "{signal}: {said}");
+            assert_eq!((frames, tail), (101, Tail::Complete), "{signal}: {said}");
+            assert!(said.contains("kbit/s of messages in 2.0 s"), "{signal}: {said}");
+        }
+        drop(pipe);
+    }
 }
 
 #[test]

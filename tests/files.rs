@@ -192,6 +192,14 @@ fn an_output_is_never_an_input_and_never_replaces_another_kind_of_file() {
     }
     let e = fails(&["generate", "--prompt", &a, &a, "--seconds", "0.1"]);
     assert!(e.contains("also the input"), "{e}");
+    let packets = dir.path("packets");
+    ok(&["message", &b, &packets, "--packed"]);
+    let packet = format!("{packets}/000000.utp");
+    let e = fails(&["message", &packets, &packet, "--force"]);
+    assert!(e.contains("also the input"), "{e}");
+    fs::copy(&a, format!("{packets}/sound.utp")).unwrap();
+    let e = fails(&["message", &format!("{packets}/sound.utp"), &packets, "--force"]);
+    assert!(e.contains("also the input"), "{e}");
     let redirected = undertone(&["encode", "-", &a]).stdin(File::open(&a).unwrap()).output().unwrap();
     assert!(said(&redirected).contains("also the input"), "{}", said(&redirected));
     let after: Vec<_> = [&a, &b, &utn, &other].map(|p| fs::read(p).unwrap()).into();
@@ -490,6 +498,39 @@ fn compressed_recordings_with_tags_and_others_behind_them_are_read_whole() {
     // Cut in the middle.
     let words = encode(&dir.write("in", &plain[..plain.len() - 700]), &dir.path("out.utn"));
     assert!(words.contains("announces 1.01 s") || words.contains("cut off"), "{words}");
+}
+
+/// One channel of 16 bit at 24 kHz.
+fn aiff(x: &[i16]) -> Vec<u8> {
+    let long = |n: usize| u32::try_from(n).unwrap().to_be_bytes();
+    let sound: Vec<u8> = x.iter().flat_map(|v| v.to_be_bytes()).collect();
+    let common =
+        [&b"COMM"[..], &long(18), &[0, 1], &long(x.len()), &[0, 16, 0x40, 0x0d, 0xbb, 0x80, 0, 0, 0, 0, 0, 0]].concat();
+    let body = [&b"AIFF"[..], &common, b"SSND", &long(8 + sound.len()), &[0; 8], &sound].concat();
+    [&b"FORM"[..], &long(body.len()), &body].concat()
+}
+
+#[test]
+fn recordings_one_behind_the_other_in_one_file_are_all_read_or_said() {
+    let dir = Folder::new();
+    let (x, y) = (s16(&sound(1.01)), s16(&sound(0.52)));
+    let (more, id3v1) = (x.len() + y.len(), [&b"TAG"[..], &[0x20; 125]].concat());
+    let resampled = x.len() + y.len() / 2;
+    for (name, content, samples) in [
+        ("FLAC", [flac::flac(24_000, &x), flac::flac(24_000, &y)].concat(), more),
+        ("FLAC with tags", [flac::flac(24_000, &x), id3v1.clone(), flac::flac(24_000, &y), id3v1].concat(), more),
+        ("FLAC of two rates", [flac::flac(24_000, &x), flac::flac(48_000, &y)].concat(), resampled),
+        ("AIFF", [aiff(&x), aiff(&y)].concat(), more),
+        ("one AIFF", aiff(&x), x.len()),
+    ] {
+        let path = dir.write("in", &content);
+        assert_eq!(encode(&path, &dir.path("out.utn")), "", "{name}");
+        assert_eq!(contents(&dir.path("out.utn")).1, Some(samples as u64), "{name}");
+        let mut piped = undertone(&[&["encode", "-", &dir.path("piped.utn")], QUICK].concat());
+        let piped = piped.stdin(File::open(&path).unwrap()).output().unwrap();
+        assert!(piped.status.success() && piped.stderr.is_empty(), "{name}: {}", said(&piped));
+        assert_eq!(contents(&dir.path("piped.utn")).1, Some(samples as u64), "{name} through a pipe");
+    }
 }
 
 #[test]

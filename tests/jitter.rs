@@ -277,3 +277,26 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_copy_of_the_last_number_of_all_is_not_played() {
+    // Found by fuzzing: a frame that no frame can follow has no end either.
+    let start = Instant::now();
+    let mut playout = Playout::new(PlayoutOptions { eager: true, ..PlayoutOptions::default() });
+    assert!(playout.push(0, u64::MAX - 3, 2, u64::MAX - 3, start));
+    assert!(!playout.push(1, u64::MAX, 1, u64::MAX, start));
+    playout.push_copy(u64::MAX - 1, u64::MAX, u64::MAX - 1);
+    playout.push_copy(u64::MAX, u64::MAX, u64::MAX);
+    let (mut played, mut now) = (Vec::new(), start);
+    for _ in 0..100 {
+        now += FRAME;
+        while let Some(next) = playout.pop(now) {
+            match next {
+                Played::Packet(frame) => played.push(frame),
+                Played::Lost { .. } => break,
+                Played::Restart => {}
+            }
+        }
+    }
+    assert_eq!(played, [u64::MAX - 3, u64::MAX - 1]);
+}

@@ -16,7 +16,7 @@ use nats::{NatsServer, metric, until};
 use tokio::sync::watch;
 use undertone::batch::{Coder, WorkerOptions, work};
 use undertone::bitstream::{ContainerWriter, StreamHeader};
-use undertone::bus::jobs::{Job, Jobs, Progress, Wanted};
+use undertone::bus::jobs::{Job, JobRecord, Jobs, Progress, Wanted};
 use undertone::bus::layers::{Assembler, Epoch, Kind, LAYERS, LayerMessage, split};
 use undertone::bus::{Bus, BusOptions, Prefix};
 use undertone::codec;
@@ -446,6 +446,67 @@ async fn a_worker_makes_the_queue_again_that_nats_has_lost() {
     let tally = within(work(&queue, coder(), &options(dir.path(), 5), stopped)).await.unwrap();
     assert_eq!(tally.encoded, 0);
     queue.submit("night", &[job("a", false)]).await.unwrap();
+}
+
+/// Time in which the server writes down what was acknowledged.
+const WRITTEN: Duration = Duration::from_millis(2_500);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs nats-server: make test-system"]
+async fn a_worker_that_drains_ends_though_the_killed_server_still_counts_what_was_acknowledged() {
+    let mut server = NatsServer::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let names = ["a", "b", "c", "d", "e"];
+    fs::create_dir(dir.path().join("in")).unwrap();
+    names.iter().for_each(|n| fs::write(dir.path().join(format!("in/{n}.wav")), wav(1, 1)).unwrap());
+    let jobs = queue(&server).await;
+    jobs.submit("one", &names.map(|n| job(n, false))).await.unwrap();
+    for _ in 0..3 {
+        let taken = within(jobs.next(Duration::from_secs(5))).await.unwrap().expect("a job");
+        let input = taken.job.as_ref().unwrap().input.clone();
+        let record = JobRecord { input, bytes: 1, skipped: false, attempts: 1, error: None };
+        taken.finish(&record).await.unwrap();
+    }
+    tokio::time::sleep(WRITTEN).await;
+    server.kill();
+    server.restart().await;
+    let open = async || jobs.status().await.map_or(0, |s| s.batches.get("one").map_or(0, |b| b.open));
+    // If another server than the one of Debian 12 forgets nothing, this test has nothing to say.
+    until("the server is back", async || open().await > 0).await;
+    assert_eq!(open().await, 5, "the server counts three that are done");
+    let (_stop, stopped) = watch::channel(false);
+    let tally = within(work(&jobs, coder(), &options(dir.path(), 5), stopped)).await.unwrap();
+    assert_eq!(tally.encoded, 2);
+    assert!(open().await > 0, "the server still counts what nobody will be given");
+    // Whoever opens the queue next clears that away, and nothing else.
+    jobs.submit("two", &[job("a", false)]).await.unwrap();
+    let status = queue(&server).await.status().await.unwrap();
+    assert_eq!(status.batches["one"], Progress { open: 0, done: 5, dead: 0 });
+    assert_eq!(status.batches["two"], Progress { open: 1, done: 0, dead: 0 });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs nats-server: make test-system"]
+async fn jobs_reach_the_workers_though_the_server_lost_the_queue_and_kept_how_far_they_were() {
+    let mut server = NatsServer::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("in")).unwrap();
+    fs::write(dir.path().join("in/a.wav"), wav(1, 1)).unwrap();
+    let jobs = queue(&server).await;
+    let empty = server.stored("test-jobs", "msgs");
+    jobs.submit("one", &["x", "y", "z"].map(|n| job(n, false))).await.unwrap();
+    let (_stop, stopped) = watch::channel(false);
+    let tally = within(work(&jobs, coder(), &options(dir.path(), 1), stopped.clone())).await.unwrap();
+    assert_eq!(tally.dead, 3, "there are no such recordings");
+    tokio::time::sleep(WRITTEN).await;
+    server.kill();
+    server.stored("test-jobs", "msgs").iter().for_each(|(path, _)| fs::remove_file(path).unwrap());
+    empty.iter().for_each(|(path, content)| fs::write(path, content).unwrap());
+    server.restart().await;
+    until("the server is back", async || jobs.status().await.is_ok()).await;
+    jobs.submit("two", &[job("a", false)]).await.unwrap();
+    let tally = within(work(&jobs, coder(), &options(dir.path(), 1), stopped)).await.unwrap();
+    assert_eq!(tally.encoded, 1);
 }
 
 /// Set at the end of the test: a runtime waits for its threads.

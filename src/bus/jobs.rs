@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
+use async_nats::jetstream::consumer::{self, AckPolicy, PullConsumer, pull};
 use async_nats::jetstream::message::{AckKind, PublishMessage};
-use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, Stream};
+use async_nats::jetstream::stream::{self, Config, DiscardPolicy, RetentionPolicy, Stream};
 use async_nats::jetstream::{self, Message};
 use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
@@ -175,9 +175,26 @@ impl Bus {
             max_ack_pending: MAX_RUNNING,
             ..pull::Config::default()
         };
-        let workers = jobs.get_or_create_consumer("workers", consumer).await.map_err(refused("join the workers"))?;
+        let join = || jobs.get_or_create_consumer("workers", consumer.clone());
+        let mut workers = join().await.map_err(refused("join the workers"))?;
+        let told = workers.get_info().await.map_err(refused("count jobs"))?;
+        let stored = jobs.get_info().await.map_err(refused("count jobs"))?.state;
+        if went_back(&told, &stored) {
+            jobs.delete_consumer("workers").await.map_err(refused("join the workers"))?;
+            workers = join().await.map_err(refused("join the workers"))?;
+        } else if stored.messages > 0 && stored.first_sequence <= told.ack_floor.stream_sequence {
+            // What was acknowledged when the server was killed, and is there again: nobody would ever be given it.
+            let gone = jobs.purge().sequence(told.ack_floor.stream_sequence + 1);
+            gone.await.map_err(refused("clear the queue"))?;
+        }
         Ok(Jobs { bus: self.clone(), context, jobs, results, workers })
     }
+}
+
+/// Whether the server knows of more jobs handed out than ever came in: a crash took the queue but not what is known of
+/// the workers. New jobs would have numbers that were handed out before, and so never reach a worker.
+fn went_back(told: &consumer::Info, stored: &stream::State) -> bool {
+    told.delivered.stream_sequence > stored.last_sequence
 }
 
 impl Jobs {
@@ -237,10 +254,13 @@ impl Jobs {
 
     /// Jobs that wait, are worked on or will be tried again, of all batches.
     ///
-    /// Errors: [`BusError`] if the server does not say.
+    /// Errors: [`BusError`] if the server does not say, or has lost the queue: [`Jobs::renew`] makes it again.
     pub async fn open(&self) -> Result<u64, BusError> {
         // By what was acknowledged: the stream's own count of messages may be wrong after the server was killed.
         let workers = self.workers.get_info().await.map_err(refused("count jobs"))?;
+        if went_back(&workers, &self.jobs.get_info().await.map_err(refused("count jobs"))?.state) {
+            return Err(BusError::Job("the server has lost the queue".to_owned()));
+        }
         Ok(workers.num_pending + workers.num_ack_pending as u64)
     }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use symphonia::core::audio::Channels;
-use symphonia::core::codecs::audio::well_known::CODEC_ID_OPUS;
+use symphonia::core::codecs::audio::well_known::{CODEC_ID_AAC, CODEC_ID_OPUS};
 use symphonia::core::codecs::audio::{AudioCodecParameters, AudioDecoder, AudioDecoderOptions};
 use symphonia::core::errors::Error as SymphoniaError;
 use symphonia::core::formats::{FormatOptions, FormatReader, TrackType};
@@ -16,8 +16,9 @@ use symphonia::default::formats::{AdtsReader, AiffReader, CafReader, FlacReader,
 use super::CaptureError;
 use super::bytes::Bytes;
 use super::kind::Kind;
-use super::mpeg::{Framer, Recording};
+use super::mpeg::Framer;
 use super::opus::{self, OpusStream};
+use super::parts::{AiffParts, FlacParts, Parts, Recording, behind};
 use crate::dsp::{Downmix, Intake, MAX_PLACED};
 use crate::units::{CODEC_RATE, SampleRate};
 
@@ -36,8 +37,8 @@ pub(super) struct Compressed {
     format: Box<dyn FormatReader>,
     codec: Codec,
     track: u32,
-    /// Frames of MPEG audio, of which several recordings may follow each other.
-    framer: Option<Arc<Mutex<Framer>>>,
+    /// Where several recordings may follow each other.
+    parts: Option<Arc<Mutex<dyn Parts>>>,
     interleaved: Vec<f32>,
     intake: Option<Intake>,
     /// Samples of one channel: as the file says, and as decoded.
@@ -69,26 +70,17 @@ impl Compressed {
     pub(super) fn open(path: &Path, kind: Kind, bytes: Bytes, file: Option<File>) -> Result<Self, CaptureError> {
         let io = |source| CaptureError::Io { path: path.to_owned(), source };
         let fault = Fault(path);
-        let mut framer = None;
-        let media: Box<dyn MediaSource> = match (kind, file) {
-            // Their tables may lie at the end.
-            (Kind::Mp4 | Kind::Aiff | Kind::Caf, Some(file)) => Box::new(file),
-            (Kind::Other, _) => {
-                let found = Framer::open(bytes).map_err(io)?;
-                let found = found.map_err(|_| fault.format("not a recording that is known here"))?;
-                let found = framer.insert(Arc::new(Mutex::new(found)));
-                Box::new(Recording(Arc::clone(found)))
-            }
-            _ => Box::new(ReadOnlySource::new(bytes)),
-        };
-        let format = reader(kind, media).map_err(|e| fault.format(e))?;
+        let is_pipe = file.is_none();
+        let source = source(kind, bytes, file).map_err(io)?;
+        let source = source.ok_or_else(|| fault.format("not a recording that is known here"))?;
+        let format = reader(kind, source.media).map_err(|e| fault.format(said(kind, is_pipe, &e)))?;
         let track = open_track(format.as_ref(), &fault)?;
         Ok(Self {
             kind,
             format,
             codec: track.codec,
             track: track.id,
-            framer,
+            parts: source.parts,
             interleaved: Vec::new(),
             intake: None,
             announced: track.announced,
@@ -97,7 +89,7 @@ impl Compressed {
             span: None,
             tick: track.tick,
             damaged: 0,
-            remarks: Vec::new(),
+            remarks: source.remark.into_iter().collect(),
         })
     }
 
@@ -121,7 +113,10 @@ impl Compressed {
                 },
                 Err(SymphoniaError::IoError(e)) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
                     self.remarks.push("it is cut off: it ends in the middle".to_owned());
-                    break;
+                    match self.another(&fault)? {
+                        true => continue,
+                        false => break,
+                    }
                 }
                 Err(SymphoniaError::IoError(source)) => return Err(CaptureError::Io { path: path.to_owned(), source }),
                 // A chained Ogg stream goes on with another recording.
@@ -157,8 +152,8 @@ impl Compressed {
     /// What a user should be told.
     pub(super) fn remarks(&self) -> Vec<String> {
         let mut all = self.remarks.clone();
-        if let Some(framer) = &self.framer {
-            all.extend(framer.lock().unwrap_or_else(PoisonError::into_inner).remarks());
+        if let Some(parts) = &self.parts {
+            all.extend(parts.lock().unwrap_or_else(PoisonError::into_inner).remarks());
         }
         if self.damaged > 0 {
             all.push(format!("{} packets are damaged and left out", self.damaged));
@@ -168,13 +163,13 @@ impl Compressed {
 
     /// Goes on with the recording that was put behind this one.
     fn another(&mut self, fault: &Fault<'_>) -> Result<bool, CaptureError> {
-        let Some(shared) = self.framer.clone() else { return Ok(false) };
+        let Some(shared) = self.parts.clone() else { return Ok(false) };
         {
-            let mut framer = shared.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(reason) = framer.fault() {
+            let mut parts = shared.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(reason) = parts.fault() {
                 return Err(fault.format(reason));
             }
-            if !framer.next_recording() {
+            if !parts.next_recording() {
                 return Ok(false);
             }
         }
@@ -245,6 +240,49 @@ impl Compressed {
     }
 }
 
+/// Where symphonia reads from.
+struct Source {
+    media: Box<dyn MediaSource>,
+    parts: Option<Arc<Mutex<dyn Parts>>>,
+    remark: Option<String>,
+}
+
+/// None if there is no recording in it.
+fn source(kind: Kind, bytes: Bytes, file: Option<File>) -> std::io::Result<Option<Source>> {
+    let behind = file.as_ref().map(|f| behind(kind, f)).transpose()?.flatten();
+    let parts: Arc<Mutex<dyn Parts>> = match (kind, file) {
+        (Kind::Flac, _) => Arc::new(Mutex::new(FlacParts::new(bytes))),
+        (Kind::Other, _) => match Framer::open(bytes)? {
+            Ok(framer) => Arc::new(Mutex::new(framer)),
+            Err(_) => return Ok(None),
+        },
+        (Kind::Aiff, file) if file.is_none() || behind.is_some() => Arc::new(Mutex::new(AiffParts::new(bytes)?)),
+        (kind, file) => {
+            let remark = behind.map(|n| format!("{n} bytes behind its end are left out: another recording is there"));
+            // Their tables may lie at the end.
+            let media: Box<dyn MediaSource> = match file {
+                Some(file) if matches!(kind, Kind::Mp4 | Kind::Aiff | Kind::Caf) => Box::new(file),
+                _ => Box::new(ReadOnlySource::new(bytes)),
+            };
+            return Ok(Some(Source { media, parts: None, remark }));
+        }
+    };
+    Ok(Some(Source { media: Box::new(Recording(Arc::clone(&parts))), parts: Some(parts), remark: None }))
+}
+
+/// Why symphonia cannot open a recording, in words that help.
+fn said(kind: Kind, is_pipe: bool, e: &SymphoniaError) -> String {
+    match kind {
+        Kind::Mp4 if is_pipe => format!(
+            "an MP4 file on a pipe, whose tables are not in front ({e}): give the file itself, or one made with \
+             ffmpeg -movflags faststart"
+        ),
+        Kind::Caf if is_pipe => format!("a CAF file on a pipe, which cannot go back ({e}): give the file itself"),
+        Kind::Ogg => format!("an Ogg file in which no Vorbis, Opus or FLAC begins ({e})"),
+        _ => e.to_string(),
+    }
+}
+
 /// symphonia's reader for a kind of file.
 fn reader(kind: Kind, media: Box<dyn MediaSource>) -> Result<Box<dyn FormatReader>, SymphoniaError> {
     let stream = MediaSourceStream::new(media, Default::default());
@@ -291,7 +329,11 @@ fn codec(params: &AudioCodecParameters) -> Result<Codec, String> {
         return Ok(Codec::Opus(Box::new(OpusStream::new(head)?)));
     }
     let made = symphonia::default::get_codecs().make_audio_decoder(params, &AudioDecoderOptions::default());
-    Ok(Codec::Symphonia(made.map_err(|e| e.to_string())?))
+    let aac = |e: &SymphoniaError| match params.codec == CODEC_ID_AAC {
+        true => format!("AAC of another profile than LC, or of more than two channels, which is not read ({e})"),
+        false => e.to_string(),
+    };
+    Ok(Codec::Symphonia(made.map_err(|e| aac(&e))?))
 }
 
 /// Errors: more channels than are mixed.

@@ -10,8 +10,7 @@ use super::CaptureError;
 use super::bytes::{self, Bytes};
 use super::compressed::Compressed;
 use super::kind::{self, Kind};
-use super::mpeg::id3v2_length;
-use super::tags;
+use super::tags::{self, id3v2_length};
 use super::wav::{WavError, WavReader};
 use crate::dsp::{MAX_SAMPLE, PcmReader};
 use crate::units::PcmFormat;
@@ -169,7 +168,6 @@ fn recording(path: &Path, from: Box<dyn Read + Send + Sync>) -> Result<(Source, 
     }
     let bytes = match (kind, &file) {
         (Kind::Flac, Some(file)) => bytes.leave_out(tags::behind(file).map_err(io)?),
-        (Kind::Flac, None) => Bytes::new(Box::new(tags::Untagged::new(bytes)), None),
         _ => bytes,
     };
     let file = file.map(|mut file| file.rewind().map(|()| file)).transpose().map_err(io)?;

@@ -9,6 +9,7 @@ mod kind;
 mod mpeg;
 mod opus;
 mod output;
+mod parts;
 mod tags;
 mod wav;
 mod wav_format;

@@ -4,12 +4,11 @@
 //! container around the sound. Here a frame counts only if others follow it without a gap. Source: ISO/IEC 11172-3, 2.4.1 and 2.4.2;
 //! ID3v2.4.0, 3.1; APE tag specification 2.0.
 
-use std::io::{self, Read, Seek, SeekFrom};
-use std::sync::{Arc, Mutex, PoisonError};
-
-use symphonia::core::io::MediaSource;
+use std::io::{self, Read};
 
 use super::bytes::Bytes;
+use super::parts::Parts;
+use super::tags::id3v2_length;
 
 /// Frames that must follow each other before the first of them is believed.
 const CHAIN: usize = 4;
@@ -104,17 +103,6 @@ pub(super) struct Framer {
     fault: Option<String>,
 }
 
-/// Length of an ID3v2 tag with its header and footer, from its first 10 bytes; None if it is none.
-pub(super) fn id3v2_length(b: &[u8]) -> Option<u64> {
-    let whole = b.len() >= 10
-        && b.starts_with(b"ID3")
-        && b[3] != 0xff
-        && b[4] != 0xff
-        && b[6..10].iter().all(|x| x & 0x80 == 0);
-    let size = || b[6..10].iter().fold(0u64, |n, &x| n << 7 | u64::from(x));
-    whole.then(|| 10 + size() + if b[5] & 0x10 != 0 { 10 } else { 0 })
-}
-
 impl Framer {
     /// Finds the first frame. Gives the bytes back if there is none in front of which nothing else stands.
     ///
@@ -142,28 +130,6 @@ impl Framer {
             fault: None,
         };
         Ok(Ok(framer))
-    }
-
-    /// Whether another recording follows the one that ended; what is read from now on is its.
-    pub(super) fn next_recording(&mut self) -> bool {
-        std::mem::take(&mut self.boundary)
-    }
-
-    /// What a user should be told.
-    pub(super) fn remarks(&self) -> Vec<String> {
-        let mut all = Vec::new();
-        if self.front > 0 {
-            all.push(format!("{} bytes in front of its first frame are left out", self.front));
-        }
-        if self.junk > 0 {
-            all.push(format!("{} bytes in {} places between or behind its frames are left out", self.junk, self.gaps));
-        }
-        all
-    }
-
-    /// Why it is not to be read on.
-    pub(super) fn fault(&self) -> Option<&str> {
-        self.fault.as_deref()
     }
 
     /// What comes next. Right behind a frame another one of its kind needs no more to be believed.
@@ -269,40 +235,43 @@ fn chain(bytes: &mut Bytes, kind: Option<u32>, wanted: usize) -> io::Result<Opti
     Ok(Some(first))
 }
 
-/// The frames of one recording, for symphonia.
-pub(super) struct Recording(pub(super) Arc<Mutex<Framer>>);
+impl Parts for Framer {
+    fn next_recording(&mut self) -> bool {
+        std::mem::take(&mut self.boundary)
+    }
 
-impl Read for Recording {
+    fn remarks(&self) -> Vec<String> {
+        let mut all = Vec::new();
+        if self.front > 0 {
+            all.push(format!("{} bytes in front of its first frame are left out", self.front));
+        }
+        if self.junk > 0 {
+            all.push(format!("{} bytes in {} places between or behind its frames are left out", self.junk, self.gaps));
+        }
+        all
+    }
+
+    fn fault(&self) -> Option<&str> {
+        self.fault.as_deref()
+    }
+}
+
+impl Read for Framer {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let mut framer = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if framer.at == framer.rest.len() && (framer.boundary || !framer.advance()?) {
+        if self.at == self.rest.len() && (self.boundary || !self.advance()?) {
             return Ok(0);
         }
-        let at = framer.at;
-        let n = (&framer.rest[at..]).read(out)?;
-        framer.at += n;
+        let n = (&self.rest[self.at..]).read(out)?;
+        self.at += n;
         Ok(n)
-    }
-}
-
-impl Seek for Recording {
-    fn seek(&mut self, _: SeekFrom) -> io::Result<u64> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-}
-
-impl MediaSource for Recording {
-    fn is_seekable(&self) -> bool {
-        false
-    }
-
-    fn byte_len(&self) -> Option<u64> {
-        None
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::super::parts::Recording;
     use super::*;
 
     /// `n` frames of MPEG 1 layer 3, 128 kbit/s, 44.1 kHz, stereo, with a tag in the first if asked for.
@@ -332,7 +301,7 @@ mod tests {
         let mut lengths = Vec::new();
         loop {
             let mut all = Vec::new();
-            Recording(Arc::clone(&framer)).read_to_end(&mut all).unwrap();
+            Recording(Arc::<Mutex<Framer>>::clone(&framer)).read_to_end(&mut all).unwrap();
             assert!(all.chunks_exact(417).all(|f| f.starts_with(&[0xff, 0xfb])), "whole frames");
             lengths.push(all.len() / 417);
             if !framer.lock().unwrap().next_recording() {
@@ -376,7 +345,7 @@ mod tests {
         (0..20).for_each(|_| film.extend([b"01wb____".to_vec(), frames(10, false)].concat()));
         let framer = open(film).expect("a chain of frames");
         let mut all = Vec::new();
-        Recording(Arc::clone(&framer)).read_to_end(&mut all).unwrap();
+        Recording(Arc::<Mutex<Framer>>::clone(&framer)).read_to_end(&mut all).unwrap();
         assert!(framer.lock().unwrap().fault().is_some_and(|f| f.contains("another container")));
         assert!(open(vec![0x55; 100_000]).is_none());
         assert!(open(Vec::new()).is_none());

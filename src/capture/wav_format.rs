@@ -67,7 +67,9 @@ impl Layout {
         let bits = short(14).unwrap_or(8);
         // The container is what counts: 24 bits may lie in 4 bytes.
         let bytes = match align.checked_div(channels) {
-            Some(bytes) if bytes > 0 && align % channels == 0 && bytes * 8 >= bits => usize::from(bytes),
+            Some(bytes) if bytes > 0 && align % channels == 0 && usize::from(bytes) * 8 >= usize::from(bits) => {
+                usize::from(bytes)
+            }
             _ => usize::from(bits.div_ceil(8)),
         };
         let format = match (tag, bytes) {
@@ -192,6 +194,8 @@ mod tests {
         assert_eq!(parse(1, 24, 4).unwrap().format, Format::Int(4));
         assert_eq!(parse(1, 12, 2).unwrap().format, Format::Int(2));
         assert_eq!(parse(1, 16, 0).unwrap().format, Format::Int(2));
+        // Found by fuzzing: more bytes than a count of their bits holds.
+        assert!(parse(3, 0, 0x3130).unwrap_err().contains("floats of 0 bits"));
         for (tag, bits, align, word) in [
             (0x55, 0, 1, "MP3"),
             (2, 4, 256, "ADPCM"),

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use super::encode::{FILE_BEAM, parse_rate, remark};
 use crate::bitstream::{Bundle, MessagePacket};
-use crate::capture::{AudioInput, AudioOutput};
+use crate::capture::{AudioInput, AudioOutput, same};
 use crate::codec::{Concealer, Decoder, MAX_GAP_FRAMES};
 use crate::infer::LoadedModel;
 use crate::recording::{PacketOptions, REFINE_STEPS, open_packet, packets};
@@ -91,6 +91,11 @@ fn write(args: &Args, model: &LoadedModel) -> Result<()> {
     }
     fs::create_dir_all(&args.output).with_context(|| args.output.display().to_string())?;
     let before = in_folder(&args.output)?;
+    if let Ok(input) = fs::metadata(&args.input)
+        && before.iter().filter_map(|p| fs::metadata(p).ok()).any(|packet| same(&packet, &input))
+    {
+        bail!("{}: the output is also the input; nothing was changed", args.input.display());
+    }
     if !before.is_empty() && !args.force {
         bail!("{}: {} packets are there already; --force replaces them", args.output.display(), before.len());
     }
@@ -115,17 +120,19 @@ fn write(args: &Args, model: &LoadedModel) -> Result<()> {
 }
 
 fn read(args: &Args, model: &LoadedModel) -> Result<()> {
-    let mut output = AudioOutput::create(&args.output, args.raw, &[], args.force)?;
+    let paths = in_folder(&args.input)?;
+    let inputs: Vec<&Path> = paths.iter().map(PathBuf::as_path).collect();
+    let mut output = AudioOutput::create(&args.output, args.raw, &inputs, args.force)?;
     let tokens = model.tokens()?;
     let (mut bundles, mut message, mut end) = (Vec::<Bundle>::new(), None, None);
-    for path in in_folder(&args.input)? {
+    for path in &paths {
         let name = || path.display().to_string();
-        let bytes = fs::metadata(&path).with_context(name)?.len();
+        let bytes = fs::metadata(path).with_context(name)?.len();
         if bytes > MAX_BYTES {
             errln!("undertone: {}: {bytes} bytes, longer than any packet: left out", path.display());
             continue;
         }
-        let bytes = fs::read(&path).with_context(name)?;
+        let bytes = fs::read(path).with_context(name)?;
         let opened = MessagePacket::parse(&bytes)
             .map_err(Into::into)
             .and_then(|p| open_packet(&model.profile, tokens.as_ref(), &p).map(|bundle| (p, bundle)));

@@ -293,11 +293,28 @@ impl Config {
             log: raw.log.check()?,
         };
         config.check_addresses()?;
+        config.check_distinct()?;
         Ok(config)
     }
 }
 
 impl Config {
+    /// Whether no two ports have one address: the second would not open. Datagrams have numbers of their own.
+    fn check_distinct(&self) -> Result<(), ConfigError> {
+        let raw = |key: &'static str, ports: &[PcmPort]| ports.iter().map(|p| (key, p.listen)).collect::<Vec<_>>();
+        let single = |key: &'static str, address: Option<SocketAddr>| address.map(|a| (key, a));
+        let mut all = raw("pcm_input", &self.pcm_input);
+        all.extend(raw("pcm_output", &self.pcm_output));
+        all.extend(single("codes.listen", self.codes));
+        all.extend(single("http.listen", self.http.listen));
+        for (n, (key, address)) in all.iter().enumerate().filter(|(_, (_, a))| a.port() != 0) {
+            if let Some((other, _)) = all[..n].iter().find(|(_, a)| a == address) {
+                return Err(value_error(key, address, format!("{other} listens there already")));
+            }
+        }
+        Ok(())
+    }
+
     /// Whether every address that other machines can reach is guarded by encryption and login, or allowed.
     ///
     /// Errors: [`ConfigError::Value`] naming the address and what is missing.
@@ -368,6 +385,21 @@ mod tests {
     use super::*;
 
     const SHIPPED: &str = include_str!("../../packaging/undertone.toml");
+
+    #[test]
+    fn two_ports_with_one_address_are_refused() {
+        let output = "[[pcm_output]]\nlisten = \"127.0.0.1:5\"\nstream = \"a\"\n";
+        for (text, wanted) in [
+            (format!("{output}{output}"), "pcm_output = 127.0.0.1:5: pcm_output listens there already"),
+            (format!("{output}[codes]\nlisten = \"127.0.0.1:5\"\n"), "codes.listen"),
+            ("[codes]\nlisten = \"127.0.0.1:7703\"\n".to_owned(), "http.listen"),
+        ] {
+            let e = Config::parse(&text).unwrap_err().to_string();
+            assert!(e.contains(wanted), "{e}");
+        }
+        let apart = format!("{output}[udp]\nlisten = \"127.0.0.1:5\"\n[codes]\nlisten = \"127.0.0.1:0\"\n");
+        assert!(Config::parse(&format!("{apart}[http]\nlisten = \"127.0.0.1:0\"\n")).is_ok());
+    }
 
     #[test]
     fn the_shipped_file_shows_every_key_with_its_default() {

@@ -159,8 +159,13 @@ impl<T> Playout<T> {
         self.reach = self.reach.max(carrier.saturating_sub(frame).min(MAX_REACH));
         let Some(reached) = self.next.or_else(|| self.entries.keys().next().copied()) else { return };
         let here = self.entries.range(..=frame).next_back().is_some_and(|(&f, e)| frame - f < u64::from(e.frames));
-        // Before the start there is nothing to fill.
-        if frame >= reached && frame - reached <= MAX_AHEAD && !here && self.entries.len() < MAX_WAITING {
+        // Before the start there is nothing to fill, and the last number of all has no end.
+        if frame < u64::MAX
+            && frame >= reached
+            && frame - reached <= MAX_AHEAD
+            && !here
+            && self.entries.len() < MAX_WAITING
+        {
             self.entries.insert(frame, Entry { frames: 1, copy: true, value });
         }
     }

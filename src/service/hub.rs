@@ -270,7 +270,9 @@ impl Hub {
     /// Streams that are published now, and listeners of all streams.
     pub(crate) fn count(&self) -> (usize, usize) {
         let streams = self.lock();
-        (streams.values().filter(|s| s.published).count(), streams.values().map(|s| s.listeners.len()).sum())
+        // Who has gone is forgotten only when something is given or somebody comes.
+        let listeners = streams.values().flat_map(|s| &s.listeners).filter(|l| !l.is_closed()).count();
+        (streams.values().filter(|s| s.published).count(), listeners)
     }
 }
 

@@ -385,6 +385,9 @@ async fn accept(listener: TcpListener, kind: Kind, shared: Shared, door: Door, t
         };
         let _ = socket.set_nodelay(true);
         sockets::keep_alive(&socket, limits.timeouts.idle);
+        if matches!(kind.as_ref(), Kind::Codes | Kind::Http) {
+            sockets::give_up(&socket, limits.timeouts.idle);
+        }
         let pulse = if matches!(kind.as_ref(), Kind::Output(_)) { Pulse::of(&socket) } else { None };
         let (shared, kind) = (shared.clone(), Arc::clone(&kind));
         tracker.spawn(async move {

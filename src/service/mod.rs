@@ -4,6 +4,7 @@ mod access;
 mod client;
 mod cluster;
 mod codes;
+mod cost;
 mod devices;
 mod door;
 mod ending;

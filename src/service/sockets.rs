@@ -41,6 +41,20 @@ pub(super) fn keep_alive(socket: &TcpStream, patience: Duration) {
     }
 }
 
+/// Patience with a peer that acknowledges nothing of what was sent: so many times that with a silent one, and at least so long,
+/// so that whoever is there and does not read has been told how it ended before.
+const UNHEARD: u32 = 4;
+const LEAST_UNHEARD: Duration = Duration::from_secs(60);
+
+/// Gives up a peer that acknowledges nothing. For connections on which something is said now and then: with signs of life on
+/// their way the system asks no questions, and would by itself send these again for a quarter of an hour.
+pub(super) fn give_up(socket: &TcpStream, patience: Duration) {
+    let unheard = (UNHEARD * patience).max(LEAST_UNHEARD);
+    if let Err(e) = SockRef::from(socket).set_tcp_user_timeout(Some(unheard)) {
+        debug!(error = %e, "the system does not look after this connection");
+    }
+}
+
 /// Whether a connection still lives whose peer has nothing more to say.
 pub(super) struct Pulse(Socket);
 
@@ -71,6 +85,10 @@ mod tests {
         assert_eq!(set.tcp_keepalive_time().unwrap(), Duration::from_secs(15));
         assert_eq!(set.tcp_keepalive_interval().unwrap(), Duration::from_secs(5));
         assert_eq!(set.tcp_keepalive_retries().unwrap(), 3);
+        // It would take the place of these questions.
+        assert_eq!(set.tcp_user_timeout().unwrap(), None);
+        give_up(&socket, Duration::from_secs(30));
+        assert_eq!(set.tcp_user_timeout().unwrap(), Some(Duration::from_secs(120)));
         let pulse = Pulse::of(&socket).unwrap();
         assert!(!pulse.is_lost());
         // A reset, as a vanished machine sends once it is back.

@@ -1,7 +1,7 @@
 //! A nats-server of the test's own.
 #![allow(dead_code)]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -87,6 +87,13 @@ impl NatsServer {
     pub(crate) async fn restart(&mut self) {
         self.child = spawn(self.dir.path(), self.port.into(), -1);
         self.wait().await;
+    }
+
+    /// What the server has stored of a stream, below `of` (such as `msgs`), as files with their content.
+    pub(crate) fn stored(&self, stream: &str, of: &str) -> Vec<(PathBuf, Vec<u8>)> {
+        let folder = self.dir.path().join("store/jetstream/$G/streams").join(stream).join(of);
+        let files = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).filter(|p| p.is_file());
+        files.map(|p| (p.clone(), std::fs::read(p).unwrap())).collect()
     }
 
     /// Starts the server again where it was, without what it had stored.
