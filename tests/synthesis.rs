@@ -55,7 +55,7 @@ fn searched_speech_is_more_intelligible_with_the_same_codes_to_send() {
         let mut score =
             |latents: &[f32]| estoi(&original, &at_16_khz(&there_and_back(&mut p, &pcm, latents, stages))).unwrap();
         let (before, after) = (score(&plain), score(&better));
-        assert!(after > before + 0.005, "{stages} stages: {before} -> {after}");
+        assert!(after > before + 0.001, "{stages} stages: {before} -> {after}");
     }
 }
 

@@ -190,12 +190,15 @@ def low_pass() -> Tensor:
     return out.float()
 
 
-def mdct(pcm: Tensor, last: Tensor | None, dct: Tensor, window: Tensor) -> tuple[Tensor, Tensor]:
-    """pcm [B, T * HOP] -> coefficients [B, T, HOP] and the last hop; last [B, HOP] is the hop before."""
+def mdct(pcm: Tensor, last: Tensor | None, dct: Tensor, window: Tensor, joined: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """pcm [B, T * HOP] -> coefficients [B, T, HOP] and the last hop; last [B, HOP] is the hop before. Blocks that are not `joined`
+    [B, T, 1] take the hop before them as silent."""
     hops = pcm.reshape(pcm.shape[0], -1, HOP)
     if last is None:
         last = pcm.new_zeros(pcm.shape[0], HOP)
     before = torch.cat([last[:, None], hops[:, :-1]], 1) * window
+    if joined is not None:
+        before = before * joined
     now = hops * window.flip(0)
     half = HOP // 2
     early = before[..., :half] - before[..., half:].flip(-1)
@@ -435,8 +438,12 @@ class Decoder(nn.Module):
             heard = Sounds(*(getattr(self, f"hz_of_{name}")[code] for name in Sounds._fields))
             level = self.amplitudes[coded_level(q[..., :-PITCH_LATENT].float(), self.levels)]
             train, out["source"] = source(heard, state.get("source"), level)
-            bins, out["source_hop"] = mdct(train, state.get("source_hop"), self.dct, self.window)
-        return bins, (heard.tone > 0).repeat_interleave(2, 1)[..., None]
+            tone = (heard.tone > 0).repeat_interleave(2, 1)[..., None]
+            was = state["source"][:, None, 5:6] > 0 if "source" in state else torch.zeros_like(tone[:, :1])
+            # The pulses before a tone know nothing of its level.
+            joined = ~tone | torch.cat([was, tone[:, :-1]], 1)
+            bins, out["source_hop"] = mdct(train, state.get("source_hop"), self.dct, self.window, joined)
+        return bins, tone
 
     def forward(self, q: Tensor, noise: Tensor | None = None, state: dict | None = None, told: Told | None = None) -> tuple[Tensor, dict]:
         """q [B, T, latent], noise [B, 2 T, block_noise] in -1..1 -> pcm [B, T * FRAME] and the state after it.

@@ -114,11 +114,14 @@ class Nodes:
         low, high = (self.const(n, np.float32(v)) for n, v in zip(("gain_low", "gain_high"), GAIN_RANGE, strict=True))
         return self.op("Exp", self.op("Clip", log_gain, low, high))
 
-    def mdct(self, hops: str, last: str) -> str:
-        """hops [B, T, HOP] and the hop before them [B, 1, HOP] -> coefficients [B, T, HOP]."""
+    def mdct(self, hops: str, last: str, kept: str | None = None) -> str:
+        """hops [B, T, HOP] and the hop before them [B, 1, HOP] -> coefficients [B, T, HOP]. Blocks that are not `kept` (bool [B, T, 1]) take
+        the hop before them as silent."""
         half, window = HOP // 2, sine_window().numpy()
         joined = self.op("Concat", last, hops, axis=1)
         before = self.op("Mul", self.slice(joined, 0, -1, 1), self.const("window", window))
+        if kept:
+            before = self.op("Where", kept, before, self.scalar("silence", 0.0))
         now = self.op("Mul", hops, self.const("window_falling", window[::-1].copy()))
         early = self.op("Sub", self.slice(before, 0, half, -1), self.flip(self.slice(before, half, HOP, -1)))
         # Both signs of the late half are moved into the transform.

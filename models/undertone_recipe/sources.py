@@ -341,8 +341,11 @@ class Graph(Nodes):
         voice, tone, second = self.coded_sounds(latent)
         train, left = self.source(latent, voice, tone, second, last)
         train = self.reshape(train, 0, -1, HOP)
-        bins = self.slice(self.mdct(train, last_hop), 0, SHAPED, -1)
         toned = self.sounding(self.reshape(self.op("Concat", tone, tone, axis=-1), 0, -1, 1))
+        # The pulses before a tone know nothing of its level.
+        was = self.op("Concat", self.sounding(self.slice(last, 5, 6, -1)), toned, axis=1)
+        joined = self.op("Or", self.op("Not", toned), self.slice(was, 0, -1, 1))
+        bins = self.slice(self.mdct(train, last_hop, joined), 0, SHAPED, -1)
         seen = self.op("Where", toned, self.scalar("no_hz", 0.0), bins)
         return Heard(bins, seen, toned, [self.slice(train, -1, 2**31 - 1, 1), left])
 
