@@ -7,10 +7,12 @@ here; nothing else moves, so codes keep their meaning.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from .codec import OVERLAP_DELAY, Codec, decoder_noise
+from .codec import Codec
 from .config import FRAME, NOISE_BAND
 from .data import Batch
 
@@ -30,21 +32,13 @@ def frame_levels(x: Tensor) -> Tensor:
 @torch.no_grad()
 def level_db(codec: Codec, batches: list[Batch]) -> float:
     """Mean change of the level in the loud frames of recordings, in dB."""
-    net, changes = codec.cfg.network, []
+    changes = []
     for i, (pcm, _, generated) in enumerate(batches):
         x = pcm[~generated]
-        z, _ = codec.encoder(x)
-        q = codec.quantiser.decode(codec.quantiser.encode(z, min(STAGES[i % len(STAGES)], net.stages), 2))
-        noise = torch.from_numpy(decoder_noise(0, z.shape[1], net.noise_dim)).reshape(1, 2 * z.shape[1], -1).expand(len(x), -1, -1)
-        y = codec.decoder(q, noise)[0][:, OVERLAP_DELAY:]
-        was, now = (frame_levels(v[:, : y.shape[1] // FRAME * FRAME]) for v in (x, y))
+        stages = min(STAGES[i % len(STAGES)], codec.cfg.network.stages)
+        was, now = frame_levels(x), frame_levels(codec.round_trip(x, stages, 2))
         changes.append((now - was)[was > was.amax(1, keepdim=True) - LOUD_DB])
     return float(torch.cat(changes).mean())
-
-
-def scale_voice(bias: Tensor, weight: Tensor) -> None:
-    weight.mul_(VOICE_SCALE)
-    bias.mul_(VOICE_SCALE).add_(VOICE_SHIFT)
 
 
 @torch.no_grad()
@@ -52,9 +46,10 @@ def calibrate(codec: Codec, batches: list[Batch]) -> list[float]:
     """Sets the constants; returns the change of the level before each round, and after the last."""
     d, band = codec.decoder, codec.cfg.network.voice_band
     d.wave.weight[band:], d.wave.bias[band:] = 0.0, CLOSED
-    scale_voice(d.voicing.bias, d.voicing.weight)
+    d.voicing.weight.mul_(VOICE_SCALE)
+    d.voicing.bias.mul_(VOICE_SCALE).add_(VOICE_SHIFT)
     changes = [level_db(codec, batches)]
     for _ in range(ROUNDS):
-        d.gain.bias[:NOISE_BAND] -= changes[-1] * float(torch.log(torch.tensor(10.0))) / 20
+        d.gain.bias[:NOISE_BAND] -= changes[-1] * math.log(10) / 20
         changes.append(level_db(codec, batches))
     return changes

@@ -72,6 +72,11 @@ def save(path: Path, codec: Codec, **extra: Any) -> None:
     _write(path, codec.cfg, codec.state_dict(), **extra)
 
 
+def save_changed(path: Path, codec: Codec, raw: dict) -> None:
+    """Writes a checkpoint that was read as `raw` and whose weights a command has changed: its optimiser would no longer fit."""
+    save(path, codec, step=raw.get("step", 0), device_seconds=raw.get("device_seconds", 0.0))
+
+
 def save_slim(path: Path, cfg: config.Config, weights: dict[str, Tensor]) -> None:
     """A checkpoint of weights alone, in half precision: a quarter of a resumable one's size or less. `load` reads it."""
     half = {k: v.half() if v.is_floating_point() else v for k, v in weights.items()}

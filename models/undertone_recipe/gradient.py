@@ -172,8 +172,7 @@ def gradient_graph(decoder: onnx.ModelProto, net: Network) -> onnx.ModelProto:
     bands = band_matrix().numpy()
     by_gain = g.op("Mul", coefficients, bins)
     if heard:
-        shaped = g.op("And", heard.tone, g.const("shaped", np.arange(HOP) < SHAPED))
-        by_gain = g.op("Where", shaped, g.scalar("no_hz", 0.0), by_gain)
+        by_gain = g.off_tones(by_gain, heard, g.scalar("no_hz", 0.0))
     to_gain = g.op("Mul", g.op("MatMul", by_gain, g.const("bands", bands)), gain)
     to_bins = g.slice(g.op("Mul", coefficients, spread), 0, SHAPED, -1)
     if heard:

@@ -94,7 +94,7 @@ def decoder_graph(decoder: Decoder, net: Network, kind: type[Graph] = Graph) -> 
     gain = g.spread(g.gains(gain))
     if heard:
         bins, past = g.excite(h, shape, signs, heard).bins, heard.left
-        gain = g.own_gains(gain, heard)
+        gain = g.off_tones(gain, heard, g.scalar("one_hz", 1.0))  # a tone has its own level
     else:
         bins = g.op("Mul", shape, g.spread(g.signs_of_bands(signs, net), SHAPED))
     bins = g.op("Concat", bins, high_bands, axis=-1)

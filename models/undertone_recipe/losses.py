@@ -125,9 +125,13 @@ class Periodicity(nn.Module):
     def forward(self, y: Tensor, x: Tensor, pitch: Tensor) -> Tensor:
         """y decoded, x original, [B, N]; pitch in Hz at every STEP [B, T], 0 where unvoiced -> mean difference in voiced frames."""
         pitch = pitch[:, : x.shape[1] // self.STEP]
-        difference = (self.share(y, pitch) - self.share(x, pitch)).abs().mean(-1)
+        return self.distance(self.share(y, pitch), self.share(x, pitch), pitch)
+
+    @staticmethod
+    def distance(decoded: Tensor, original: Tensor, pitch: Tensor) -> Tensor:
+        """Mean difference in voiced frames of what `share` says, [B, T, groups]."""
         voiced = (pitch > 0).float()
-        return (difference * voiced).sum() / voiced.sum().clamp_min(1.0)
+        return ((decoded - original).abs().mean(-1) * voiced).sum() / voiced.sum().clamp_min(1.0)
 
 
 class LoudnessLoss(nn.Module):

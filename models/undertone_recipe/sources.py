@@ -223,7 +223,7 @@ class Graph(Nodes):
         most = op("Mul", energy, self.scalar("least_line_share", tones.LEAST_SHARE))
         low = op("Less", hz, self.scalar("voice_hz", tones.VOICE_HZ))
         least = op("Where", low, op("Mul", energy, self.scalar("least_low_share", tones.LEAST_LOW_SHARE)), most)
-        loud = op("Greater", energy, self.scalar("least_energy", tones.LEAST_POWER * float(finder.weight.sum())))
+        loud = op("Greater", energy, self.scalar("least_energy", finder.least_energy))
         both = lambda *tests: reduce(lambda a, b: op("And", a, b), tests)
         inside = op("GreaterOrEqual", hz, self.scalar("lowest_tone_hz", LOWEST_TONE_HZ))
         below = op("LessOrEqual", hz, self.scalar("highest_tone_hz", HIGHEST_TONE_HZ))
@@ -349,10 +349,10 @@ class Graph(Nodes):
         seen = self.op("Where", toned, self.scalar("no_hz", 0.0), bins)
         return Heard(bins, seen, toned, [self.slice(train, -1, 2**31 - 1, 1), left])
 
-    def own_gains(self, gain: str, heard: Heard) -> str:
-        """Gains of bins [B, 2 T, HOP], 1 where a tone has its own level."""
+    def off_tones(self, bins: str, heard: Heard, instead: str) -> str:
+        """bins [B, 2 T, HOP], but a number `instead` in those of blocks of tones that a tone has to itself."""
         shaped = self.op("And", heard.tone, self.const("shaped", np.arange(HOP) < SHAPED))
-        return self.op("Where", shaped, self.scalar("one_hz", 1.0), gain)
+        return self.op("Where", shaped, instead, bins)
 
     def weights_of_shares(self, h: str) -> tuple[str, str, list[str]]:
         """Shares [B, 2 T, NOISE_BAND] of the waveform, and of the voice in the rest; weights of waveform, voice and noise."""

@@ -132,6 +132,9 @@ class Step:
         self.balance = torch.zeros(2, device=self.device)  # sizes of gradients at the waveform: of the spectral losses, of the critic
         self.meter = Meter()
         self.ready = bool(codec.quantiser.ready)
+        # Steps that are left before the codebooks start, and latents to start them with.
+        self.plain_steps = t.plain_steps
+        self.plain: list[Tensor] = []
         self.inputs: Batch | None = None
         self.graphs: dict[tuple[bool, bool], torch.cuda.CUDAGraph] = {}
 
@@ -185,12 +188,24 @@ class Step:
 
     def quantise(self, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         q = self.codec.quantiser
-        if not self.ready:
+        if not self.ready and not self.start_codebooks(z):
             return z.float(), z.new_zeros(())
         counts = q.grade(q.draw_stages(len(z)), x.reshape(*z.shape[:2], FRAME))
         out, commit, _ = q(z, counts, learn=self.learns)
         plain = torch.rand(len(z), device=z.device) < q.cfg.plain_share
         return torch.where(plain[:, None, None], z.float(), out), commit
+
+    @torch.no_grad()
+    def start_codebooks(self, z: Tensor) -> bool:
+        """Keeps latents until there are enough steps for networks that know what they do; then starts the codebooks by k-means."""
+        self.plain = [*self.plain, z.float().reshape(-1, z.shape[-1])][-96:]
+        if self.plain_steps > 0:
+            self.plain_steps -= 1
+            return False
+        left = self.codec.quantiser.start(torch.cat(self.plain))
+        print("k-means, variance left after each stage:", " ".join(f"{v:.3f}" for v in left))
+        self.plain, self.ready = [], True
+        return True
 
     def take(self, batch: Batch, told: bool, adversarial: bool) -> None:
         x, hops, generated = batch
@@ -252,8 +267,9 @@ class Step:
         assert told.pitch is not None and told.degree is not None and told.wave is not None and told.voicing is not None
         with torch.no_grad():
             voiced = self.periodicity.share(x, starts)
-            same = (self.periodicity.share(y, starts[:, : y.shape[1] // HOP]) - voiced[:, : y.shape[1] // HOP]).abs().mean(-1)
-            repeats = (same * (starts[:, : y.shape[1] // HOP] > 0)).mean()
+            there = y.shape[1] // HOP
+            heard = self.periodicity.share(y, starts[:, :there])
+            repeats = self.periodicity.distance(heard, voiced[:, :there], starts[:, :there])
             degree = voiced[..., :VOICED_GROUPS].mean(-1).reshape(len(x), -1, 2).mean(-1)
         voicing = mse_loss(told.voicing, voiced)
         pitch, right = pitch_loss(told.pitch, pitch_at_ends(hops))

@@ -54,7 +54,7 @@ class TonesFinder(nn.Module):
         self.register_buffer("weight", hann * hann * (WINDOW / 2), persistent=False)
         self.register_buffer("rows", torch.tensor(DTMF_HZ[0]), persistent=False)
         self.register_buffer("columns", torch.tensor(DTMF_HZ[1]), persistent=False)
-        self.least_energy = LEAST_POWER * float((hann * hann).sum()) * WINDOW / 2
+        self.least_energy = LEAST_POWER * float(self.weight.sum())
 
     def frequency(self, power: Tensor, k: Tensor) -> Tensor:
         """Hz [B, T] of the line with its peak at bins k [B, T] of power [B, T, BINS]: exact for a line under a Hann window."""

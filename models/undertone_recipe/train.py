@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from .codec import Codec, load, save, save_slim
 from .config import Config
-from .data import Batch, Batches, ahead
+from .data import Batches, ahead
 from .export import load_exported
 from .step import Step
 
@@ -61,12 +60,12 @@ class Trainer:
         only = run.only if run.part in ("all", "networks") else (run.part,)
         how = {"learns": run.part == "all", "encodes": run.part != "decoder", "trained": bool(run.resume or run.model)}
         self.step = Step(self.codec, cfg, only=only, **how)
+        self.step.plain_steps = max(0, t.plain_steps - self.global_step)
         if raw and not only:
             self.restore(raw)
         first = self.make_batches(0)
         self.hours = first.hours()
         self.batches = ahead(first, self.make_batches, run.workers, pinned=self.step.cuda)
-        self.plain: list[Tensor] = []
         self.session_step, self.judged = 0, False
         average = raw.get("average") or self.codec.state_dict()
         self.average = {k: v.detach().clone() for k, v in average.items()}
@@ -93,23 +92,10 @@ class Trainer:
         fall = min(1.0, (1 - progress) / max(1e-6, t.decay_share))
         return t.learning_rate * warm * max(0.01, fall)
 
-    @torch.no_grad()
-    def start_codebooks(self, batch: Batch) -> None:
-        """Keeps latents until there are enough steps for networks that know what they do; then starts the codebooks by k-means."""
-        z, _ = self.codec.encoder(batch.pcm.to(self.step.device))
-        self.plain = [*self.plain, z.float().reshape(-1, z.shape[-1])][-96:]
-        if self.global_step < self.cfg.training.plain_steps:
-            return
-        left = self.codec.quantiser.start(torch.cat(self.plain))
-        print("k-means, variance left after each stage:", " ".join(f"{v:.3f}" for v in left))
-        self.plain, self.step.ready = [], True
-
     def one(self, progress: float) -> None:
         t = self.cfg.training
         self.step.set_rate(self.rate(progress))
         batch = next(self.batches)
-        if not self.step.ready:
-            self.start_codebooks(batch)
         told = self.cfg.network.voice and self.session_step < t.told_pitch_steps
         judged = self.global_step >= t.adversarial_after_step or progress > 1 - t.adversarial_share
         self.judged |= judged

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from pathlib import Path
 
 from ..calibrate import calibrate
-from ..codec import load, save
+from ..codec import load, save_changed
 from ..data import Batch, Batches
 from . import options
 
 
 def arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument("checkpoint", type=Path)
-    p.add_argument("out", type=Path, help="checkpoint to write")
+    options.checkpoints(p)
     options.training_audio(p, "to measure on")
     p.add_argument("--batches", type=int, default=24, help="of 8 items of 2 s (24)")
     p.add_argument("--voice-band", type=int, help="first band without a waveform, instead of the configuration's")
@@ -25,10 +23,10 @@ def run(args: argparse.Namespace) -> None:
     codec, raw = load(args.checkpoint, averaged=True)
     if args.voice_band is not None:
         codec.cfg = dataclasses.replace(codec.cfg, network=dataclasses.replace(codec.cfg.network, voice_band=args.voice_band))
-    # As they are recorded: what is added in training has no pitch to measure.
+    # As they are recorded.
     shares = [f.name for f in dataclasses.fields(codec.cfg.data) if f.name.endswith("_share")]
     data = dataclasses.replace(codec.cfg.data, **dict.fromkeys(shares, 0.0))
-    batches = Batches(args.data, data, 8, 2.0, 77, pitched=False)
+    batches = Batches(args.data, data, 8, 2.0, 77)
     changes = calibrate(codec, [Batch.of(batches.labelled()) for _ in range(args.batches)])
     print("level of loud frames: " + ", ".join(f"{change:+.2f} dB" for change in changes))
-    save(args.out, codec, step=raw.get("step", 0), device_seconds=raw.get("device_seconds", 0.0))
+    save_changed(args.out, codec, raw)

@@ -29,6 +29,12 @@ def evaluation_audio(p: argparse.ArgumentParser) -> None:
     _recordings(p, "--audio", "eval", "to measure with", required=True)
 
 
+def checkpoints(p: argparse.ArgumentParser) -> None:
+    """The checkpoint that a command reads, and the one that it writes."""
+    p.add_argument("checkpoint", type=Path)
+    p.add_argument("out", type=Path, help="checkpoint to write")
+
+
 def threads(p: argparse.ArgumentParser) -> None:
     p.add_argument("--threads", type=int, default=1, help="CPU threads of PyTorch (1)")
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import torch
 
-from ..codec import load, save
+from ..codec import load, save_changed
 from ..data import Batches
 from . import options
 
@@ -15,8 +14,7 @@ BATCH, SEGMENT_S = 16, 2.56
 
 
 def arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument("checkpoint", type=Path)
-    p.add_argument("out", type=Path, help="checkpoint to write")
+    options.checkpoints(p)
     p.add_argument("--first", type=int, required=True, help="first stage to fit, from 1")
     options.training_audio(p)
     p.add_argument("--seconds", type=float, default=740.0, help="audio to fit on")
@@ -31,4 +29,4 @@ def run(args: argparse.Namespace) -> None:
     latents = [codec.encoder(torch.from_numpy(next(batches)))[0] for _ in range(count)]
     left = codec.quantiser.start(torch.cat(latents).flatten(0, 1), args.first - 1)
     print("energy left after each stage: " + " ".join(f"{v:.4f}" for v in left))
-    save(args.out, codec, step=raw.get("step", 0), device_seconds=raw.get("device_seconds", 0.0))
+    save_changed(args.out, codec, raw)
