@@ -8,7 +8,7 @@ use crate::capture::AudioInput;
 use crate::codec::{EncodeJob, Encoder};
 use crate::profile::Profile;
 use crate::referee::write_codebook_map;
-use crate::rvq::{BeamWidth, Codebooks, neighbours, stage_health, stands_apart};
+use crate::rvq::{BeamWidth, Codebooks, neighbours, stage_health, standing_apart};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -54,11 +54,11 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let frames = codes.len() / stages;
     ensure!(frames > 0, "the recordings hold no frame of 20 ms");
     let books = processor.codebooks();
-    let health = stage_health(books, &latents, &codes, stages)?;
+    let (health, apart) = (stage_health(books, &latents, &codes, stages)?, standing_apart(books));
     outln!("{frames} frames of {} recordings, beam {}", args.inputs.len(), args.beam.value());
     outln!("stage   used   perplexity of {:<6} energy left", books.entries());
     for (stage, h) in health.iter().enumerate() {
-        let mark = match (h.collapsed(), stands_apart(books, stage)) {
+        let mark = match (h.collapsed(), apart[stage]) {
             (_, true) => "   the pitch",
             (true, false) => "   collapsed",
             _ => "",
@@ -78,7 +78,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         write_codebook_map(path, books, &uses(books, &codes, stages)).with_context(|| path.display().to_string())?;
         outln!("\nmap          {}", path.display());
     }
-    if let Some(stage) = (0..stages).find(|&k| health[k].collapsed() && !stands_apart(books, k)) {
+    if let Some(stage) = (0..stages).find(|&k| health[k].collapsed() && !apart[k]) {
         bail!("stage {} has collapsed: its codes have a perplexity of {:.0}", stage + 1, health[stage].perplexity);
     }
     Ok(())

@@ -292,14 +292,6 @@ impl Lengths {
         Self { fixed, now, most: if fixed { now } else { args.latency.unwrap_or(Profile::MAX_FRAMES_PER_BUNDLE) } }
     }
 
-    fn now(&self) -> u8 {
-        self.now
-    }
-
-    fn most(&self) -> u8 {
-        self.most
-    }
-
     /// Follows what listeners want; whether that has changed.
     fn follow(&mut self, wanted: Option<u8>) -> bool {
         let Some(wanted) = wanted.filter(|_| !self.fixed) else { return false };
@@ -483,7 +475,7 @@ pub(super) fn run(args: Args) -> Result<()> {
         (false, false) => model.tokens()?,
     };
     let mut lengths = Lengths::new(&args);
-    let bundle = lengths.now();
+    let bundle = lengths.now;
     let mut encoder = Encoder::new(profile.clone(), profile.stages, bundle)?;
     encoder.set_job_frames(usize::from(bundle));
     let (plan, most) = Plan::new(&args, &mut encoder, &profile)?;
@@ -498,7 +490,7 @@ pub(super) fn run(args: Args) -> Result<()> {
         analyser.set_part(usize::from(bundle));
         analyser
     });
-    let hello = hello(&args, profile.model_id, most, lengths.most())?;
+    let hello = hello(&args, profile.model_id, most, lengths.most)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut client = Target::connect(&args, hello, options, &runtime)?;
     let hello_bytes = client.bytes_sent();
@@ -522,19 +514,19 @@ pub(super) fn run(args: Args) -> Result<()> {
         };
         let more = pcm.is_some();
         if let Some(analyser) = &mut analyser {
-            analyser.set_part(usize::from(lengths.now()));
+            analyser.set_part(usize::from(lengths.now));
         }
-        let measured = (args.effort == Search::Auto).then_some((&mut effort, profile.media_time(lengths.now())));
+        let measured = (args.effort == Search::Auto).then_some((&mut effort, profile.media_time(lengths.now)));
         feed(&mut encoder, analyser.as_mut(), &mut processor, pcm.as_deref(), measured)?;
-        plan.prepare(&mut encoder, lengths.now());
+        plan.prepare(&mut encoder, lengths.now);
         while let Some(made) = processor.encode(&mut encoder)? {
             runtime.block_on(hold(&mut schedule, profile.media_time(made.frames)));
             stage_frames += runtime.block_on(plan.publish(&mut client, &mut encoder, &made))?;
             frames += u64::from(made.frames);
             if lengths.follow(client.bundle_frames()) {
-                encoder.set_bundle_frames(lengths.now());
+                encoder.set_bundle_frames(lengths.now);
             }
-            plan.prepare(&mut encoder, lengths.now());
+            plan.prepare(&mut encoder, lengths.now);
         }
         if !more {
             break;

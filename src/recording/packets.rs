@@ -90,8 +90,8 @@ pub fn packets(
     options: PacketOptions,
 ) -> Result<Vec<Vec<u8>>, PacketError> {
     let mut loudness = Loudness::default();
-    pcm.chunks(profile.frame_samples).for_each(|f| loudness.push(level_db(f)));
     let levels: Vec<f32> = pcm.chunks(profile.frame_samples).map(level_db).collect();
+    levels.iter().for_each(|&level| loudness.push(level));
     let (total, width) = (ladder.frames(), usize::from(options.frames()));
     let tag = tag(profile, tokens);
     // Codes tell messages apart as well as a random number would, and the same recording gives the same packets.

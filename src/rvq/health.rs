@@ -68,15 +68,15 @@ pub fn stage_health(
     Ok(all)
 }
 
-/// Whether a stage, from 0, has dimensions of the latents to itself, as that of the pitch has. Its codes then say something of their own,
+/// Which stages have dimensions of the latents to themselves, as that of the pitch has. Codes of such a stage say something of their own,
 /// which is the same for a long time where nothing sounds: their perplexity says nothing about its health.
-pub fn stands_apart(books: &Codebooks, stage: usize) -> bool {
+pub fn standing_apart(books: &Codebooks) -> Vec<bool> {
     let (entries, dim) = (books.entries(), books.dim());
     let used = |book: &[f32]| (0..dim).map(|d| book.chunks_exact(dim).any(|row| row[d] != 0.0)).collect::<Vec<bool>>();
     let each: Vec<Vec<bool>> = books.values().chunks_exact(entries * dim).map(used).collect();
-    let Some(own) = each.get(stage) else { return false };
-    let others = |d: usize| each.iter().enumerate().any(|(k, used)| k != stage && used[d]);
-    each.len() > 1 && own.iter().any(|&used| used) && !(0..dim).any(|d| own[d] && others(d))
+    let owners = |d: usize| each.iter().filter(|used| used[d]).count();
+    let alone = |own: &Vec<bool>| own.contains(&true) && (0..dim).all(|d| !own[d] || owners(d) == 1);
+    each.iter().map(|own| each.len() > 1 && alone(own)).collect()
 }
 
 /// The first stage, from 0, whose entries are mostly copies of each other, or that adds nothing; None if all are sound.
@@ -195,9 +195,9 @@ mod tests {
     fn a_stage_with_dimensions_to_itself_stands_apart() {
         // Rows 0 to 31 are the first stage's, which keeps out of the last two dimensions; the second stage is in these only.
         let apart = books(|row, d| if (row < 32) == (d < 6) { scattered(row, d) } else { 0.0 });
-        assert!(stands_apart(&apart, 0) && stands_apart(&apart, 1) && !stands_apart(&apart, 2));
+        assert_eq!(standing_apart(&apart), [true, true]);
         let shared = books(|row, d| if row < 32 || d < 7 { scattered(row, d) } else { 0.0 });
-        assert!(!stands_apart(&shared, 0) && !stands_apart(&shared, 1));
+        assert_eq!(standing_apart(&shared), [false, false]);
     }
 
     #[test]

@@ -6,6 +6,6 @@ mod search;
 mod simd;
 
 pub use codebook::{Codebooks, RvqError};
-pub use health::{StageHealth, collapsed_stage, neighbours, principal_map, stage_health, stands_apart};
+pub use health::{StageHealth, collapsed_stage, neighbours, principal_map, stage_health, standing_apart};
 pub use search::{BeamWidth, Ladder, Searcher, Wanted};
 pub use simd::SimdLevel;

@@ -15,14 +15,13 @@ const FIRST_REGULAR: u8 = 5;
 /// Where a direction of a session is.
 #[derive(Debug, Clone)]
 struct Place {
-    sequence: u64,
     next_frame: u64,
     regular: u8,
 }
 
 impl Place {
     fn new() -> Self {
-        Self { sequence: 0, next_frame: 0, regular: FIRST_REGULAR }
+        Self { next_frame: 0, regular: FIRST_REGULAR }
     }
 }
 
@@ -60,7 +59,6 @@ impl ThinWriter {
         let said = (frames != place.regular).then_some(frames);
         place.regular = frames;
         place.next_frame = first_frame.saturating_add(u64::from(frames));
-        place.sequence += 1;
         Message::Thin(Thin { gap, frames: said, ..thin })
     }
 }
@@ -69,6 +67,8 @@ impl ThinWriter {
 #[derive(Debug, Clone)]
 pub struct ThinReader {
     place: Place,
+    /// Of the next bundle; whoever writes thin bundles need not know it.
+    sequence: u64,
     coded: bool,
     wire: Wire,
 }
@@ -76,7 +76,7 @@ pub struct ThinReader {
 impl ThinReader {
     /// At the start of a session, which is coded or not, with the forms that were agreed on.
     pub fn new(coded: bool, wire: Wire) -> Self {
-        Self { place: Place::new(), coded, wire }
+        Self { place: Place::new(), sequence: 0, coded, wire }
     }
 
     /// The bundle that a thin one stands for, or any other message as it is.
@@ -85,7 +85,7 @@ impl ThinReader {
     /// [`OutOfRange`] for frames, frame numbers or a payload that cannot be, and for what only coded sessions have in a packed one.
     pub fn whole(&mut self, message: Message) -> Result<Message, OutOfRange> {
         let Message::Thin(thin) = message else { return Ok(message) };
-        let Self { place, coded, wire } = self;
+        let Self { place, sequence: next, coded, wire } = self;
         let (coded, graded) = (*coded && !thin.background, wire.graded);
         let error = |what, got: String, allowed| OutOfRange { what, got, allowed };
         let frames = thin.frames.unwrap_or(place.regular);
@@ -118,8 +118,9 @@ impl ThinReader {
         if !fits {
             return Err(error("payload in bytes", length.to_string(), "what its frames and stages take"));
         }
-        let sequence = place.sequence;
-        *place = Place { sequence: sequence + 1, next_frame: first_frame + u64::from(frames), regular: frames };
+        let sequence = *next;
+        *next += 1;
+        *place = Place { next_frame: first_frame + u64::from(frames), regular: frames };
         let Thin { stages, restart, plain: packed, checked, payload, .. } = thin;
         Ok(if coded {
             let bundle = CodedBundle { first_frame, frames, stages, graded, restart, packed, payload };
