@@ -167,6 +167,11 @@ impl PackedBundle {
         frames
     }
 
+    /// How many codes its payload holds.
+    pub fn codes(&self) -> u32 {
+        self.frames_by_stage().iter().copied().map(u32::from).sum()
+    }
+
     /// Bytes of a payload of this form; of a graded one, the most.
     pub fn payload_len(frames: u8, stages: StageCount, form: Form) -> usize {
         match form {
@@ -214,7 +219,7 @@ mod tests {
         assert!(PackedBundle::allows(5, packed.stages, Form::Graded, packed.payload.len()));
         let lower = packed.limited(StageCount::new(4).unwrap()).unwrap();
         assert_eq!(depths(&lower), [3, 4, 4, 1, 4]);
-        assert_eq!(lower.frames_by_stage()[..6], [5, 4, 4, 3, 0, 0]);
+        assert_eq!((lower.frames_by_stage()[..6].to_vec(), lower.codes()), (vec![5, 4, 4, 3, 0, 0], 16));
         let even = packed.limited(StageCount::ONE).unwrap();
         assert_eq!((even.form, even.payload.len()), (Form::Plain, 7));
         let full = PackedBundle::pack(&graded(0, &[4, 4], 24));

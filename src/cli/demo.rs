@@ -10,13 +10,16 @@ use anyhow::{Context, Result, ensure};
 
 use super::daemon::Daemon;
 use super::encode::parse_kbps;
-use crate::bitstream::Bundle;
 use crate::capture::{AudioInput, AudioOutput};
+use crate::codec::{Bucket, Encoder};
+use crate::infer::LoadedModel;
 use crate::profile::Profile;
 use crate::referee::write_spectrograms;
+use crate::rvq::BeamWidth;
 use crate::service::Client;
-use crate::session::{Hello, PROTOCOL_VERSION, Role, StreamName};
+use crate::session::{Hello, Message, PROTOCOL_VERSION, Role, SessionEncoder, StreamName, ThinWriter, Wire};
 use crate::units::{CODEC_RATE, PcmFormat, StageCount};
+use crate::wire;
 
 /// Samples sent at a time: 20 ms.
 const CHUNK: usize = Profile::FRAME_SAMPLES;
@@ -83,6 +86,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     }
     let algorithmic = model.profile.delay_samples as f64 * 1e3 / f64::from(CODEC_RATE.hz());
     print_table(&rows, algorithmic);
+    by_latency(args, &model, &pcm)?;
     let files = as_files(args, &original, seconds)?;
     for (stages, file) in &files {
         panels.push((format!("{} kbit/s, file", stages.kbps()), read(file)?));
@@ -158,10 +162,59 @@ fn print_table(rows: &[Measured], algorithmic: f64) {
         );
     }
     outln!(
-        "\ncode: packed indices; message: with protobuf framing; IP: with {IP_TCP_BYTES} bytes of IPv4 and TCP headers a message.\n\
+        "\ncode: packed indices; message: with what is around them; IP: with {IP_TCP_BYTES} bytes of IPv4 and TCP headers a message.\n\
          measured delay: median over samples from a sample's entry into the daemon's PCM port to its return from the PCM\n\
          output port; it includes bundles of 100 ms. CPU: the whole daemon, encoding and decoding, from the kernel's count."
     );
+}
+
+/// Frames that travel together: 60 ms, 200 ms, 1 s.
+const LATENCIES: [u8; 3] = [3, 10, 50];
+
+/// What `send` takes at these rates in bundles of different lengths: the same encoder, coder and messages, without a network.
+fn by_latency(args: &Args, model: &LoadedModel, pcm: &[f32]) -> Result<()> {
+    let Some(tokens) = model.tokens()? else { return Ok(()) };
+    let mut processor = model.processor(BeamWidth::GREEDY)?;
+    outln!("\nCoded by the token model, by how long sound waits for what travels with it:");
+    outln!("  rate  latency  code kbit/s  message kbit/s  IP kbit/s");
+    for &stages in &args.kbps {
+        for frames in LATENCIES {
+            let mut encoder = Encoder::new(model.profile.clone(), model.profile.stages, frames)?;
+            encoder.set_job_frames(usize::from(frames));
+            encoder.hold_rate(Bucket::new(stages.kbps(), 2, 7.5), true);
+            encoder.leave_out_silence();
+            encoder.push(pcm);
+            encoder.finish();
+            let mut coder = SessionEncoder::new(tokens.clone()).on(Wire::ALL);
+            let (mut thin, mut codes, mut bytes, mut messages) = (ThinWriter::default(), 0, 0, 0);
+            while let Some(bundle) = processor.encode(&mut encoder)? {
+                let Some(packed) = encoder.pack(&bundle) else {
+                    encoder.spent(bundle.frames, 0, 0);
+                    continue;
+                };
+                let number = if packed.is_background() { 0 } else { packed.codes() };
+                let (message, payload) = if packed.is_background() {
+                    coder.silence();
+                    let payload = packed.payload.len();
+                    (Message::Bundle { sequence: messages, bundle: packed }, payload)
+                } else {
+                    let (bundle, checked) = coder.encode(&packed)?;
+                    let payload = bundle.payload.len() - if checked { 2 } else { 0 };
+                    (Message::Coded { sequence: messages, bundle, checked }, payload)
+                };
+                let mut out = Vec::new();
+                wire::encode(&thin.thin(message), &mut out);
+                encoder.spent(bundle.frames, number, 8 * out.len() as u64);
+                (codes, bytes, messages) = (codes + payload as u64, bytes + out.len() as u64, messages + 1);
+            }
+            let seconds = pcm.len() as f64 / f64::from(CODEC_RATE.hz());
+            let kbps = |bytes: u64| bytes as f64 * 8.0 / 1e3 / seconds;
+            let ip = kbps(bytes + messages * IP_TCP_BYTES);
+            let (rate, ms) = (stages.kbps(), u32::from(frames) * 20);
+            outln!("{rate:6.1} {ms:5} ms {:12.2} {:15.2} {ip:10.2}", kbps(codes), kbps(bytes));
+        }
+    }
+    Ok(())
 }
 
 fn one(args: &Args, stages: StageCount, pcm: &[f32], file: &Path) -> Result<Measured> {
@@ -275,14 +328,16 @@ fn count(address: String, model_id: crate::units::ModelId) -> Result<std::thread
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let mut client = Client::connect(&address, hello).await?;
-            let (mut frames, mut codes, mut messages) = (0, 0, 0);
+            let (mut first, mut end, mut codes, mut messages) = (None, 0, 0, 0);
             let before = client.bytes_received();
             while let Some(bundle) = client.next().await? {
-                frames += u64::from(bundle.frames);
-                codes += Bundle::payload_len(bundle.frames, bundle.stages) as u64;
+                // Silence is not sent, but it takes its time.
+                first.get_or_insert(bundle.first_frame);
+                end = bundle.first_frame + u64::from(bundle.frames);
+                codes += bundle.payload.len() as u64;
                 messages += 1;
             }
-            Ok((frames, codes, client.bytes_received() - before, messages))
+            Ok((end - first.unwrap_or(0), codes, client.bytes_received() - before, messages))
         })
     }))
 }

@@ -163,8 +163,15 @@ impl Encoder {
     /// Changes the number of stages from the next bundle on, at most what the model has.
     pub fn set_stages(&mut self, stages: StageCount) {
         self.stages = stages.min(self.profile.stages);
-        if self.bundle_grading.is_some() {
+        if self.bundle_grading.as_ref().is_some_and(|g| g.bucket().is_none()) {
             self.grade_bundles();
+        }
+    }
+
+    /// Gives frames of a held rate at most so many stages, from the next bundle on.
+    pub fn limit_stages(&mut self, most: StageCount) {
+        if let Some(grading) = &mut self.bundle_grading {
+            grading.limit(most.min(self.profile.stages));
         }
     }
 

@@ -139,6 +139,11 @@ impl BundleGrading {
         Self { bucket: Some(bucket), ..Self::new(most, most) }
     }
 
+    /// At most so many stages from here on.
+    pub fn limit(&mut self, most: StageCount) {
+        self.most = most;
+    }
+
     /// Notes what a bundle of so many codes really took.
     pub fn spent(&mut self, frames: u8, codes: u32, bits: u64) {
         if let Some(bucket) = &mut self.bucket {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc};
 use tracing::warn;
 
-use super::listener::{Age, FRESH, Outlet, USUAL_FRAMES, connect};
+use super::listener::{Age, Cost, FRESH, Outlet, USUAL_FRAMES, connect};
 pub(crate) use super::listener::{Ended, Heard, Listener};
 use super::tap::Tap;
 use crate::codec::MAX_QUIET_FRAMES;
@@ -56,6 +56,9 @@ struct Stream {
     stage_bits: [u64; MAX_STAGES as usize],
     level: Option<(f32, Instant)>,
     age: Arc<Age>,
+    cost: Arc<Cost>,
+    /// Seconds of its rate that a stream which is encoded here has saved; negative: owes.
+    saved_s: Option<f64>,
     listeners: Vec<Outlet>,
     /// Which of several relayed publishers the bundles come from; None is the local one.
     source: Option<u64>,
@@ -130,6 +133,8 @@ pub(crate) struct StreamState {
     pub(crate) level: Option<f32>,
     /// How long ago what listeners get was recorded, as far as this daemon can tell.
     pub(crate) age: Option<Duration>,
+    /// Seconds of its rate that a stream which is encoded here has saved; negative: owes.
+    pub(crate) saved_s: Option<f64>,
 }
 
 /// How fast a level falls.
@@ -164,7 +169,7 @@ impl Hub {
         if let Some(joiner) = &self.joiner
             && let Some(queue) = (joiner.wants)(name)
         {
-            let (outlet, listener) = connect(everything(queue), &stream.age, &self.changed);
+            let (outlet, listener) = connect(everything(queue), (&stream.age, &stream.cost), &self.changed);
             listener.want_frames(Profile::MAX_FRAMES_PER_BUNDLE);
             match joiner.tell.try_send((name.clone(), listener)) {
                 Ok(()) => stream.listeners.push(outlet),
@@ -185,7 +190,7 @@ impl Hub {
             s.published || !s.listeners.is_empty()
         });
         let stream = streams.entry(name.clone()).or_default();
-        let (outlet, listener) = connect(backlog, &stream.age, &self.changed);
+        let (outlet, listener) = connect(backlog, (&stream.age, &stream.cost), &self.changed);
         stream.listeners.push(outlet);
         drop(streams);
         self.changed.notify_one();
@@ -196,7 +201,7 @@ impl Hub {
     pub(super) fn rejoin(&self, name: &StreamName, queue: usize) -> Option<Listener> {
         let mut streams = self.lock();
         let stream = streams.get_mut(name).filter(|s| s.published)?;
-        let (outlet, listener) = connect(everything(queue), &stream.age, &self.changed);
+        let (outlet, listener) = connect(everything(queue), (&stream.age, &stream.cost), &self.changed);
         listener.want_frames(Profile::MAX_FRAMES_PER_BUNDLE);
         stream.listeners.push(outlet);
         Some(listener)
@@ -245,6 +250,7 @@ impl Hub {
             stage_bits: s.stage_bits,
             level: s.level.filter(|(_, at)| at.elapsed() < FRESH).map(|(level, _)| level),
             age: s.age.read(Instant::now()),
+            saved_s: s.saved_s,
         };
         let mut all: Vec<_> = streams.iter().map(state).collect();
         drop(streams);
@@ -284,6 +290,18 @@ impl Publisher {
         }
         if let Some(stream) = self.hub.lock().get_mut(&self.name) {
             stream.give(heard, None);
+        }
+    }
+
+    /// Bits that a code takes on its way to those who listen; None if that is not known.
+    pub(super) fn code_bits(&self) -> Option<f64> {
+        self.hub.lock().get(&self.name).and_then(|s| s.cost.read(Instant::now()))
+    }
+
+    /// Notes what a stream that is encoded here has saved of its rate, in seconds.
+    pub(super) fn note_saved(&self, seconds: f64) {
+        if let Some(stream) = self.hub.lock().get_mut(&self.name) {
+            stream.saved_s = Some(seconds);
         }
     }
 

@@ -72,6 +72,24 @@ impl Age {
     }
 }
 
+/// What a code of a stream takes on its way to those who listen, in bits: the most of the last second.
+#[derive(Debug, Default)]
+pub(super) struct Cost(Mutex<Option<(f64, Instant)>>);
+
+impl Cost {
+    fn note(&self, bits: f64, now: Instant) {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = held.filter(|&(most, at)| most > bits && now.saturating_duration_since(at) < FRESH);
+        *held = fresh.or(Some((bits, now)));
+    }
+
+    /// None if nothing was sent lately.
+    pub(super) fn read(&self, now: Instant) -> Option<f64> {
+        let held = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        held.filter(|&(_, at)| now.saturating_duration_since(at) < 2 * FRESH).map(|(bits, _)| bits)
+    }
+}
+
 /// Why a listener gets nothing more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ended {
@@ -146,6 +164,9 @@ impl Drop for Outlet {
 pub(crate) struct Listener {
     queue: Arc<Queue>,
     age: Arc<Age>,
+    cost: Arc<Cost>,
+    /// What a code takes on its way to this listener.
+    code_bits: Option<f64>,
     changed: Arc<Notify>,
     /// Makes silence last as long as it did, for whoever listens as it happens; and what it has placed.
     quiet: Option<(Quiet, Duration)>,
@@ -153,7 +174,11 @@ pub(crate) struct Listener {
 }
 
 /// Both ends of a queue; `changed` is told when the listener goes or wants other stages.
-pub(super) fn connect(backlog: Backlog<Heard>, age: &Arc<Age>, changed: &Arc<Notify>) -> (Outlet, Listener) {
+pub(super) fn connect(
+    backlog: Backlog<Heard>,
+    (age, cost): (&Arc<Age>, &Arc<Cost>),
+    changed: &Arc<Notify>,
+) -> (Outlet, Listener) {
     let queue = Arc::new(Queue {
         backlog: Mutex::new((backlog, None)),
         ready: Notify::new(),
@@ -164,6 +189,8 @@ pub(super) fn connect(backlog: Backlog<Heard>, age: &Arc<Age>, changed: &Arc<Not
     let listener = Listener {
         queue: Arc::clone(&queue),
         age: Arc::clone(age),
+        cost: Arc::clone(cost),
+        code_bits: None,
         changed: Arc::clone(changed),
         quiet: None,
         placed: VecDeque::new(),
@@ -245,8 +272,36 @@ impl Listener {
         self.queue.lock().0.take_skipped()
     }
 
+    /// Notes that so many codes took so many bytes on their way.
+    pub(crate) fn took(&mut self, codes: u32, bytes: usize) {
+        let bits = bytes as f64 * 8.0 / f64::from(codes.max(1));
+        let mean = self.code_bits.map_or(bits, |mean| mean + 0.1 * (bits - mean));
+        self.code_bits = Some(mean);
+        self.cost.note(mean, Instant::now());
+    }
+
     /// Notes that a bundle has left for the listener.
     pub(crate) fn delivered(&self, heard: &Heard) {
         self.age.note(&heard.stamp, Instant::now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_costs_what_it_costs_the_dearest_listener() {
+        let (age, cost, changed) = (Arc::default(), Arc::new(Cost::default()), Arc::default());
+        let backlog = || Backlog::new(crate::jitter::Keep::All, 4, Duration::ZERO);
+        let mut listeners = [(); 2].map(|()| connect(backlog(), (&age, &cost), &changed).1);
+        assert_eq!(cost.read(Instant::now()), None);
+        for _ in 0..50 {
+            listeners[0].took(60, 55);
+            listeners[1].took(60, 75);
+        }
+        let bits = cost.read(Instant::now()).unwrap();
+        assert!((bits - 10.0).abs() < 0.01, "{bits}");
+        assert_eq!(cost.read(Instant::now() + 3 * FRESH), None);
     }
 }

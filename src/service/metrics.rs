@@ -183,15 +183,20 @@ pub(super) fn table(shared: &Shared, view: &View) -> String {
     let _ = writeln!(page.0, "undertone {}: {state}; {used} of {slots} engine slots", env!("CARGO_PKG_VERSION"));
     let _ = writeln!(
         page.0,
-        "{:<32} {:>9} {:>9} {:>10} {:>12} {:>7}",
-        "stream", "published", "listeners", "bundles", "bytes", "age ms"
+        "{:<32} {:>9} {:>9} {:>10} {:>12} {:>7} {:>9} {:>8}",
+        "stream", "published", "listeners", "bundles", "bytes", "age ms", "silent s", "saved s"
     );
     for s in shared.hub.list().into_iter().filter(|s| view.shows(&s.name)) {
         let published = if s.published { "yes" } else { "no" };
         let name = s.name.as_str();
         let age = s.age.map_or_else(|| "-".to_owned(), |a| format!("{:.0}", a.as_secs_f64() * 1e3));
-        let _ =
-            writeln!(page.0, "{name:<32} {published:>9} {:>9} {:>10} {:>12} {age:>7}", s.listeners, s.bundles, s.bytes);
+        let silent = s.silent as f64 / f64::from(Profile::FRAMES_PER_SECOND);
+        let saved = s.saved_s.map_or_else(|| "-".to_owned(), |s| format!("{s:.1}"));
+        let _ = writeln!(
+            page.0,
+            "{name:<32} {published:>9} {:>9} {:>10} {:>12} {age:>7} {silent:>9.1} {saved:>8}",
+            s.listeners, s.bundles, s.bytes
+        );
     }
     let shown: Vec<_> = shared.devices.iter().filter(|d| view.shows(&d.port.stream)).collect();
     if !shown.is_empty() {
@@ -224,13 +229,16 @@ pub(super) fn json(shared: &Shared, view: &View) -> String {
     let (used, slots) = shared.engine.slots();
     let stream = |s: super::hub::StreamState| {
         format!(
-            "{{\"stream\":\"{}\",\"published\":{},\"listeners\":{},\"bundles\":{},\"payload_bytes\":{},\"age_s\":{}}}",
+            "{{\"stream\":\"{}\",\"published\":{},\"listeners\":{},\"bundles\":{},\"payload_bytes\":{},\"age_s\":{},\
+             \"silent_s\":{},\"saved_s\":{}}}",
             s.name,
             s.published,
             s.listeners,
             s.bundles,
             s.bytes,
-            s.age.map_or_else(|| "null".to_owned(), |a| a.as_secs_f64().to_string())
+            s.age.map_or_else(|| "null".to_owned(), |a| a.as_secs_f64().to_string()),
+            s.silent as f64 / f64::from(Profile::FRAMES_PER_SECOND),
+            s.saved_s.map_or_else(|| "null".to_owned(), |s| format!("{s:.2}"))
         )
     };
     let listed = shared.hub.list().into_iter().filter(|s| view.shows(&s.name));

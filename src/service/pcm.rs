@@ -13,12 +13,13 @@ use super::access::SlotShare;
 use super::door::Guest;
 use super::foreign::Foreign;
 use super::hub::{Ended, Heard, Publisher};
+use super::listener::USUAL_FRAMES;
 use super::shared::{encode, process};
 use super::sockets::Pulse;
 use super::tls::Socket;
 use super::{Counters, Shared};
 use crate::capture::unusable_remark;
-use crate::codec::{Concealer, Decoder, Encoder, Guess};
+use crate::codec::{Bucket, Concealer, Decoder, Encoder, Guess};
 use crate::config::PcmPort;
 use crate::dsp::{PcmReader, PcmWriter};
 use crate::engine::{EngineError, Slot};
@@ -26,6 +27,11 @@ use crate::jitter::{Gaps, Keep, Pace, Pacing, Passed, Spans};
 use crate::profile::Profile;
 use crate::session::{PackedBundle, StreamName};
 use crate::units::{CODEC_RATE, StageCount};
+
+/// Bytes of a message besides its codes, and of a description of silence; bits of a code while nobody says what it takes.
+const HEAD: usize = 2;
+const DESCRIPTION: u64 = 8;
+const CODE_BITS: f64 = 10.0;
 
 /// Bytes read at a time.
 const CHUNK: usize = 8 << 10;
@@ -134,6 +140,8 @@ pub(super) struct Source<'a> {
     stages: (StageCount, StageCount),
     pacing: Pacing<PackedBundle>,
     spans: Spans,
+    /// Frames of a bundle unless listeners want others.
+    frames: u8,
     /// Bundles that were dropped because they were too late, as far as they are counted.
     stale: u64,
 }
@@ -148,14 +156,16 @@ impl<'a> Source<'a> {
         let mut encoder = Encoder::new(profile, stages, config.codec.frames_per_bundle)?;
         encoder.set_job_frames(usize::from(config.codec.frames_per_bundle));
         if config.codec.graded {
-            encoder.grade_bundles();
+            // Packed until it is known what messages take.
+            encoder.hold_rate(Bucket::new(stages.kbps(), HEAD, CODE_BITS), shared.coding.is_some());
         }
         info!(%stream, %stages, "input started");
         if config.codec.dtx {
             encoder.leave_out_silence();
         }
+        let frames = config.codec.frames_per_bundle;
         let (pacing, spans) = (Pacing::new(pace, config.limits.max_lag), Spans::default());
-        Ok(Self { shared, publisher, slot, encoder, stages: (stages, stages), pacing, spans, stale: 0 })
+        Ok(Self { shared, publisher, slot, encoder, stages: (stages, stages), pacing, spans, frames, stale: 0 })
     }
 
     /// Encodes samples that were recorded just now.
@@ -215,9 +225,28 @@ impl<'a> Source<'a> {
         if now != self.stages.1 {
             self.stages.1 = now;
             self.encoder.set_stages(now);
+            let most = self.shared.engine.profile().stages;
+            self.encoder.limit_stages(self.shared.engine.stages(most));
         }
+        // Listeners that say nothing want what the configuration says.
+        let wanted = self.publisher.wanted_frames().filter(|&f| f != USUAL_FRAMES);
+        self.encoder.set_bundle_frames(wanted.unwrap_or(self.frames));
         while let Some(bundle) = encode(&self.slot, &mut self.encoder).await? {
-            let Some(packed) = self.encoder.pack(&bundle) else { continue };
+            let packed = self.encoder.pack(&bundle);
+            let codes = packed.as_ref().filter(|p| !p.is_background()).map_or(0, PackedBundle::codes);
+            let bits = match (&packed, codes) {
+                (None, _) => 0,
+                (Some(_), 0) => 8 * DESCRIPTION,
+                (Some(_), codes) => {
+                    let code_bits = self.publisher.code_bits().unwrap_or(CODE_BITS);
+                    8 * HEAD as u64 + (code_bits * f64::from(codes)) as u64
+                }
+            };
+            self.encoder.spent(bundle.frames, codes, bits);
+            if let Some(bucket) = self.encoder.bucket() {
+                self.publisher.note_saved(bucket.saved_s());
+            }
+            let Some(packed) = packed else { continue };
             let frames = self.spans.frames(packed.first_frame, packed.frames, packed.is_background());
             self.pacing.push(packed, Profile::FRAME_TIME * frames as u32, arrived);
         }

@@ -72,7 +72,11 @@ impl Connection<'_> {
             let Task::Subscribe(s) = &mut self.task else { return Ok(()) };
             let number = s.sequence;
             s.sequence += 1;
+            let codes = if bundle.is_background() { 0 } else { bundle.codes() };
             let message = self.coded(number, bundle).await?;
+            if let (Task::Subscribe(s), 1..) = (&mut self.task, codes) {
+                s.listener.took(codes, payload(&message));
+            }
             let message = if self.wire.thin { self.thin.0.thin(message) } else { message };
             self.send(&message, socket).await?;
         }
@@ -127,6 +131,15 @@ impl Connection<'_> {
         *coder = Some(encoder);
         let (bundle, checked) = result.map_err(|e| Close::new(Reason::Protocol, e.to_string()))?;
         Ok(Message::Coded { sequence, bundle, checked })
+    }
+}
+
+/// Bytes of codes in a message.
+fn payload(message: &Message) -> usize {
+    match message {
+        Message::Bundle { bundle, .. } => bundle.payload.len(),
+        Message::Coded { bundle, .. } => bundle.payload.len(),
+        _ => 0,
     }
 }
 
