@@ -38,7 +38,7 @@ async fn codes_arrive_as_published_and_rates_are_lowered_by_dropping_stages() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn raw_samples_come_back_as_the_codec_alone_would_give_them() {
-    let daemon = Daemon::start("").await;
+    let daemon = Daemon::start_with("", "kbps = 3\ngraded = false\neffort = \"off\"").await;
     let codes = daemon.subscriber("main", None).await;
     let mut player = TcpStream::connect(daemon.pcm_out).await.unwrap();
     tokio::time::sleep(Duration::from_millis(200)).await;

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use data_encoding::HEXLOWER;
 use safetensors::SafeTensors;
 
-use crate::codec::{self, EncodeJob};
+use crate::codec::{self, EncodeJob, Work};
 use crate::infer::LoadedModel;
 use crate::model::Digests;
 use crate::rvq::{BeamWidth, collapsed_stage};
@@ -155,7 +155,7 @@ fn golden_encode(processor: &mut codec::Processor, golden: &Golden, frames: usiz
     let profile = processor.profile();
     let stages = profile.stages;
     let mut job = EncodeJob {
-        analysed: false,
+        work: Work::All,
         frames,
         stages,
         depths: Vec::new(),

@@ -130,8 +130,12 @@ pub(super) fn run(args: Args) -> Result<()> {
     }
     let passed = passed()?;
     let level = start_log(&config.log)?;
-    let (tokens, factory) = infer::load_processor_factory(config.codec.model.as_deref(), config.engine.networks)?;
-    let engine = Engine::start(&config.engine.options(), factory)?;
+    let (model, factory) = infer::load_processor_factory(config.codec.model.as_deref(), config.engine.networks)?;
+    let tokens = model.tokens()?;
+    let mut engine = Engine::start(&config.engine.options(), factory)?;
+    if !config.codec.is_never_searched() {
+        engine.search(move || model.refiner(0))?;
+    }
     let (pinned, threads) = engine.pinned();
     debug!(threads, pinned, "engine threads, and those of them kept to a core");
     let profile = engine.handle().profile();

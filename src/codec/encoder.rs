@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Activity, Bucket, BundleGrading, CodecError, EncodeJob, Grading, Sent, Silencer, level_db};
+use super::{Activity, Bucket, BundleGrading, CodecError, EncodeJob, Grading, Sent, Silencer, Work, level_db};
 use crate::bitstream::{Bundle, PackedBundle};
 use crate::dsp::usable;
 use crate::profile::Profile;
@@ -83,7 +83,7 @@ impl Encoder {
             first_frame: 0,
             pcm: Vec::new(),
             state: vec![0.0; profile.encoder_state],
-            analysed: false,
+            work: Work::All,
             latents: Vec::new(),
             codes: Vec::new(),
         };
@@ -139,6 +139,12 @@ impl Encoder {
             Sent::Description(codes) => PackedBundle::background(bundle.first_frame, bundle.frames, &codes).ok(),
             Sent::Nothing => None,
         }
+    }
+
+    /// Whether the job that was taken last has more than background, as far as that is looked for: what nobody will hear need not be
+    /// searched for.
+    pub fn is_active(&self) -> bool {
+        self.silence.as_ref().is_none_or(|s| s.active)
     }
 
     /// Frames a job waits for, 1 by default (lowest delay). More cost less a frame; a job never spans two bundles.
@@ -269,7 +275,7 @@ impl Encoder {
         if let Some(silence) = &mut self.silence {
             silence.hear(&job.pcm, self.profile.frame_samples, self.open.frames == 0);
         }
-        job.analysed = self.latents.is_some();
+        job.work = if self.latents.is_some() { Work::Codes } else { Work::All };
         if let Some((latents, read)) = &mut self.latents {
             let values = frames * self.profile.latent_dim;
             job.latents.clear();

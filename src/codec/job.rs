@@ -2,6 +2,17 @@
 
 use crate::units::StageCount;
 
+/// What is to be made of the samples of an [`EncodeJob`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// Latents, and codes of them.
+    All,
+    /// Latents only: somebody moves them before they are searched for.
+    Latents,
+    /// Codes of latents that are there already.
+    Codes,
+}
+
 /// Some frames of one stream to encode. Filled by [`crate::codec::Processor::run_encode`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct EncodeJob {
@@ -17,9 +28,9 @@ pub struct EncodeJob {
     pub pcm: Vec<f32>,
     /// Encoder state, replaced by the state after the job.
     pub state: Vec<f32>,
-    /// Whether the latents are there already and only the codes are wanted.
-    pub analysed: bool,
-    /// Latents `[T * latent_dim]`: a result unless `analysed`.
+    /// What is wanted.
+    pub work: Work,
+    /// Latents `[T * latent_dim]`: a result unless only codes are wanted.
     pub latents: Vec<f32>,
     /// Result: indices `[T * stages]`, [`crate::bitstream::ABSENT`] for stages that a frame does not have.
     pub codes: Vec<u16>,

@@ -24,7 +24,7 @@ pub use decoder::{Decoder, MAX_GAP_FRAMES};
 pub use encoder::Encoder;
 pub use error::CodecError;
 pub use grading::{BitReservoir, BundleGrading, Grading, Loudness, level_db};
-pub use job::{DecodeJob, EncodeJob};
+pub use job::{DecodeJob, EncodeJob, Work};
 pub use processor::{ProcessError, Processor};
 
 use crate::bitstream::Bundle;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{CodecError, DecodeJob, Decoder, EncodeJob, Encoder};
+use super::{CodecError, DecodeJob, Decoder, EncodeJob, Encoder, Work};
 use crate::bitstream::{ABSENT, Bundle};
 use crate::dsp::usable;
 use crate::model::{DecodeRow, DecoderNet, EncodeRow, EncoderNet, NetworkError};
@@ -103,14 +103,14 @@ impl Processor {
             job.latents.resize(job.frames * dim, 0.0);
         }
         match jobs {
-            [job] if job.analysed => {}
+            [job] if job.work == Work::Codes => {}
             [job] => {
                 let frames = job.frames;
                 self.encoder.encode(&mut [encode_row(job)], frames)?;
             }
             _ => {
                 // References are sorted, not the jobs: whoever asked finds its job where it put it.
-                let mut wanted: Vec<_> = jobs.iter_mut().filter(|j| !j.analysed).collect();
+                let mut wanted: Vec<_> = jobs.iter_mut().filter(|j| j.work != Work::Codes).collect();
                 wanted.sort_by_key(|j| j.frames);
                 for group in wanted.chunk_by_mut(|a, b| a.frames == b.frames) {
                     let frames = group[0].frames;
@@ -119,10 +119,11 @@ impl Processor {
                 }
             }
         }
-        for job in jobs.iter_mut() {
+        let coded = |job: &&mut EncodeJob| job.work != Work::Latents;
+        for job in jobs.iter_mut().filter(coded) {
             job.codes.resize(job.frames * job.stages.index(), 0);
         }
-        let wanted = jobs.iter_mut().flat_map(|job| {
+        let wanted = jobs.iter_mut().filter(coded).flat_map(|job| {
             let EncodeJob { latents, codes, depths, stages, .. } = job;
             let frames = latents.chunks_exact(dim).zip(codes.chunks_exact_mut(stages.index()));
             frames.enumerate().map(|(frame, (latent, codes))| {

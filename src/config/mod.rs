@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::engine::EngineOptions;
+use crate::engine::{EffortMode, EngineOptions};
 use crate::infer::Networks;
 use crate::jitter::Pace;
 use crate::profile::Profile;
@@ -119,6 +119,17 @@ pub struct Codec {
     pub dtx: bool,
     /// Frames of 20 ms in a bundle.
     pub frames_per_bundle: u8,
+    /// Every message to a listener has one size.
+    pub constant: bool,
+    /// How much is searched.
+    pub effort: EffortMode,
+}
+
+impl Codec {
+    /// Whether a daemon that starts with this needs nothing to search with.
+    pub fn is_never_searched(&self) -> bool {
+        self.effort == EffortMode::Steps(0)
+    }
 }
 
 /// The engine.
@@ -217,8 +228,29 @@ section!(RawCodec {
     kbps: f64 = 6.0,
     graded: bool = true,
     dtx: bool = true,
-    frames_per_bundle: u8 = 5
+    frames_per_bundle: u8 = 5,
+    constant: bool = false,
+    effort: RawEffort = RawEffort::Word("auto".to_owned())
 });
+/// [`EffortMode`] as it is written.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum RawEffort {
+    Steps(u32),
+    Word(String),
+}
+
+impl RawEffort {
+    fn check(self) -> Result<EffortMode, ConfigError> {
+        match self {
+            Self::Steps(steps) => within("codec.effort", steps, 0, 200).map(EffortMode::Steps),
+            Self::Word(word) if word == "auto" => Ok(EffortMode::Auto),
+            Self::Word(word) if word == "off" => Ok(EffortMode::Steps(0)),
+            Self::Word(word) => Err(value_error("codec.effort", word, "allowed \"off\", \"auto\", 0 to 200")),
+        }
+    }
+}
+
 section!(RawEngine {
     threads: usize = 0,
     pin: bool = true,
@@ -347,6 +379,8 @@ impl RawCodec {
                 1,
                 Profile::MAX_FRAMES_PER_BUNDLE,
             )?,
+            constant: self.constant,
+            effort: self.effort.check()?,
         })
     }
 }
@@ -453,6 +487,8 @@ mod tests {
             "model",
             "kbps",
             "frames_per_bundle",
+            "constant",
+            "effort",
             "threads",
             "slots",
             "max_batch",
@@ -471,6 +507,8 @@ mod tests {
             ("nonsense = 1", vec!["nonsense"]),
             ("[codec]\nkbits = 3", vec!["kbits"]),
             ("[codec]\nkbps = 13", vec!["codec.kbps", "13", "0.5 to 12"]),
+            ("[codec]\neffort = \"much\"", vec!["codec.effort", "much", "auto"]),
+            ("[codec]\neffort = 201", vec!["codec.effort", "201", "0 to 200"]),
             ("[codec]\nframes_per_bundle = 51", vec!["frames_per_bundle", "51", "1 to 50"]),
             ("[limits]\nmax_lag_ms = 50", vec!["limits.max_lag_ms", "50", "100 to 60000"]),
             (
@@ -490,6 +528,11 @@ mod tests {
             let e = Config::parse(text).unwrap_err().to_string();
             assert!(wanted.iter().all(|w| e.contains(w)), "{e}");
         }
+        let effort = |text: &str| Config::parse(&format!("[codec]\neffort = {text}")).unwrap().codec.effort;
+        assert_eq!(
+            [effort("\"off\""), effort("\"auto\""), effort("7")],
+            [EffortMode::Steps(0), EffortMode::Auto, EffortMode::Steps(7)]
+        );
         assert!(Config::parse("allow_public = true\n[codes]\nlisten = \"0.0.0.0:7701\"").is_ok());
     }
 }

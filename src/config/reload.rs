@@ -19,6 +19,7 @@ impl Config {
             ("limits.send_buffer_bytes", self.limits.send_buffer != new.limits.send_buffer),
             ("limits.coded_sessions", self.limits.coded_sessions != new.limits.coded_sessions),
             ("codec.model", self.codec.model != new.codec.model),
+            ("codec.effort (from off)", self.codec.is_never_searched() && !new.codec.is_never_searched()),
             ("engine", self.engine != new.engine),
             ("log.target", self.log.target != new.log.target),
         ]

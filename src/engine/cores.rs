@@ -28,11 +28,20 @@ impl Cores {
     }
 }
 
+/// Lets other threads go first from here on, if the system can: the calling thread does what can wait.
+pub(super) fn step_back() {
+    system::step_back();
+}
+
 #[cfg(target_os = "linux")]
 mod system {
     use std::io;
 
+    use rustix::process::setpriority_process;
     use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+    /// Of threads that step back: a tenth of the weight of others.
+    const NICE: i32 = 10;
 
     pub(super) fn allowed() -> io::Result<Vec<usize>> {
         let set = sched_getaffinity(None)?;
@@ -43,6 +52,11 @@ mod system {
         let mut set = CpuSet::new();
         set.set(core);
         Ok(sched_setaffinity(None, &set)?)
+    }
+
+    pub(super) fn step_back() {
+        // On Linux this is the thread's own; one may always be less important than one is.
+        let _ = setpriority_process(None, NICE);
     }
 }
 
@@ -57,6 +71,8 @@ mod system {
     pub(super) fn keep_to(_: usize) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
+
+    pub(super) fn step_back() {}
 }
 
 #[cfg(test)]

@@ -5,27 +5,33 @@ mod counters;
 mod histogram;
 mod job;
 mod queue;
+mod search;
 mod shared;
+mod spare;
 mod strain;
 mod worker;
 
 pub use counters::EngineCounters;
 pub use histogram::{BUCKETS_US, Histogram, Phases};
 pub use job::{Completion, EngineError, JOBS_PER_SLOT, Job};
+pub use search::SearchJob;
 pub use shared::EngineOptions;
+pub use spare::EffortMode;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::codec::Processor;
 use crate::profile::Profile;
+use crate::synthesis::Refiner;
 use crate::units::StageCount;
 use cores::Cores;
 use counters::Counters;
 use job::Gate;
 use queue::{Entry, Queue};
+use search::{Search, Searching};
 use shared::Shared;
 use strain::{Strain, Verdict};
 
@@ -35,6 +41,7 @@ pub struct Engine {
     profile: Arc<Profile>,
     threads: Vec<JoinHandle<()>>,
     pinned: usize,
+    searching: Option<Searching>,
 }
 
 impl std::fmt::Debug for Engine {
@@ -74,6 +81,7 @@ impl Engine {
             counters: Counters::default(),
             strain: Strain::default(),
             phases: Phases::default(),
+            search: OnceLock::new(),
             end: Mutex::new(None),
             ended: Condvar::new(),
         });
@@ -113,12 +121,48 @@ impl Engine {
             pinned += usize::from(stays);
         }
         let profile = profile.ok_or(EngineError::Stopped)?;
-        Ok(Self { threads: std::mem::take(&mut starting.threads), shared, profile, pinned })
+        Ok(Self { threads: std::mem::take(&mut starting.threads), shared, profile, pinned, searching: None })
     }
 
     /// Threads that are kept to a core, and threads in all.
     pub fn pinned(&self) -> (usize, usize) {
         (self.pinned, self.threads.len())
+    }
+
+    /// Starts threads that search beside the streams, half as many as the engine has; returns when every one has built its refiner with
+    /// `factory`. A model that has none leaves everything as it is.
+    ///
+    /// Errors: [`EngineError::Died`] with the factory's reason.
+    pub fn search<E, F>(&mut self, factory: F) -> Result<(), EngineError>
+    where
+        E: std::fmt::Display,
+        F: Fn() -> Result<Option<Refiner>, E> + Send + Sync + 'static,
+    {
+        let search = Arc::new(Search::new(self.threads.len()));
+        let mut searching = Searching { search: Arc::clone(&search), threads: Vec::new() };
+        let factory = Arc::new(factory);
+        let (ready, started) = std::sync::mpsc::sync_channel(1);
+        for thread in 0..self.threads.len().div_ceil(2) {
+            let (factory, ready, search) = (Arc::clone(&factory), ready.clone(), Arc::clone(&search));
+            let run = move || {
+                let refiner = factory();
+                let _ = ready.send(refiner.as_ref().map(Option::is_some).map_err(ToString::to_string));
+                drop(ready);
+                if let Ok(Some(mut refiner)) = refiner {
+                    search.run(&mut refiner);
+                }
+            };
+            let died = |reason: String| EngineError::Died { thread, reason };
+            let spawned = std::thread::Builder::new().name(format!("search-{thread}")).spawn(run);
+            searching.threads.push(spawned.map_err(|e| died(e.to_string()))?);
+            if !started.recv().map_err(|_| died("ended while starting".to_owned()))?.map_err(died)? {
+                return Ok(());
+            }
+        }
+        if self.shared.search.set(search).is_ok() {
+            self.searching = Some(searching);
+        }
+        Ok(())
     }
 
     /// Access for those who have work.
@@ -129,6 +173,7 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
+        self.searching = None;
         stop(&self.shared, &mut self.threads);
     }
 }
@@ -184,7 +229,35 @@ impl EngineHandle {
     }
 
     fn strain(&self) -> Verdict {
-        self.shared.strain.look(Instant::now(), self.shared.queues.len(), || self.counters())
+        let gives_way = self.shared.search.get().is_some_and(|s| s.gives_way());
+        self.shared.strain.look(Instant::now(), self.shared.queues.len(), gives_way, || self.counters())
+    }
+
+    /// How much is searched beside the streams from here on.
+    pub fn set_effort(&self, mode: EffortMode) {
+        if let Some(search) = self.shared.search.get() {
+            search.set_mode(mode);
+        }
+    }
+
+    /// Steps of the next search; None if this engine never searches.
+    pub fn effort(&self) -> Option<u32> {
+        self.shared.search.get().map(|s| s.steps(Instant::now(), &self.strain()))
+    }
+
+    /// Bundles that were searched so far.
+    pub fn searched(&self) -> u64 {
+        self.shared.search.get().map_or(0, |s| s.searched())
+    }
+
+    /// Searches better latents for sound of this length; `done` is called once with the job, whether there was time for it or not.
+    pub fn submit_search(&self, job: SearchJob, media: Duration, done: impl FnOnce(SearchJob) + Send + 'static) {
+        match (self.shared.search.get(), self.effort()) {
+            (Some(search), Some(steps)) if steps > 0 => {
+                search.submit(job, steps, search::deadline(Instant::now(), media), Box::new(done));
+            }
+            _ => done(job),
+        }
     }
 
     /// Stages that a stream has which asks for `wanted`: fewer while the engine does not keep up.

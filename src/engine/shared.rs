@@ -1,13 +1,14 @@
 //! What the engine's threads and those who have work share.
 
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use super::counters::Counters;
 use super::histogram::Phases;
 use super::job::EngineError;
 use super::queue::Queue;
+use super::search::Search;
 use super::strain::Strain;
 
 /// How the engine is built.
@@ -42,6 +43,8 @@ pub(super) struct Shared {
     pub(super) counters: Counters,
     pub(super) strain: Strain,
     pub(super) phases: Phases,
+    /// What searches beside the streams; empty if nothing does.
+    pub(super) search: OnceLock<Arc<Search>>,
     pub(super) end: Mutex<Option<EngineError>>,
     pub(super) ended: Condvar,
 }

@@ -264,18 +264,18 @@ impl LoadedModel {
 /// What makes a processor for a thread.
 type Factory = Box<dyn Fn() -> Result<Processor, InferError> + Send + Sync>;
 
-/// Reads the model once; gives its token model, if it has one, and what makes a processor for each thread.
+/// Reads the model once; gives it, and what makes a processor for each thread.
 ///
 /// Errors: [`InferError`].
 pub fn load_processor_factory(
     named: Option<&Path>,
     networks: Networks,
-) -> Result<(Option<Arc<TokenModel>>, Factory), InferError> {
-    let model = load_model(named)?;
+) -> Result<(Arc<LoadedModel>, Factory), InferError> {
+    let model = Arc::new(load_model(named)?);
     if let Some(remark) = model.remark() {
         tracing::warn!("{remark}");
     }
-    let tokens = model.tokens()?;
-    let factory = move || model.processor_with(networks, BeamWidth::new(DEFAULT_BEAM).unwrap_or(BeamWidth::GREEDY));
-    Ok((tokens, Box::new(factory)))
+    let shared = Arc::clone(&model);
+    let factory = move || shared.processor_with(networks, BeamWidth::new(DEFAULT_BEAM).unwrap_or(BeamWidth::GREEDY));
+    Ok((model, Box::new(factory)))
 }

@@ -1,20 +1,19 @@
 //! Connections that speak the protocol: publishers and subscribers of codes.
 
+mod coded;
 mod forward;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use data_encoding::HEXLOWER;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{OwnedSemaphorePermit, watch};
-use tokio::task::spawn_blocking;
 use tokio::time::{sleep_until, timeout};
 use tracing::{debug, info, warn};
 
 use super::access::{Flood, Pass, authorize};
-use super::cost::thread_time;
+use super::codings::ListenerCoder;
 use super::door::Guest;
 use super::ending::Ending;
 use super::foreign::Foreign;
@@ -29,7 +28,7 @@ use crate::jitter::{Keep, Pacing, Passed, Spans};
 use crate::profile::Profile;
 use crate::session::{
     Close, Control, Event, Hello, Joiner, Message, PackedBundle, Reason, Role, ServerSession, SessionDecoder,
-    SessionEncoder, StreamName, ThinReader, ThinWriter, Wire,
+    StreamName, ThinReader, ThinWriter, Wire,
 };
 use crate::units::StageCount;
 use crate::wire::Framer;
@@ -74,6 +73,8 @@ struct Subscription {
     ending: Option<Ending>,
     /// Makes long bundles of short ones, if the subscriber would rather wait.
     joiner: Option<Joiner>,
+    /// Bytes of every message of a stream whose messages have one size.
+    padded: usize,
     /// For a subscriber that knows nothing of silence.
     plainly: Option<Plainly>,
 }
@@ -117,7 +118,7 @@ struct Connection<'a> {
 enum Coder {
     Packed,
     Publisher(Option<Box<SessionDecoder>>, #[allow(dead_code)] OwnedSemaphorePermit),
-    Subscriber(Option<Box<SessionEncoder>>, #[allow(dead_code)] OwnedSemaphorePermit),
+    Subscriber(Box<ListenerCoder>, #[allow(dead_code)] OwnedSemaphorePermit),
 }
 
 /// Serves one connection to its end.
@@ -354,6 +355,9 @@ impl Connection<'_> {
                     if let Task::Subscribe(s) = &mut self.task {
                         s.stages = wanted;
                         s.listener.want(wanted);
+                        if let Coder::Subscriber(coder, _) = &mut self.coder {
+                            coder.want(wanted);
+                        }
                     }
                 }
                 Event::Alive => {}
@@ -363,81 +367,6 @@ impl Connection<'_> {
                 }
             }
         }
-    }
-
-    /// Settles whether the session is coded: the peers' models must agree, and there must be room.
-    fn agree(&mut self, hello: &Hello, mut ack: Message) -> Message {
-        if let Message::HelloAck { wire, .. } = &ack {
-            self.wire = *wire;
-            self.thin.1 = ThinReader::new(false, *wire);
-        }
-        let (Some(wanted), Message::HelloAck { coding, .. }) = (hello.coding, &mut ack) else { return ack };
-        let here = self.shared.coding.as_ref();
-        if coding.is_none() {
-            let ours = here.map_or_else(|| "none".to_owned(), |c| HEXLOWER.encode(&c.tag.id));
-            info!(wanted = HEXLOWER.encode(&wanted.id), ours, "token models differ: bundles are packed");
-        } else if let Some((c, permit)) = here.and_then(|c| Some((c, Arc::clone(&c.room).try_acquire_owned().ok()?))) {
-            let model = Arc::clone(&c.model);
-            self.thin.1 = ThinReader::new(true, self.wire);
-            self.coder = match hello.role {
-                Role::Publish => Coder::Publisher(Some(Box::new(SessionDecoder::new(model).on(self.wire))), permit),
-                Role::Subscribe => Coder::Subscriber(Some(Box::new(SessionEncoder::new(model).on(self.wire))), permit),
-            };
-            return ack;
-        } else {
-            warn!("all of limits.coded_sessions are in use: bundles are packed");
-            *coding = None;
-        }
-        Counters::add(&self.shared.counters.fallbacks);
-        ack
-    }
-
-    /// A coded bundle becomes a packed one, off the threads that serve connections; with what that cost.
-    ///
-    /// Not before its time: a client may cost what real time costs, and a new one what its address has not spent.
-    async fn decoded(&mut self, message: Message) -> Result<(Message, Duration), Close> {
-        let Message::Coded { sequence, bundle, checked } = message else {
-            if let (Message::Bundle { bundle, .. }, Coder::Publisher(Some(coder), _)) = (&message, &mut self.coder)
-                && bundle.is_background()
-            {
-                coder.silence();
-            }
-            return Ok((message, Duration::ZERO));
-        };
-        if !matches!(self.coder, Coder::Publisher(..)) {
-            return Ok((Message::Coded { sequence, bundle, checked }, Duration::ZERO));
-        }
-        tokio::select! {
-            () = tokio::time::sleep(self.turn(Instant::now())) => {}
-            () = self.shared.stop_input.cancelled() => return Err(self.shutting_down()),
-        }
-        self.media += self.shared.engine.profile().media_time(bundle.frames);
-        let Coder::Publisher(coder, _) = &mut self.coder else { return Err(stopped()) };
-        let Some(mut decoder) = coder.take() else { return Err(stopped()) };
-        let least = CODE * u32::from(bundle.frames) * u32::from(bundle.stages.value());
-        let work = spawn_blocking(move || {
-            let before = thread_time();
-            let result = decoder.decode(&bundle, checked);
-            (result, decoder, thread_time().saturating_sub(before))
-        });
-        let (result, decoder, took) = work.await.map_err(|_| stopped())?;
-        let cost = took.max(least);
-        *coder = Some(decoder);
-        match result {
-            Ok(bundle) => Ok((Message::Bundle { sequence, bundle }, cost)),
-            Err(e) => {
-                self.guest.visit.charge(cost, Instant::now());
-                Err(Close::new(Reason::Protocol, e.to_string()))
-            }
-        }
-    }
-
-    /// How long the next coded bundle has to wait.
-    fn turn(&self, now: Instant) -> Duration {
-        let age = now.saturating_duration_since(self.since);
-        let ahead = self.media.saturating_sub(self.shared.config.borrow().limits.max_lag + AHEAD);
-        let spent = self.guest.visit.wait(now).min(PROOF.saturating_sub(age));
-        ahead.saturating_sub(age).max(spent)
     }
 
     async fn open(&mut self, hello: &Hello, ack: Message, socket: &mut Socket) -> Result<(), Close> {
@@ -474,8 +403,17 @@ impl Connection<'_> {
                     listener.fill_silence(Profile::FRAME_TIME);
                     Plainly::default()
                 });
-                let (name, sequence) = (name.clone(), 0);
-                Task::Subscribe(Box::new(Subscription { name, listener, stages, sequence, ending, joiner, plainly }))
+                let (name, sequence, padded) = (name.clone(), 0, 0);
+                Task::Subscribe(Box::new(Subscription {
+                    name,
+                    listener,
+                    stages,
+                    sequence,
+                    ending,
+                    joiner,
+                    padded,
+                    plainly,
+                }))
             }
         };
         info!(stream = %name, role = ?hello.role, "session open");
@@ -547,6 +485,15 @@ impl Connection<'_> {
 
     async fn send(&mut self, message: &Message, socket: &mut Socket) -> Result<(), Close> {
         self.out.put(message);
+        self.send_out(socket).await
+    }
+
+    /// Puts a message of exactly so many bytes into the outbox, if it fits.
+    fn put_padded(&mut self, message: &Message, bytes: usize) -> bool {
+        self.out.put_padded(message, bytes).is_some()
+    }
+
+    async fn send_out(&mut self, socket: &mut Socket) -> Result<(), Close> {
         let patience = self.shared.config.borrow().limits.timeouts.idle;
         let start = Instant::now();
         let sent = timeout(patience, self.out.flush(socket)).await;

@@ -1,14 +1,15 @@
 //! Named streams: one publisher, any number of listeners.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc};
 use tracing::warn;
 
-use super::listener::{Age, Cost, FRESH, Outlet, USUAL_FRAMES, connect};
 pub(crate) use super::listener::{Ended, Heard, Listener};
+use super::listener::{FRESH, Outlet, Ties, USUAL_FRAMES, connect};
 use super::tap::Tap;
 use crate::codec::MAX_QUIET_FRAMES;
 use crate::jitter::{Backlog, Keep};
@@ -55,8 +56,7 @@ struct Stream {
     is_silent: bool,
     stage_bits: [u64; MAX_STAGES as usize],
     level: Option<(f32, Instant)>,
-    age: Arc<Age>,
-    cost: Arc<Cost>,
+    ties: Ties,
     /// Seconds of its rate that a stream which is encoded here has saved; negative: owes.
     saved_s: Option<f64>,
     listeners: Vec<Outlet>,
@@ -102,7 +102,7 @@ impl Stream {
         self.next_frame = first_frame.saturating_add(u64::from(heard.frames));
         self.bundles += 1;
         self.bytes += heard.payload.len() as u64;
-        self.age.note(&heard.stamp, Instant::now());
+        self.ties.age.note(&heard.stamp, Instant::now());
         self.listeners.retain(|outlet| outlet.give(&heard));
     }
 }
@@ -169,7 +169,7 @@ impl Hub {
         if let Some(joiner) = &self.joiner
             && let Some(queue) = (joiner.wants)(name)
         {
-            let (outlet, listener) = connect(everything(queue), (&stream.age, &stream.cost), &self.changed);
+            let (outlet, listener) = connect(everything(queue), &stream.ties, &self.changed);
             listener.want_frames(Profile::MAX_FRAMES_PER_BUNDLE);
             match joiner.tell.try_send((name.clone(), listener)) {
                 Ok(()) => stream.listeners.push(outlet),
@@ -190,7 +190,7 @@ impl Hub {
             s.published || !s.listeners.is_empty()
         });
         let stream = streams.entry(name.clone()).or_default();
-        let (outlet, listener) = connect(backlog, (&stream.age, &stream.cost), &self.changed);
+        let (outlet, listener) = connect(backlog, &stream.ties, &self.changed);
         stream.listeners.push(outlet);
         drop(streams);
         self.changed.notify_one();
@@ -201,7 +201,7 @@ impl Hub {
     pub(super) fn rejoin(&self, name: &StreamName, queue: usize) -> Option<Listener> {
         let mut streams = self.lock();
         let stream = streams.get_mut(name).filter(|s| s.published)?;
-        let (outlet, listener) = connect(everything(queue), (&stream.age, &stream.cost), &self.changed);
+        let (outlet, listener) = connect(everything(queue), &stream.ties, &self.changed);
         listener.want_frames(Profile::MAX_FRAMES_PER_BUNDLE);
         stream.listeners.push(outlet);
         Some(listener)
@@ -249,7 +249,7 @@ impl Hub {
             is_silent: s.is_silent,
             stage_bits: s.stage_bits,
             level: s.level.filter(|(_, at)| at.elapsed() < FRESH).map(|(level, _)| level),
-            age: s.age.read(Instant::now()),
+            age: s.ties.age.read(Instant::now()),
             saved_s: s.saved_s,
         };
         let mut all: Vec<_> = streams.iter().map(state).collect();
@@ -293,9 +293,16 @@ impl Publisher {
         }
     }
 
+    /// From here on every message to a listener has the size that so many stages would take packed.
+    pub(super) fn make_constant(&self, stages: StageCount) {
+        if let Some(stream) = self.hub.lock().get(&self.name) {
+            stream.ties.constant.store(stages.value(), Ordering::Relaxed);
+        }
+    }
+
     /// Bits that a code takes on its way to those who listen; None if that is not known.
     pub(super) fn code_bits(&self) -> Option<f64> {
-        self.hub.lock().get(&self.name).and_then(|s| s.cost.read(Instant::now()))
+        self.hub.lock().get(&self.name).and_then(|s| s.ties.cost.read(Instant::now()))
     }
 
     /// Notes what a stream that is encoded here has saved of its rate, in seconds.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::time::sleep_until;
 
+use super::codings::Codings;
 use crate::bitstream::Form;
 use crate::jitter::{Backlog, Quiet, Stamp};
 use crate::session::PackedBundle;
@@ -163,8 +164,7 @@ impl Drop for Outlet {
 /// A listener's end: bundles from the next one on.
 pub(crate) struct Listener {
     queue: Arc<Queue>,
-    age: Arc<Age>,
-    cost: Arc<Cost>,
+    ties: Ties,
     /// What a code takes on its way to this listener.
     code_bits: Option<f64>,
     changed: Arc<Notify>,
@@ -173,12 +173,18 @@ pub(crate) struct Listener {
     placed: VecDeque<Heard>,
 }
 
+/// What a stream and its listeners share besides the bundles.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Ties {
+    pub(super) age: Arc<Age>,
+    pub(super) cost: Arc<Cost>,
+    pub(super) codings: Arc<Codings>,
+    /// Stages whose packed rate every message takes, padded; 0: messages are as long as they get.
+    pub(super) constant: Arc<AtomicU8>,
+}
+
 /// Both ends of a queue; `changed` is told when the listener goes or wants other stages.
-pub(super) fn connect(
-    backlog: Backlog<Heard>,
-    (age, cost): (&Arc<Age>, &Arc<Cost>),
-    changed: &Arc<Notify>,
-) -> (Outlet, Listener) {
+pub(super) fn connect(backlog: Backlog<Heard>, ties: &Ties, changed: &Arc<Notify>) -> (Outlet, Listener) {
     let queue = Arc::new(Queue {
         backlog: Mutex::new((backlog, None)),
         ready: Notify::new(),
@@ -188,8 +194,7 @@ pub(super) fn connect(
     });
     let listener = Listener {
         queue: Arc::clone(&queue),
-        age: Arc::clone(age),
-        cost: Arc::clone(cost),
+        ties: ties.clone(),
         code_bits: None,
         changed: Arc::clone(changed),
         quiet: None,
@@ -277,12 +282,22 @@ impl Listener {
         let bits = bytes as f64 * 8.0 / f64::from(codes.max(1));
         let mean = self.code_bits.map_or(bits, |mean| mean + 0.1 * (bits - mean));
         self.code_bits = Some(mean);
-        self.cost.note(mean, Instant::now());
+        self.ties.cost.note(mean, Instant::now());
     }
 
     /// Notes that a bundle has left for the listener.
     pub(crate) fn delivered(&self, heard: &Heard) {
-        self.age.note(&heard.stamp, Instant::now());
+        self.ties.age.note(&heard.stamp, Instant::now());
+    }
+
+    /// Stages whose packed rate messages are to take, whatever is in them; None: as little as they can.
+    pub(crate) fn constant(&self) -> Option<StageCount> {
+        StageCount::new(self.ties.constant.load(Ordering::Relaxed)).ok()
+    }
+
+    /// The stream's coded bundles.
+    pub(super) fn codings(&self) -> &Arc<Codings> {
+        &self.ties.codings
     }
 }
 
@@ -292,9 +307,10 @@ mod tests {
 
     #[test]
     fn a_code_costs_what_it_costs_the_dearest_listener() {
-        let (age, cost, changed) = (Arc::default(), Arc::new(Cost::default()), Arc::default());
+        let (ties, changed) = (Ties::default(), Arc::default());
+        let cost = Arc::clone(&ties.cost);
         let backlog = || Backlog::new(crate::jitter::Keep::All, 4, Duration::ZERO);
-        let mut listeners = [(); 2].map(|()| connect(backlog(), (&age, &cost), &changed).1);
+        let mut listeners = [(); 2].map(|()| connect(backlog(), &ties, &changed).1);
         assert_eq!(cost.read(Instant::now()), None);
         for _ in 0..50 {
             listeners[0].took(60, 55);

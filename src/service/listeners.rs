@@ -324,15 +324,17 @@ fn relay(cluster: &Arc<Cluster>, shared: &Shared) -> [Running; 2] {
     [Running(relaying), Running(keeping)]
 }
 
-/// Reads the certificates again whenever the configuration is.
+/// Follows the configuration in what is not asked of it each time: the effort, and the certificates, which are read again.
 async fn renew(shared: Shared) {
-    let (Some(server), mut config) = (&shared.tls, shared.config.clone()) else { return };
+    let mut config = shared.config.clone();
     config.mark_unchanged();
     loop {
+        shared.engine.set_effort(config.borrow().codec.effort);
         tokio::select! {
             () = shared.stop_input.cancelled() => return,
             changed = config.changed() => if changed.is_err() { return },
         }
+        let Some(server) = &shared.tls else { continue };
         let tls = config.borrow().tls.clone();
         match tls.as_ref().map(|tls| server.reload(tls)) {
             Some(Ok(())) => info!("certificates read again"),

@@ -58,6 +58,10 @@ pub(super) fn prometheus(shared: &Shared, view: &View) -> String {
     page.number("engine_slots", "gauge", "Streams that may be encoded or decoded here.", slots as f64);
     let help = "Share of their stages that streams encoded here have; below 1 the engine does not keep up.";
     page.number("stage_share", "gauge", help, shared.engine.stage_share());
+    if let Some(steps) = shared.engine.effort() {
+        let help = "Steps of the search for streams encoded here: as many as there is time for.";
+        page.number("effort", "gauge", help, f64::from(steps));
+    }
     let running = c.recorded.running.load(Ordering::Relaxed);
     page.number("recordings", "gauge", "Streams that are recorded.", running as f64);
     for (name, help, value) in [
@@ -68,6 +72,8 @@ pub(super) fn prometheus(shared: &Shared, view: &View) -> String {
         ("stale_bundles_total", "Bundles of live sound that were dropped: later than limits.max_lag_ms.", &c.stale),
         ("skipped_frames_total", "Frames that listeners did without because they did not keep up.", &c.skipped),
         ("bundles_total", "Bundles published.", &c.bundles),
+        ("coded_bundles_total", "Coded bundles sent to listeners.", &c.coded),
+        ("coder_runs_total", "Bundles coded for them: once for all who get the same.", &c.coder_runs),
         ("recorded_bytes_total", "Bytes written to recordings.", &c.recorded.bytes),
         ("recorded_files_total", "Files of recordings begun.", &c.recorded.files),
         ("recorded_files_deleted_total", "Recordings deleted to stay below record.disk_mb.", &c.recorded.deleted),
@@ -78,6 +84,7 @@ pub(super) fn prometheus(shared: &Shared, view: &View) -> String {
     }
     for (name, help, value) in [
         ("engine_jobs_total", "Jobs finished.", engine.jobs),
+        ("searched_bundles_total", "Bundles that were searched for.", shared.engine.searched()),
         ("engine_batches_total", "Network calls.", engine.batches),
         ("engine_cancelled_total", "Jobs dropped because their stream was gone.", engine.cancelled),
         ("engine_late_total", "Jobs that finished after their deadline.", engine.late),
@@ -180,7 +187,9 @@ pub(super) fn table(shared: &Shared, view: &View) -> String {
     let (used, slots) = shared.engine.slots();
     let mut page = Page(String::new());
     let state = unready(shared).unwrap_or_else(|| "ready".to_owned());
-    let _ = writeln!(page.0, "undertone {}: {state}; {used} of {slots} engine slots", env!("CARGO_PKG_VERSION"));
+    let effort = shared.engine.effort().map_or_else(String::new, |steps| format!("; effort {steps}"));
+    let _ =
+        writeln!(page.0, "undertone {}: {state}; {used} of {slots} engine slots{effort}", env!("CARGO_PKG_VERSION"));
     let _ = writeln!(
         page.0,
         "{:<32} {:>9} {:>9} {:>10} {:>12} {:>7} {:>9} {:>8}",
@@ -259,10 +268,11 @@ pub(super) fn json(shared: &Shared, view: &View) -> String {
             s.drift_ppm()
         )
     };
+    let effort = shared.engine.effort().map_or_else(|| "null".to_owned(), |steps| steps.to_string());
     let shown = shared.devices.iter().filter(|d| view.shows(&d.port.stream));
     let devices = shown.map(device).collect::<Vec<_>>().join(",");
     format!(
-        "{{\"version\":\"{}\",\"ready\":{},\"engine_slots_used\":{used},\"engine_slots\":{slots},\"streams\":[{streams}],\"devices\":[{devices}],\"udp_listeners\":{}}}\n",
+        "{{\"version\":\"{}\",\"ready\":{},\"engine_slots_used\":{used},\"engine_slots\":{slots},\"effort\":{effort},\"streams\":[{streams}],\"devices\":[{devices}],\"udp_listeners\":{}}}\n",
         env!("CARGO_PKG_VERSION"),
         unready(shared).is_none(),
         shared.counters.udp.json(view),

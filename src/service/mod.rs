@@ -4,6 +4,7 @@ mod access;
 mod client;
 mod cluster;
 mod codes;
+mod codings;
 mod cost;
 mod devices;
 mod door;

@@ -14,7 +14,7 @@ use super::door::Guest;
 use super::foreign::Foreign;
 use super::hub::{Ended, Heard, Publisher};
 use super::listener::USUAL_FRAMES;
-use super::shared::{encode, process};
+use super::shared::{Searcher, encode, process};
 use super::sockets::Pulse;
 use super::tls::Socket;
 use super::{Counters, Shared};
@@ -26,7 +26,7 @@ use crate::engine::{EngineError, Slot};
 use crate::jitter::{Gaps, Keep, Pace, Pacing, Passed, Spans};
 use crate::profile::Profile;
 use crate::session::{PackedBundle, StreamName};
-use crate::units::{CODEC_RATE, StageCount};
+use crate::units::{CODEC_RATE, MAX_STAGES, StageCount};
 
 /// Bytes of a message besides its codes, and of a description of silence; bits of a code while nobody says what it takes.
 const HEAD: usize = 2;
@@ -136,6 +136,9 @@ pub(super) struct Source<'a> {
     publisher: Publisher,
     slot: Slot,
     encoder: Encoder,
+    searcher: Searcher,
+    /// Holds messages to one size; None: to a rate, or a number of stages.
+    constant: Option<Bucket>,
     /// As configured, and as the engine has time for.
     stages: (StageCount, StageCount),
     pacing: Pacing<PackedBundle>,
@@ -155,17 +158,34 @@ impl<'a> Source<'a> {
         let stages = config.codec.stages.min(profile.stages);
         let mut encoder = Encoder::new(profile, stages, config.codec.frames_per_bundle)?;
         encoder.set_job_frames(usize::from(config.codec.frames_per_bundle));
-        if config.codec.graded {
+        let constant = config.codec.constant.then(|| Bucket::new(stages.kbps(), HEAD, CODE_BITS));
+        if constant.is_some() {
+            publisher.make_constant(stages);
+        } else if config.codec.graded {
             // Packed until it is known what messages take.
             encoder.hold_rate(Bucket::new(stages.kbps(), HEAD, CODE_BITS), shared.coding.is_some());
         }
         info!(%stream, %stages, "input started");
-        if config.codec.dtx {
+        // Messages of one size say nothing if there is always one.
+        if config.codec.dtx && constant.is_none() {
             encoder.leave_out_silence();
         }
         let frames = config.codec.frames_per_bundle;
         let (pacing, spans) = (Pacing::new(pace, config.limits.max_lag), Spans::default());
-        Ok(Self { shared, publisher, slot, encoder, stages: (stages, stages), pacing, spans, frames, stale: 0 })
+        let searcher = Searcher::new(&shared.engine);
+        Ok(Self {
+            shared,
+            publisher,
+            slot,
+            encoder,
+            searcher,
+            constant,
+            stages: (stages, stages),
+            pacing,
+            spans,
+            frames,
+            stale: 0,
+        })
     }
 
     /// Encodes samples that were recorded just now.
@@ -219,19 +239,31 @@ impl<'a> Source<'a> {
         self.publisher.send(Heard::new(passed.item, media, passed.recorded, self.pacing.is_live()));
     }
 
-    /// Encodes what is ready, which came at `arrived`.
-    async fn encode(&mut self, arrived: Instant) -> Result<(), PcmError> {
-        let now = self.shared.engine.stages(self.stages.0);
+    /// Follows what the engine has time for.
+    fn choose_stages(&mut self, frames: u8) {
+        let engine = &self.shared.engine;
+        let now = match &self.constant {
+            // One more than usually fits: what does not is left out on the way to a listener.
+            Some(bucket) => {
+                let stages = (bucket.mean_stages(frames) + 1.0).clamp(1.0, f64::from(MAX_STAGES)) as u8;
+                engine.stages(StageCount::new(stages).unwrap_or(self.stages.0))
+            }
+            None => engine.stages(self.stages.0),
+        };
         if now != self.stages.1 {
             self.stages.1 = now;
             self.encoder.set_stages(now);
-            let most = self.shared.engine.profile().stages;
-            self.encoder.limit_stages(self.shared.engine.stages(most));
+            self.encoder.limit_stages(engine.stages(engine.profile().stages));
         }
+    }
+
+    /// Encodes what is ready, which came at `arrived`.
+    async fn encode(&mut self, arrived: Instant) -> Result<(), PcmError> {
         // Listeners that say nothing want what the configuration says.
-        let wanted = self.publisher.wanted_frames().filter(|&f| f != USUAL_FRAMES);
-        self.encoder.set_bundle_frames(wanted.unwrap_or(self.frames));
-        while let Some(bundle) = encode(&self.slot, &mut self.encoder).await? {
+        let wanted = self.publisher.wanted_frames().filter(|&f| f != USUAL_FRAMES).unwrap_or(self.frames);
+        self.encoder.set_bundle_frames(wanted);
+        self.choose_stages(wanted);
+        while let Some(bundle) = encode(&self.slot, &mut self.encoder, &mut self.searcher).await? {
             let packed = self.encoder.pack(&bundle);
             let codes = packed.as_ref().filter(|p| !p.is_background()).map_or(0, PackedBundle::codes);
             let bits = match (&packed, codes) {
@@ -243,6 +275,10 @@ impl<'a> Source<'a> {
                 }
             };
             self.encoder.spent(bundle.frames, codes, bits);
+            if let Some(bucket) = &mut self.constant {
+                bucket.spent(bundle.frames, codes, bits);
+                self.choose_stages(wanted);
+            }
             if let Some(bucket) = self.encoder.bucket() {
                 self.publisher.note_saved(bucket.saved_s());
             }

@@ -15,14 +15,15 @@ use super::tls;
 use super::udp::UdpCounters;
 use crate::bitstream::Bundle;
 use crate::capture::device::DeviceStats;
-use crate::codec::Encoder;
+use crate::codec::{EncodeJob, Encoder, Work};
 use crate::config::{Config, DevicePort};
-use crate::engine::{EngineError, EngineHandle, Histogram, Job, Slot};
+use crate::engine::{EngineError, EngineHandle, Histogram, Job, SearchJob, Slot};
 use crate::jitter::{Backlog, Keep};
 use crate::profile::Profile;
 use crate::session::{PackedBundle, StreamName, TokenTag};
+use crate::synthesis::Track;
 use crate::token::TokenModel;
-use crate::units::MAX_STAGES;
+use crate::units::{CODEC_RATE, MAX_STAGES};
 
 /// What connections share.
 #[derive(Clone)]
@@ -106,6 +107,9 @@ pub(super) struct Counters {
     pub(super) skipped: AtomicU64,
     pub(super) bundles: AtomicU64,
     pub(super) fallbacks: AtomicU64,
+    /// Bundles that were coded for listeners, and coded bundles that were sent to them.
+    pub(super) coder_runs: AtomicU64,
+    pub(super) coded: AtomicU64,
     pub(super) recorded: Arc<Recorded>,
     /// Bits of code by stage.
     pub(super) stage_bits: [AtomicU64; MAX_STAGES as usize],
@@ -131,14 +135,76 @@ impl Counters {
 /// The next bundle of a stream, encoded in the engine; None if samples are missing.
 ///
 /// Errors: why the engine did not run a job.
-pub(super) async fn encode(slot: &Slot, encoder: &mut Encoder) -> Result<Option<Bundle>, EngineError> {
+pub(super) async fn encode(
+    slot: &Slot,
+    encoder: &mut Encoder,
+    searcher: &mut Searcher,
+) -> Result<Option<Bundle>, EngineError> {
     loop {
         if let Some(bundle) = encoder.next_bundle() {
             return Ok(Some(bundle));
         }
         let Some(job) = encoder.next_job() else { return Ok(None) };
         let within = Profile::FRAME_TIME * job.frames as u32;
-        encoder.accept(process(slot, job, within).await?);
+        let job = if searcher.wants(encoder) {
+            searcher.searched(slot, job, within).await?
+        } else {
+            process(slot, job, within).await?
+        };
+        encoder.accept(job);
+    }
+}
+
+/// Samples that may wait while a stream's latents are searched for; with more it is behind, and goes on without.
+const BEHIND: usize = CODEC_RATE.hz() as usize / 4;
+
+/// Bundles that are not searched for after one that took so long that the next had to wait.
+const REST: u32 = 20;
+
+/// The search of one stream, as far as there is time for it.
+pub(super) struct Searcher {
+    engine: EngineHandle,
+    track: Option<Track>,
+    /// Bundles that are left alone.
+    rest: u32,
+}
+
+impl Searcher {
+    pub(super) fn new(engine: &EngineHandle) -> Self {
+        Self { engine: engine.clone(), track: None, rest: 0 }
+    }
+
+    /// Whether what was taken from the encoder is to be searched for; what is not breaks the track.
+    fn wants(&mut self, encoder: &Encoder) -> bool {
+        let in_time = self.rest == 0 && encoder.backlog() < BEHIND;
+        self.rest = self.rest.saturating_sub(1);
+        let wants = in_time && encoder.is_active() && self.engine.effort().is_some_and(|steps| steps > 0);
+        if !wants {
+            self.track = None;
+        }
+        wants
+    }
+
+    /// Runs a job with a search between its network and its codes.
+    async fn searched(&mut self, slot: &Slot, mut job: EncodeJob, within: Duration) -> Result<EncodeJob, EngineError> {
+        job.work = Work::Latents;
+        let mut job = process(slot, job, within).await?;
+        let search = SearchJob {
+            track: self.track.take(),
+            first_frame: job.first_frame,
+            pcm: std::mem::take(&mut job.pcm),
+            latents: std::mem::take(&mut job.latents),
+        };
+        let (tell, told) = oneshot::channel();
+        let begun = Instant::now();
+        self.engine.submit_search(search, within, move |done| drop(tell.send(done)));
+        let done = told.await.map_err(|_| EngineError::Stopped)?;
+        (self.track, job.pcm, job.latents) = (done.track, done.pcm, done.latents);
+        if begun.elapsed() > within {
+            self.rest = REST;
+        }
+        job.work = Work::Codes;
+        process(slot, job, within).await
     }
 }
 

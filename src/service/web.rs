@@ -286,7 +286,7 @@ impl Page<'_> {
             .collect();
         self.tell(json!({
             "type": "status", "version": env!("CARGO_PKG_VERSION"), "slots_used": used, "slots": slots,
-            "max_stages": stages, "streams": streams,
+            "max_stages": stages, "streams": streams, "effort": self.shared.engine.effort(),
         }))
         .await
     }

@@ -43,6 +43,12 @@ pub struct Refiner {
     gradient: Box<dyn DecoderGradient>,
     spectral: SpectralDistance,
     loudness: LoudnessDistance,
+    track: Track,
+}
+
+/// How far the search of one recording has come. With [`Refiner::exchange`] one refiner serves several.
+#[derive(Debug, Clone)]
+pub struct Track {
     /// Decoder's state before the next frame.
     state: Vec<f32>,
     next_frame: u64,
@@ -51,6 +57,18 @@ pub struct Refiner {
     /// Samples of the original that are decoded with the next frame.
     overlap: Vec<f32>,
     loudest: f32,
+}
+
+impl Track {
+    fn new(shape: &Shape, state_size: usize, next_frame: u64) -> Self {
+        Self {
+            state: vec![0.0; state_size],
+            next_frame,
+            before: (vec![0.0; LONGEST], vec![0.0; LONGEST]),
+            overlap: vec![0.0; shape.overlap_samples],
+            loudest: 0.0,
+        }
+    }
 }
 
 impl std::fmt::Debug for Refiner {
@@ -74,16 +92,27 @@ impl Refiner {
         Self {
             shape,
             steps,
-            state: vec![0.0; decoder.state_size()],
+            track: Track::new(&shape, decoder.state_size(), 0),
             decoder,
             gradient,
             spectral: SpectralDistance::new(),
             loudness: LoudnessDistance::new(),
-            next_frame: 0,
-            before: (vec![0.0; LONGEST], vec![0.0; LONGEST]),
-            overlap: vec![0.0; shape.overlap_samples],
-            loudest: 0.0,
         }
+    }
+
+    /// The track of a recording whose search begins with that frame.
+    pub fn track(&self, first_frame: u64) -> Track {
+        Track::new(&self.shape, self.decoder.state_size(), first_frame)
+    }
+
+    /// Goes on with another recording's track, and gives back the one of this.
+    pub fn exchange(&mut self, track: &mut Track) {
+        std::mem::swap(&mut self.track, track);
+    }
+
+    /// Whole frames in so many samples.
+    pub fn frames(&self, pcm: &[f32]) -> usize {
+        pcm.len() / self.shape.frame_samples
     }
 
     /// Takes so many steps from the next part on.
@@ -93,11 +122,7 @@ impl Refiner {
 
     /// Starts again, at the first frame of another recording.
     pub fn restart(&mut self) {
-        self.state.fill(0.0);
-        self.next_frame = 0;
-        self.before = (vec![0.0; LONGEST], vec![0.0; LONGEST]);
-        self.overlap.fill(0.0);
-        self.loudest = 0.0;
+        self.track = self.track(0);
     }
 
     /// Moves latents `[T * latent_dim]` of the next frames, whose samples are `pcm` `[T * frame_samples]`. The first `keep` frames
@@ -105,22 +130,36 @@ impl Refiner {
     ///
     /// Errors: [`NetworkError`].
     pub fn refine(&mut self, pcm: &[f32], latents: &mut [f32], keep: usize) -> Result<Progress, NetworkError> {
+        self.refine_while(pcm, latents, keep, &mut || true)
+    }
+
+    /// As [`Refiner::refine`], with no more steps once `go_on` says so, which is asked before each.
+    ///
+    /// Errors: [`NetworkError`].
+    pub fn refine_while(
+        &mut self,
+        pcm: &[f32],
+        latents: &mut [f32],
+        keep: usize,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<Progress, NetworkError> {
         let shape = self.shape;
-        let frames = pcm.len() / shape.frame_samples;
+        let frames = self.frames(pcm);
         let mut noise = vec![0.0; frames * shape.noise_dim];
-        for (frame, out) in (self.next_frame..).zip(noise.chunks_exact_mut(shape.noise_dim)) {
+        for (frame, out) in (self.track.next_frame..).zip(noise.chunks_exact_mut(shape.noise_dim)) {
             decoder_noise(frame, out);
         }
-        let mut original = self.before.0.clone();
-        original.extend_from_slice(&self.overlap);
+        let mut original = self.track.before.0.clone();
+        original.extend_from_slice(&self.track.overlap);
         original.extend_from_slice(&pcm[..pcm.len() - shape.overlap_samples]);
         let part = &original[LONGEST..];
         let power = part.iter().map(|x| x * x).sum::<f32>() / part.len().max(1) as f32;
         let mut progress = Progress { first: 0.0, last: 0.0 };
         if power > SILENCE && self.steps > 0 {
             let active = active_power(part);
-            self.loudest = self.loudest.max(active);
-            progress = self.descend(&original, &noise, latents, active.max(LEAST_OF_LOUDEST * self.loudest))?;
+            self.track.loudest = self.track.loudest.max(active);
+            let active = active.max(LEAST_OF_LOUDEST * self.track.loudest);
+            progress = self.descend(&original, &noise, latents, active, go_on)?;
         }
         let keep = keep.min(frames);
         let mut decoded = vec![0.0; keep * shape.frame_samples];
@@ -128,18 +167,19 @@ impl Refiner {
             &mut [DecodeRow {
                 latents: &latents[..keep * shape.latent_dim],
                 noise: &noise[..keep * shape.noise_dim],
-                state: &mut self.state,
+                state: &mut self.track.state,
                 pcm: &mut decoded,
             }],
             keep,
         )?;
-        self.next_frame += keep as u64;
+        let track = &mut self.track;
+        track.next_frame += keep as u64;
         let end = LONGEST + keep * shape.frame_samples;
-        self.before.0 = original[end - LONGEST..end].to_vec();
-        self.before.1.extend_from_slice(&decoded);
-        self.before.1.drain(..self.before.1.len() - LONGEST);
+        track.before.0 = original[end - LONGEST..end].to_vec();
+        track.before.1.extend_from_slice(&decoded);
+        track.before.1.drain(..track.before.1.len() - LONGEST);
         let at = keep * shape.frame_samples;
-        self.overlap = pcm[at - shape.overlap_samples..at].to_vec();
+        track.overlap = pcm[at - shape.overlap_samples..at].to_vec();
         Ok(progress)
     }
 
@@ -149,6 +189,7 @@ impl Refiner {
         noise: &[f32],
         latents: &mut [f32],
         active: f32,
+        go_on: &mut dyn FnMut() -> bool,
     ) -> Result<Progress, NetworkError> {
         let frames = latents.len() / self.shape.latent_dim;
         let spectral = self.spectral.target(original);
@@ -156,13 +197,16 @@ impl Refiner {
         let start = latents.to_vec();
         let rms = self.shape.latent_rms;
         let leash = 2.0 * LEASH / (rms * rms * latents.len() as f32);
-        let mut decoded = self.before.1.clone();
+        let mut decoded = self.track.before.1.clone();
         decoded.resize(original.len(), 0.0);
         let (mut pcm_slope, mut slope) = (vec![0.0; original.len()], vec![0.0; latents.len()]);
         let mut moments = vec![(0.0f32, 0.0f32); latents.len()];
         let mut progress = Progress { first: 0.0, last: 0.0 };
         for step in 0..self.steps {
-            let mut state = self.state.clone();
+            if !go_on() {
+                break;
+            }
+            let mut state = self.track.state.clone();
             let pcm = &mut decoded[LONGEST..];
             self.decoder.decode(&mut [DecodeRow { latents, noise, state: &mut state, pcm }], frames)?;
             progress.last = self.spectral.measure(&decoded, &spectral, &mut pcm_slope)
@@ -170,7 +214,7 @@ impl Refiner {
             if step == 0 {
                 progress.first = progress.last;
             }
-            let row = GradientRow { latents, noise, state: &self.state, pcm_slope: &pcm_slope[LONGEST..] };
+            let row = GradientRow { latents, noise, state: &self.track.state, pcm_slope: &pcm_slope[LONGEST..] };
             self.gradient.pull_back(&row, frames, &mut slope)?;
             let size = STEP * rms * (1.0 - step as f32 / self.steps as f32);
             let bias = (1.0 - MOMENTS.0.powi(step as i32 + 1), 1.0 - MOMENTS.1.powi(step as i32 + 1));

@@ -32,21 +32,29 @@ pub struct Daemon {
     stop: Option<oneshot::Sender<()>>,
     running: JoinHandle<Summary>,
     _engine: Engine,
-    _config: watch::Sender<Arc<Config>>,
+    pub config: watch::Sender<Arc<Config>>,
 }
 
 impl Daemon {
     pub async fn start(limits: &str) -> Self {
+        Self::start_with(limits, "kbps = 3\neffort = \"off\"").await
+    }
+
+    /// With these lines in the section `[codec]`.
+    pub async fn start_with(limits: &str, codec: &str) -> Self {
         // Tests run beside each other: the usual port is nobody's.
         let http = if limits.contains("[http]") { "" } else { "[http]\nlisten = \"\"\n" };
         let text = format!(
-            "{limits}\n{http}[codec]\nkbps = 3\n[codes]\nlisten = \"127.0.0.1:0\"\n\
+            "{limits}\n{http}[codec]\n{codec}\n[codes]\nlisten = \"127.0.0.1:0\"\n\
              [[pcm_input]]\nlisten = \"127.0.0.1:0\"\nstream = \"main\"\n\
              [[pcm_output]]\nlisten = \"127.0.0.1:0\"\nstream = \"main\"\n"
         );
         let config = Arc::new(Config::parse(&text).unwrap());
         let options = EngineOptions { threads: 1, slots: 8, max_batch: 4, gather: Duration::ZERO, pin: false };
-        let engine = Engine::start(&options, || Ok::<_, String>(fake::processor(16, 7))).unwrap();
+        let mut engine = Engine::start(&options, || Ok::<_, String>(fake::processor(16, 7))).unwrap();
+        if !config.codec.is_never_searched() {
+            engine.search(|| Ok::<_, String>(Some(fake::refiner(0)))).unwrap();
+        }
         let bound = Bound::open(&config).await.unwrap();
         let (pcm, pcm_out, codes) = (bound.addresses[0], bound.addresses[1], bound.addresses[2]);
         let http = bound.addresses.get(3).copied();
@@ -56,7 +64,7 @@ impl Daemon {
         let running = tokio::spawn(service::run(bound, engine.handle(), Some(tokens()), receiver, async {
             let _ = stopped.await;
         }));
-        Self { pcm, pcm_out, codes, http, addresses, stop: Some(stop), running, _engine: engine, _config: sender }
+        Self { pcm, pcm_out, codes, http, addresses, stop: Some(stop), running, _engine: engine, config: sender }
     }
 
     /// As [`Daemon::start`].

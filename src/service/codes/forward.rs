@@ -8,11 +8,16 @@ use tokio::task::spawn_blocking;
 use tracing::warn;
 
 use super::{Coder, Connection, Task, stopped, unfit};
+use crate::bitstream::Form;
+use crate::profile::Profile;
+use crate::service::Counters;
+use crate::service::codings::CodingsError;
 use crate::service::hub::Heard;
 use crate::service::pacer::Pacer;
 use crate::service::plainly::Plainly;
 use crate::service::tls::Socket;
 use crate::session::{Close, Control, Joiner, Message, PackedBundle, Reason};
+use crate::units::StageCount;
 
 impl Connection<'_> {
     /// Sends a bundle to a subscriber, with no more stages than it wants.
@@ -70,6 +75,10 @@ impl Connection<'_> {
         let parts = if graded { vec![bundle] } else { bundle.plain_runs().map_err(unfit)? };
         for bundle in parts {
             let Task::Subscribe(s) = &mut self.task else { return Ok(()) };
+            if let Some(rate) = s.listener.constant() {
+                self.forward_padded(rate, &bundle, socket).await?;
+                continue;
+            }
             let number = s.sequence;
             s.sequence += 1;
             let codes = if bundle.is_background() { 0 } else { bundle.codes() };
@@ -81,6 +90,49 @@ impl Connection<'_> {
             self.send(&message, socket).await?;
         }
         Ok(())
+    }
+
+    /// Sends a bundle as a message of the size that all of this session have: stages that do not fit are left out.
+    async fn forward_padded(
+        &mut self,
+        rate: StageCount,
+        bundle: &PackedBundle,
+        socket: &mut Socket,
+    ) -> Result<(), Close> {
+        let Task::Subscribe(s) = &mut self.task else { return Ok(()) };
+        let (number, rate) = (s.sequence, rate.min(s.stages));
+        s.sequence += 1;
+        // A last bundle of fewer frames is as long as the others, too.
+        s.padded = s.padded.max(padded_size(rate, bundle.frames, self.wire.thin));
+        let size = s.padded;
+        for stages in (1..=bundle.stages.value()).rev().filter_map(|n| StageCount::new(n).ok()) {
+            let bundle = bundle.limited(stages).map_err(unfit)?;
+            let (mut trial, mut thin) = (None, self.thin.0.clone());
+            let message = match &mut self.coder {
+                Coder::Subscriber(coder, _) => {
+                    let made = coder.encode(&bundle, &self.shared.counters.coder_runs).await.map_err(uncoded)?;
+                    let (bundle, checked) = made.bundle();
+                    trial = Some(made);
+                    Message::Coded { sequence: number, bundle, checked }
+                }
+                _ => Message::Bundle { sequence: number, bundle: bundle.clone() },
+            };
+            let bytes = payload(&message);
+            let message = if self.wire.thin { thin.thin(message) } else { message };
+            if !self.put_padded(&message, size) {
+                continue;
+            }
+            if let (Coder::Subscriber(coder, _), Some(trial)) = (&mut self.coder, trial) {
+                coder.sent(trial);
+                Counters::add(&self.shared.counters.coded);
+            }
+            self.thin.0 = thin;
+            if let Task::Subscribe(s) = &mut self.task {
+                s.listener.took(bundle.codes(), bytes);
+            }
+            return self.send_out(socket).await;
+        }
+        Err(Close::new(Reason::Protocol, format!("not even one stage fits {size} bytes")))
     }
 
     /// Sends the continuation that the subscriber asked for, in real time.
@@ -120,18 +172,35 @@ impl Connection<'_> {
 
     async fn coded(&mut self, sequence: u64, bundle: PackedBundle) -> Result<Message, Close> {
         let Coder::Subscriber(coder, _) = &mut self.coder else { return Ok(Message::Bundle { sequence, bundle }) };
-        let Some(mut encoder) = coder.take() else { return Err(stopped()) };
         if bundle.is_background() {
-            encoder.silence();
-            *coder = Some(encoder);
+            coder.silence();
             return Ok(Message::Bundle { sequence, bundle });
         }
-        let work = spawn_blocking(move || (encoder.encode(&bundle), encoder));
-        let (result, encoder) = work.await.map_err(|_| stopped())?;
-        *coder = Some(encoder);
-        let (bundle, checked) = result.map_err(|e| Close::new(Reason::Protocol, e.to_string()))?;
+        let trial = coder.encode(&bundle, &self.shared.counters.coder_runs).await.map_err(uncoded)?;
+        let (bundle, checked) = trial.bundle();
+        coder.sent(trial);
+        Counters::add(&self.shared.counters.coded);
         Ok(Message::Coded { sequence, bundle, checked })
     }
+}
+
+fn uncoded(e: CodingsError) -> Close {
+    match e {
+        CodingsError::Bundle(e) => Close::new(Reason::Protocol, e.to_string()),
+        CodingsError::Stopped => stopped(),
+    }
+}
+
+/// Bytes of a message that one stage fits into whatever it is, besides its codes and their check sum.
+const HEAD_THIN: usize = 8;
+const HEAD: usize = 32;
+
+/// Bytes of all messages of a session whose bundles have so many frames: those of the rate, and at least those of one stage.
+fn padded_size(rate: StageCount, frames: u8, thin: bool) -> usize {
+    let seconds = f64::from(frames) / f64::from(Profile::FRAMES_PER_SECOND);
+    let bytes = (rate.kbps() * 125.0 * seconds) as usize;
+    let head = if thin { HEAD_THIN } else { HEAD };
+    bytes.max(head + 2 + PackedBundle::payload_len(frames, StageCount::ONE, Form::Graded))
 }
 
 /// Bytes of codes in a message.

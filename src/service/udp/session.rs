@@ -280,6 +280,8 @@ impl Connection {
                 Some(Ok(heard)) => {
                     self.shared.skipped(&mut listener, &self.hello.stream);
                     if let Some(bundle) = plainly.bundle(&heard).map_err(failed)? {
+                        // Packed, so many stages always have one size; of more, their number would say something.
+                        let bundle = bundle.limited(listener.constant().unwrap_or(bundle.stages)).map_err(failed)?;
                         out.pack(&bundle, now).map_err(failed)?.iter().for_each(|d| self.send_bytes(d));
                     }
                     listener.delivered(&heard);

@@ -75,6 +75,8 @@ function told(message) {
       state.retry = 500;
       connection("on", `connected, undertone ${message.version}`);
       $("slots").textContent = `${message.slots_used} of ${message.slots}`;
+      $("effort").hidden = message.effort === null;
+      $("effort").lastChild.textContent = `${message.effort} steps`;
       stages(message.max_stages);
       show(message.streams);
       tick();
