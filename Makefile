@@ -41,7 +41,7 @@ test: export CARGO := $(CARGO)
 test:
 	@bash scripts/setup.sh cmake g++
 	@bash scripts/lint.sh
-	$(CARGO) test --locked --no-default-features --lib
+	$(CARGO) test --locked --no-default-features --features portable --lib
 	$(CARGO) build $(ALL) --all-targets
 	$(CARGO) test $(ALL)
 	$(CARGO) test $(ALL) --bench '*'

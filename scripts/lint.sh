@@ -16,7 +16,7 @@ step shell, Python, prose
 step Rust
 "$cargo" clippy -q --locked --workspace --all-targets --features undertone/referee -- -D warnings
 "$cargo" clippy -q --locked --all-targets -- -D warnings
-"$cargo" clippy -q --locked --lib --no-default-features -- -D warnings
+"$cargo" clippy -q --locked --lib --no-default-features --features portable -- -D warnings
 bash scripts/core-only.sh
 bash scripts/msrv.sh
 step documentation, private items too

@@ -12,6 +12,8 @@
 //!    devices), [`bus`] (NATS);
 //! 3. composition: [`batch`], [`engine`], [`service`], [`config`], [`referee`], [`cli`].
 //!
+//! The networks run by ONNX Runtime ([`infer`]) or, without it, in plain Rust ([`portable`]).
+//!
 //! The core encodes and decodes with any implementation of the networks; here with the deterministic fake:
 //!
 //! ```
@@ -36,6 +38,8 @@ pub mod entropy;
 pub mod fake;
 pub mod jitter;
 pub mod model;
+#[cfg(feature = "portable")]
+pub mod portable;
 pub mod profile;
 pub mod recording;
 pub mod rvq;

@@ -32,6 +32,7 @@ const MODULES: &[(&str, Layer, &[&str])] = &[
     ("entropy", Core, &[]),
     ("model", Core, &[]),
     ("codec", Core, &[]),
+    ("portable", Core, &[]),
     ("synthesis", Core, &[]),
     ("fake", Core, &[]),
     ("recording", Core, &[]),
@@ -90,7 +91,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("futures_util", &["bus", "service/web.rs"]),
     ("serde_json", &["bus", "cli", "referee", "service"]),
     ("getrandom", &["batch", "bus"]),
-    ("half", &["rvq/codebook.rs"]),
+    ("half", &["portable/proto.rs", "rvq/codebook.rs"]),
     ("csv", &["referee"]),
     ("plotters", &["referee/chart.rs"]),
     ("embedded_graphics", &["referee/image.rs"]),
@@ -106,7 +107,7 @@ const OWNERS: &[(&str, &[&str])] = &[
 ];
 
 /// Files that may hold unsafe code.
-const UNSAFE: &[&str] = &["rvq/simd.rs", "token/simd.rs"];
+const UNSAFE: &[&str] = &["portable/simd.rs", "rvq/simd.rs", "token/simd.rs"];
 
 /// What the pure core may not name: it has no threads, no clock, no environment and no I/O. A point in time may be an argument.
 const IMPURE: &[&str] =
