@@ -160,7 +160,7 @@ async fn state_and_metrics_are_told_to_who_has_a_token_and_asks_for_one_of_our_n
             "Authorization: Bearer 0123456789abcdef\r\nAuthorization: Bearer 0123456789abcdef\r\n",
         ] {
             let answer = with(denied).await;
-            assert!(answer.starts_with("HTTP/1.1 401") && answer.contains("WWW-Authenticate: Bearer"), "{answer}");
+            assert!(answer.starts_with("HTTP/1.1 401") && answer.contains("Www-Authenticate: Bearer"), "{answer}");
             assert!(!answer.contains("news"), "{answer}");
         }
         let answer = with("Authorization: bearer 0123456789abcdef\r\n").await;

@@ -1,17 +1,29 @@
 //! Health, metrics and state for operators, and the page for people, over HTTP.
 
+use std::convert::Infallible;
+use std::future::{poll_fn, ready};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{
+    AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderMap, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::access::View;
 use super::door::Guest;
 use super::tls::Socket;
-use super::web::{self, Upgrade};
+use super::web;
 use super::{Counters, Shared, metrics, names};
 
-/// Longest request that is read.
+/// Longest request that is read, bytes.
 const MAX_HEAD: usize = 8 << 10;
 
 /// How long an answer may take to leave.
@@ -19,75 +31,60 @@ const ANSWER: Duration = Duration::from_secs(10);
 
 const TEXT: &str = "text/plain; charset=utf-8";
 
-struct Answer {
-    status: &'static str,
-    kind: &'static str,
-    body: String,
+/// What is sent.
+type Answer = Response<Full<Bytes>>;
+
+fn answer(status: StatusCode, kind: &'static str, body: String) -> Answer {
+    let mut answer = Response::new(Full::from(body));
+    *answer.status_mut() = status;
+    let headers = answer.headers_mut();
+    // One answer a connection: places are few.
+    let ours = [(CONNECTION, "close"), (CACHE_CONTROL, "no-store"), (X_CONTENT_TYPE_OPTIONS, "nosniff")];
+    for (name, value) in [(CONTENT_TYPE, kind)].into_iter().chain(ours).chain(web::HEADERS) {
+        headers.insert(name, value.parse().expect("constants are header values"));
+    }
+    answer
 }
 
-fn text(status: &'static str, body: &str) -> Answer {
-    Answer { status, kind: TEXT, body: body.to_owned() }
+fn text(status: StatusCode, body: &str) -> Answer {
+    answer(status, TEXT, body.to_owned())
 }
 
 /// Serves one request.
-pub(super) async fn serve(shared: Shared, mut socket: Socket, guest: &Guest) {
+pub(super) async fn serve(shared: Shared, socket: Socket, guest: &Guest) {
     let patience = shared.config.borrow().limits.timeouts.handshake;
-    let (answer, body_wanted) = match timeout(patience, head(&mut socket)).await {
-        // Gone, or silent: nobody to tell.
-        Ok(Err(_)) | Err(_) => {
-            Counters::add(&shared.counters.hostile);
-            return;
+    let is_page = AtomicBool::new(false);
+    let service = service_fn(|request: Request<Incoming>| {
+        let answer = respond(&shared, &request, guest);
+        is_page.store(answer.status() == StatusCode::SWITCHING_PROTOCOLS, Ordering::Relaxed);
+        ready(Ok::<_, Infallible>(answer))
+    });
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(patience).max_buf_size(MAX_HEAD);
+    http.title_case_headers(true);
+    let mut connection = http.serve_connection(TokioIo::new(socket), service);
+    let served = timeout(patience + ANSWER, poll_fn(|cx| connection.poll_without_shutdown(cx))).await;
+    let parts = connection.into_parts();
+    match served {
+        Ok(Ok(())) if is_page.load(Ordering::Relaxed) => {
+            web::serve(shared.clone(), parts.io.into_inner(), parts.read_buf.into(), guest).await;
         }
-        Ok(Ok(None)) => (text("431 Request Header Fields Too Large", "at most 8192 bytes\n"), true),
-        Ok(Ok(Some((head, rest)))) => {
-            let line = head.lines().next().unwrap_or_default();
-            match line.split(' ').collect::<Vec<_>>()[..] {
-                ["GET", "/ws", "HTTP/1.1"] => match web::upgrade(&shared, &head, guest) {
-                    Upgrade::Accepted(answer) => {
-                        let answered = timeout(ANSWER, async {
-                            socket.write_all(answer.as_bytes()).await?;
-                            socket.flush().await
-                        });
-                        if matches!(answered.await, Ok(Ok(()))) {
-                            web::serve(shared, socket, rest, guest).await;
-                        }
-                        return;
-                    }
-                    Upgrade::Refused(status, why) => (text(status, why), true),
-                },
-                ["GET", path, version] if version.starts_with("HTTP/1.") => (route(&shared, path, &head, guest), true),
-                ["HEAD", path, version] if version.starts_with("HTTP/1.") => {
-                    (route(&shared, path, &head, guest), false)
-                }
-                [_, _, version] if version.starts_with("HTTP/1.") => {
-                    (text("405 Method Not Allowed", "only GET and HEAD\n"), true)
-                }
-                _ => {
-                    Counters::add(&shared.counters.hostile);
-                    (text("400 Bad Request", "not a request of HTTP/1\n"), true)
-                }
+        Ok(served) => {
+            // Not a request of HTTP/1, or too long, which it was told; or silent, or gone.
+            if served.is_err() {
+                Counters::add(&shared.counters.hostile);
             }
+            close(parts.io.into_inner()).await;
         }
-    };
-    send(socket, answer, body_wanted).await;
+        Err(_) => Counters::add(&shared.counters.slow),
+    }
 }
 
-/// Sends an answer and closes the connection.
-async fn send(mut socket: Socket, Answer { status, kind, body }: Answer, body_wanted: bool) {
-    let mut out = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nCache-Control: no-store\r\n\
-         X-Content-Type-Options: nosniff\r\n{}{}Connection: close\r\n\r\n",
-        body.len(),
-        web::HEADERS,
-        if status == UNAUTHORIZED { "WWW-Authenticate: Bearer\r\n" } else { "" },
-    );
-    if body_wanted {
-        out.push_str(&body);
-    }
+/// Closes a connection so that its last answer arrives: unread bytes would turn it into a reset; how many there are is not
+/// our business.
+async fn close(mut socket: Socket) {
     let _ = timeout(ANSWER, async {
-        socket.write_all(out.as_bytes()).await?;
         socket.shutdown().await?;
-        // Unread bytes would turn the answer into a reset; how many there are is not our business.
         let mut rest = [0; 1024];
         for _ in 0..64 {
             if socket.read(&mut rest).await? == 0 {
@@ -99,69 +96,61 @@ async fn send(mut socket: Socket, Answer { status, kind, body }: Answer, body_wa
     .await;
 }
 
-/// The request up to its empty line, and what was read behind that; None if it is too long.
-async fn head(socket: &mut Socket) -> std::io::Result<Option<(String, Vec<u8>)>> {
-    let (mut all, mut chunk) = (Vec::new(), [0; 1024]);
-    while all.len() < MAX_HEAD {
-        match socket.read(&mut chunk).await? {
-            0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
-            n => all.extend_from_slice(&chunk[..n]),
-        }
-        let end = |mark: &[u8]| all.windows(mark.len()).position(|w| w == mark).map(|at| at + mark.len());
-        if let Some(end) = end(b"\r\n\r\n").or_else(|| end(b"\n\n")) {
-            let rest = all.split_off(end);
-            return Ok(Some((String::from_utf8_lossy(&all).into_owned(), rest)));
-        }
+fn respond(shared: &Shared, request: &Request<Incoming>, guest: &Guest) -> Answer {
+    match (request.method(), request.uri().path()) {
+        (&Method::GET, "/ws") => match web::upgrade(shared, request.headers(), guest) {
+            Ok(switching) => switching.map(|()| Full::default()),
+            Err((status, why)) => text(status, why),
+        },
+        (&Method::GET | &Method::HEAD, path) => route(shared, path, request.headers(), guest),
+        _ => text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n"),
     }
-    Ok(None)
 }
 
-const UNAUTHORIZED: &str = "401 Unauthorized";
-
-fn route(shared: &Shared, path: &str, head: &str, guest: &Guest) -> Answer {
-    let ok = |kind, body| Answer { status: "200 OK", kind, body };
-    let path = path.split('?').next().unwrap_or_default();
+fn route(shared: &Shared, path: &str, headers: &HeaderMap, guest: &Guest) -> Answer {
     match path {
         // Whether the daemon lives is no secret, and who watches it uses any name.
-        "/healthz" => return ok(TEXT, "ok\n".to_owned()),
+        "/healthz" => return text(StatusCode::OK, "ok\n"),
         "/readyz" => {
             return match metrics::unready(shared) {
-                None => ok(TEXT, "ready\n".to_owned()),
-                Some(why) => Answer { status: "503 Service Unavailable", kind: TEXT, body: format!("{why}\n") },
+                None => text(StatusCode::OK, "ready\n"),
+                Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, &format!("{why}\n")),
             };
         }
         _ => {}
     }
     // A page of anybody's could read what we say under a name that it points at us.
-    if let Err(why) = names::known_host(head, &shared.config.borrow().http) {
-        return text("403 Forbidden", why);
+    if let Err(why) = names::known_host(headers, &shared.config.borrow().http) {
+        return text(StatusCode::FORBIDDEN, why);
     }
     if let Some((kind, text)) = web::file(path) {
-        return ok(kind, text.to_owned());
+        return answer(StatusCode::OK, kind, text.to_owned());
     }
     if !["/metrics", "/status", "/status.json"].contains(&path) {
-        return text("404 Not Found", "there are / /healthz /readyz /metrics /status /status.json\n");
+        return text(StatusCode::NOT_FOUND, "there are / /healthz /readyz /metrics /status /status.json\n");
     }
-    let Some(view) = view(shared, head, guest) else {
+    let Some(view) = view(shared, headers, guest) else {
         Counters::add(&shared.counters.refused);
-        return text(UNAUTHORIZED, "this needs a token: Authorization: Bearer ...\n");
+        let mut answer = text(StatusCode::UNAUTHORIZED, "this needs a token: Authorization: Bearer ...\n");
+        answer.headers_mut().insert(WWW_AUTHENTICATE, const { hyper::header::HeaderValue::from_static("Bearer") });
+        return answer;
     };
     match path {
-        "/metrics" => ok("text/plain; version=0.0.4; charset=utf-8", metrics::prometheus(shared, &view)),
-        "/status" => ok(TEXT, metrics::table(shared, &view)),
-        _ => ok("application/json", metrics::json(shared, &view)),
+        "/metrics" => answer(StatusCode::OK, metrics::PROMETHEUS, metrics::prometheus(shared, &view)),
+        "/status" => answer(StatusCode::OK, TEXT, metrics::table(shared, &view)),
+        _ => answer(StatusCode::OK, "application/json", metrics::json(shared, &view)),
     }
 }
 
 /// What the asker may see; None without a token that is known, where one is needed.
-fn view(shared: &Shared, head: &str, guest: &Guest) -> Option<View> {
+fn view(shared: &Shared, headers: &HeaderMap, guest: &Guest) -> Option<View> {
     let config = shared.config.borrow();
     // From this machine: nobody stands behind the peer, as with a proxy.
-    let direct = guest.peer.ip().to_canonical().is_loopback() && !names::came_through_a_proxy(head);
+    let direct = guest.peer.ip().to_canonical().is_loopback() && !names::came_through_a_proxy(headers);
     if config.http.status_without_token && direct {
         return Some(View::All);
     }
-    let bearer = names::header(head, "Authorization").and_then(|v| v.split_once(' '));
+    let bearer = names::header(headers, AUTHORIZATION.as_str()).and_then(|v| v.split_once(' '));
     let secret = bearer.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("Bearer")).map_or("", |(_, s)| s.trim());
     View::of(&config.tokens, secret)
 }

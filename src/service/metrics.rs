@@ -45,6 +45,9 @@ impl Page {
     }
 }
 
+/// The kind of what `prometheus` gives.
+pub(super) const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
+
 /// Prometheus' text format, version 0.0.4.
 pub(super) fn prometheus(shared: &Shared, view: &View) -> String {
     let mut page = Page(String::with_capacity(8 << 10));

@@ -6,6 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt, StreamExt};
+use hyper::header::{
+    CONNECTION, CONTENT_SECURITY_POLICY, HeaderMap, HeaderName, REFERRER_POLICY, SEC_WEBSOCKET_ACCEPT,
+    SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
+};
+use hyper::{Response, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -39,9 +44,14 @@ const FILES: [(&str, &str, &str); 3] = [
 ];
 
 /// Sent with every answer: nothing from elsewhere, nothing inline, in nobody's frame.
-pub(super) const HEADERS: &str = "Content-Security-Policy: default-src 'none'; script-src 'self'; style-src 'self'; \
-     connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'\r\n\
-     Referrer-Policy: no-referrer\r\n";
+pub(super) const HEADERS: [(HeaderName, &str); 2] = [
+    (
+        CONTENT_SECURITY_POLICY,
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; \
+         base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
+    (REFERRER_POLICY, "no-referrer"),
+];
 
 /// How often the page is told of streams.
 const STATUS: Duration = Duration::from_millis(500);
@@ -60,36 +70,35 @@ pub(super) fn file(path: &str) -> Option<(&'static str, &'static str)> {
     FILES.iter().find(|(p, ..)| *p == path).map(|(_, kind, text)| (*kind, *text))
 }
 
-/// What a request for the WebSocket gets.
-pub(super) enum Upgrade {
-    /// The head of the answer; the connection is a WebSocket from there on.
-    Accepted(String),
-    /// Status and reason.
-    Refused(&'static str, &'static str),
-}
-
-/// Answers a request for the WebSocket.
-pub(super) fn upgrade(shared: &Shared, head: &str, guest: &Guest) -> Upgrade {
-    let has = |name: &str, word: &str| {
-        header(head, name).is_some_and(|v| v.split(',').any(|w| w.trim().eq_ignore_ascii_case(word)))
+/// Answers a request for the WebSocket; the connection is one from there on.
+///
+/// Errors: what to answer instead.
+pub(super) fn upgrade(
+    shared: &Shared,
+    headers: &HeaderMap,
+    guest: &Guest,
+) -> Result<Response<()>, (StatusCode, &'static str)> {
+    let has = |name: HeaderName, word: &str| {
+        header(headers, name.as_str()).is_some_and(|v| v.split(',').any(|w| w.trim().eq_ignore_ascii_case(word)))
     };
-    let Some(key) = header(head, "Sec-WebSocket-Key").filter(|k| k.len() == 24) else {
-        return Upgrade::Refused("426 Upgrade Required", "a WebSocket is here\n");
+    let Some(key) = header(headers, SEC_WEBSOCKET_KEY.as_str()).filter(|k| k.len() == 24) else {
+        return Err((StatusCode::UPGRADE_REQUIRED, "a WebSocket is here\n"));
     };
-    if !has("Upgrade", "websocket") || !has("Connection", "upgrade") || !has("Sec-WebSocket-Version", "13") {
-        return Upgrade::Refused("426 Upgrade Required", "a WebSocket of version 13 is here\n");
+    if !has(UPGRADE, "websocket") || !has(CONNECTION, "upgrade") || !has(SEC_WEBSOCKET_VERSION, "13") {
+        return Err((StatusCode::UPGRADE_REQUIRED, "a WebSocket of version 13 is here\n"));
     }
     let config = shared.config.borrow();
-    if let Err(why) = our_page(head, &config.http, shared.tls.is_some()) {
-        return Upgrade::Refused("403 Forbidden", why);
-    }
+    our_page(headers, &config.http, shared.tls.is_some()).map_err(|why| (StatusCode::FORBIDDEN, why))?;
     if guest.permit.is_reserved && config.tokens.is_empty() {
-        return Upgrade::Refused("503 Service Unavailable", "all connections (limits.max_connections) are in use\n");
+        let why = "all connections (limits.max_connections) are in use\n";
+        return Err((StatusCode::SERVICE_UNAVAILABLE, why));
     }
-    Upgrade::Accepted(format!(
-        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {}\r\n\r\n",
-        derive_accept_key(key.as_bytes())
-    ))
+    let switching = Response::builder()
+        .status(StatusCode::SWITCHING_PROTOCOLS)
+        .header(UPGRADE, "websocket")
+        .header(CONNECTION, "Upgrade")
+        .header(SEC_WEBSOCKET_ACCEPT, derive_accept_key(key.as_bytes()));
+    Ok(switching.body(()).expect("a key in base 64 is a header value"))
 }
 
 /// What a page may ask.

@@ -5,6 +5,8 @@ mod load;
 mod loss;
 mod machine;
 #[cfg(feature = "referee")]
+mod peer;
+#[cfg(feature = "referee")]
 mod plan;
 #[cfg(feature = "referee")]
 mod rate;

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result};
 
+use super::peer::Peer;
 use super::recordings::{kind, read, stem};
 use super::scorer::Scorer;
 use crate::cli::encode::FILE_BEAM;
@@ -21,7 +22,7 @@ use crate::token::TokenModel;
 use crate::units::StageCount;
 
 /// One codec at one setting.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) enum Entry {
     Undertone {
         stages: StageCount,
@@ -34,6 +35,8 @@ pub(super) enum Entry {
         searched: bool,
     },
     Opus(OpusSettings),
+    /// Another program, and the folder for its files.
+    Peer(Peer, PathBuf),
 }
 
 impl Entry {
@@ -62,15 +65,17 @@ impl Entry {
                 };
                 format!("Opus {rate} {} ms{enhancer}{repair}", s.packet_ms)
             }
+            Self::Peer(peer, _) => peer.name.clone(),
         }
     }
 
-    /// Nominal rate in kbit/s.
+    /// Nominal rate in kbit/s; 0 where only the bytes tell.
     pub(super) fn nominal(&self) -> f64 {
         match self {
             Self::Undertone { stages, .. } => stages.kbps(),
             Self::File { kbps, .. } => *kbps,
             Self::Opus(s) => f64::from(s.bits_per_second) / 1e3,
+            Self::Peer(..) => 0.0,
         }
     }
 
@@ -81,7 +86,7 @@ impl Entry {
         pcm: &[f32],
         lost: &[bool],
     ) -> Result<Outcome> {
-        let outcome = match *self {
+        let outcome = match self.clone() {
             Self::Undertone { stages, frames_per_packet, payload } => {
                 let tokens = tokens.clone();
                 measure(&mut Undertone::new(processor, tokens, stages, frames_per_packet, payload), pcm, lost)
@@ -92,18 +97,28 @@ impl Entry {
                 measure(&mut CodedFile::new(files, tokens, refiner, kbps), pcm, lost)
             }
             Self::Opus(settings) => measure(&mut Opus::new(OpusSettings { music, ..settings }), pcm, lost),
+            Self::Peer(peer, folder) => measure(&mut peer.codec(&folder), pcm, lost),
         };
         outcome.with_context(|| format!("{} at {} kbit/s", self.system(), self.nominal()))
     }
 
+    /// What tells this entry from every other.
+    fn key(&self) -> String {
+        match self {
+            Self::Peer(peer, _) => format!("{peer:?}").replace('\n', " "),
+            _ => format!("{}@{}", self.system(), self.nominal()),
+        }
+    }
+
     fn delay_ms(&self, processor: &Processor) -> f64 {
-        match *self {
+        match self {
             Self::Undertone { frames_per_packet, .. } => {
                 let overlap = processor.profile().overlap_samples() as f64 / 24.0;
-                f64::from(frames_per_packet) * 20.0 + overlap
+                f64::from(*frames_per_packet) * 20.0 + overlap
             }
             Self::File { .. } => 1_000.0 + processor.profile().overlap_samples() as f64 / 24.0,
             Self::Opus(s) => s.packet_ms as f64 + 6.5,
+            Self::Peer(..) => f64::NAN,
         }
     }
 }
@@ -180,7 +195,7 @@ impl Plan<'_> {
 
     /// What an item's file must have been made with to be used again.
     fn key(&self) -> String {
-        let entries: Vec<String> = self.entries.iter().map(|e| format!("{}@{}", e.system(), e.nominal())).collect();
+        let entries: Vec<String> = self.entries.iter().map(|e| e.key()).collect();
         let traces: Vec<String> = self
             .traces
             .iter()
@@ -216,7 +231,10 @@ impl Plan<'_> {
         for entry in &self.entries {
             for (label, trace) in &self.traces {
                 let o = entry.measure(ours, kind == "music", &pcm, trace)?;
-                let (s, [payload, message, ip], [encode, decode]) = (o.scores, o.kbps, o.times_real);
+                let (s, [payload, message, ip]) = (o.scores, o.kbps);
+                // The processor's time of other programs is not counted.
+                let is_peer = matches!(entry, Entry::Peer(..));
+                let [encode, decode] = if is_peer { [f64::NAN; 2] } else { o.times_real };
                 let system = format!("{}{label}", entry.system());
                 let other = scorer.as_deref_mut().map(|s| self.ask(s, kind, &name, &pcm, &o.decoded)).transpose()?;
                 if let Some(keep) = &self.keep {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::machine::{command, machine};
+use super::peer::Peer;
 use super::plan::{Entry, Plan};
 use super::recordings::{kind, read, recordings, stem};
 use super::scorer::Scorer;
@@ -59,6 +60,10 @@ pub(super) struct Args {
     /// files) by a number, higher for better
     #[arg(long, value_name = "COMMAND")]
     scorer: Option<String>,
+    /// Another codec as two shell commands: `$IN` names what a command reads, `$OUT` what it writes. ENCODE makes a file of codes of a
+    /// WAV file (mono, 24 kHz), DECODE a recording of that. May be given several times
+    #[arg(long, num_args = 3, value_names = ["NAME", "ENCODE", "DECODE"])]
+    peer: Vec<String>,
     /// Model folder [default: the shipped model]
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
@@ -109,16 +114,19 @@ fn entries(args: &Args, has_tokens: bool, searches: bool) -> Vec<Entry> {
 pub(super) fn run(args: &Args) -> Result<()> {
     let files = recordings(&args.dir, args.every)?;
     let model = crate::cli::loading::load_model(args.model.as_deref())?;
+    let items = args.out.join("items");
+    let mut entries = entries(args, model.tokens()?.is_some(), args.refine > 0 && model.refiner(0)?.is_some());
+    entries.extend(Peer::parse(&args.peer)?.into_iter().map(|peer| Entry::Peer(peer, items.clone())));
     let plan = Plan {
         model: &model,
         tokens: model.tokens()?,
         beam: args.beam,
         refine: args.refine,
-        entries: entries(args, model.tokens()?.is_some(), args.refine > 0 && model.refiner(0)?.is_some()),
+        entries,
         traces: vec![(String::new(), Vec::new())],
         seconds: args.seconds,
         jobs: args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get)),
-        items: args.out.join("items"),
+        items,
         keep: args.keep.then(|| args.out.join("decoded")),
         scorer: args.scorer.clone(),
     };

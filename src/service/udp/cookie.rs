@@ -3,7 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use sha2::{Digest, Sha256};
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
 use crate::wire::{COOKIE_LEN, Cookie};
@@ -36,10 +37,12 @@ impl Cookies {
             IpAddr::V4(ip) => ip.to_ipv6_mapped(),
             IpAddr::V6(ip) => ip,
         };
-        // All parts have fixed lengths; the second pass keeps the inner state from being extended.
-        let parts: [&[u8]; 4] = [&self.key, &time.to_be_bytes(), &ip.octets(), &address.port().to_be_bytes()];
-        let inner = Sha256::digest(parts.concat());
-        let seal = Sha256::digest([self.key.as_slice(), inner.as_slice()].concat());
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.key).expect("HMAC takes keys of any length");
+        // All parts have fixed lengths.
+        for part in [&time.to_be_bytes()[..], &ip.octets(), &address.port().to_be_bytes()] {
+            mac.update(part);
+        }
+        let seal = mac.finalize().into_bytes();
         let mut cookie = [0; COOKIE_LEN];
         cookie[..TIME_LEN].copy_from_slice(&time.to_be_bytes());
         cookie[TIME_LEN..].copy_from_slice(&seal[..COOKIE_LEN - TIME_LEN]);
