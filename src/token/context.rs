@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use super::linear::Linear;
 use super::math::{Frequencies, clamp, norm};
-use super::simd::{Attention, attention, linear};
-use super::weights::{Linear, TokenModel};
+use super::simd::{Attention, attention, linear, softmax};
+use super::weights::TokenModel;
 use crate::rvq::SimdLevel;
 use crate::units::StageCount;
 
@@ -55,7 +56,7 @@ struct Scratch {
     rows: Vec<usize>,
     scores: Vec<i32>,
     logits: Vec<i32>,
-    weights: Vec<u64>,
+    weights: Vec<u32>,
 }
 
 fn apply<'a>(level: SimdLevel, layer: &Linear, x: &[i16], out: &'a mut Vec<i32>) -> &'a mut [i32] {
@@ -137,7 +138,11 @@ impl Context {
     /// Frequencies of the next code.
     pub fn frequencies(&mut self, out: &mut Frequencies) {
         self.logits();
-        out.set(&self.model.tables, &self.scratch.logits, &mut self.scratch.weights);
+        let Scratch { logits, weights, .. } = &mut self.scratch;
+        let max = logits.iter().copied().max().unwrap_or(0);
+        weights.resize(logits.len(), 0);
+        softmax(self.level, &self.model.tables, logits, max, weights);
+        out.set(weights, logits.iter().position(|&l| l == max).unwrap_or(0));
     }
 
     /// Takes the next code. One beyond the codebook counts as the last entry; callers check codes before.

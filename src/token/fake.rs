@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use super::linear::Linear;
 use super::math::Tables;
-use super::weights::{Depth, Layer, Linear, TokenModel, TokenShape};
+use super::weights::{Depth, Layer, TokenModel, TokenShape};
 use crate::rvq::Codebooks;
 
 struct Random(u64);
@@ -16,12 +17,9 @@ impl Random {
     }
 
     fn linear(&mut self, inputs: usize, outputs: usize, factor: i32) -> Linear {
-        Linear {
-            inputs,
-            weight: (0..inputs * outputs).map(|_| self.next(127) as i16).collect(),
-            factor: vec![factor; outputs],
-            bias: (0..outputs).map(|_| self.next(500)).collect(),
-        }
+        let rows: Vec<i8> = (0..inputs * outputs).map(|_| self.next(127) as i8).collect();
+        let bias = (0..outputs).map(|_| self.next(500)).collect();
+        Linear::new(inputs, &rows, vec![factor; outputs], bias)
     }
 }
 

@@ -35,10 +35,10 @@ impl Tables {
     }
 
     /// 2^(x / 1024) with 20 fractional bits; x at most 0.
-    pub(super) fn exp2(&self, x: i32) -> u64 {
+    #[inline(always)]
+    pub(super) fn exp2(&self, x: i32) -> u32 {
         debug_assert!(x <= 0);
-        let shift = (-(x >> 10)).min(40) as u32;
-        (self.exp2[(x & 1023) as usize] as u64) >> shift
+        (self.exp2[(x & 1023) as usize] as u32) >> (-(x >> 10)).min(31)
     }
 }
 
@@ -81,25 +81,17 @@ impl Frequencies {
         }));
     }
 
-    pub(super) fn set(&mut self, tables: &Tables, logits: &[i32], weights: &mut Vec<u64>) {
-        let max = logits.iter().copied().max().unwrap_or(0);
-        weights.clear();
-        weights.extend(logits.iter().map(|&l| tables.exp2(l.saturating_sub(max).max(-(1 << 20)))));
-        let sum: u64 = weights.iter().sum();
-        let scale = (u64::from(TOTAL - logits.len() as u32) << 32) / sum.max(1);
-        let mut left = TOTAL;
-        for w in weights.iter_mut() {
-            *w = ((*w * scale) >> 32) + 1;
-            left -= *w as u32;
-        }
-        if let Some(first) = logits.iter().position(|&l| l == max) {
-            weights[first] += u64::from(left);
+    /// Frequencies that are each at least 1 and at most [`TOTAL`] in all; `first` gets what is left.
+    pub(super) fn set(&mut self, weights: &mut [u32], first: usize) {
+        let left = TOTAL - weights.iter().sum::<u32>();
+        if let Some(w) = weights.get_mut(first) {
+            *w += left;
         }
         self.cumulative.clear();
         self.cumulative.push(0);
         let mut sum = 0;
         self.cumulative.extend(weights.iter().map(|&w| {
-            sum += w as u32;
+            sum += w;
             sum
         }));
     }
@@ -137,17 +129,12 @@ impl Frequencies {
 mod tests {
     use super::*;
 
-    fn tables() -> Tables {
-        let exp2 = (0..1024).map(|i| ((f64::from(i) / 1024.0).exp2() * 1_048_576.0).round() as i32).collect();
-        Tables { gelu: vec![0; 2048], exp2 }
-    }
-
     #[test]
     fn frequencies_fill_the_range() {
         let mut f = Frequencies::uniform(4);
         assert_eq!(f.range(3), Some((TOTAL / 4 * 3, TOTAL / 4)));
         assert_eq!(f.range(4), None);
-        f.set(&tables(), &[0, -1024, i32::MIN, -2048], &mut Vec::new());
+        f.set(&mut [TOTAL / 7 * 4, TOTAL / 7 * 2, 1, TOTAL / 7], 0);
         let widths: Vec<u32> = (0..4).map(|c| f.range(c).unwrap().1).collect();
         assert_eq!(widths.iter().sum::<u32>(), TOTAL);
         assert_eq!(widths[2], 1);

@@ -10,6 +10,7 @@ mod error;
 pub mod fake;
 mod generate;
 mod golden;
+mod linear;
 mod math;
 mod simd;
 mod source;

@@ -8,6 +8,7 @@ use safetensors::{Dtype, SafeTensors};
 use sha2::{Digest, Sha256};
 
 use super::TokenError;
+use super::linear::Linear;
 use super::math::Tables;
 use crate::rvq::Codebooks;
 use crate::units::{MAX_STAGES, ModelId};
@@ -48,15 +49,6 @@ impl TokenShape {
     pub fn depth_size(&self, stage: usize) -> (usize, usize) {
         if stage < self.late { (self.depth_hidden, self.rank) } else { (self.late_hidden, self.late_rank) }
     }
-}
-
-/// A linear layer: int8 weights, held in 16 bits because that is how they are multiplied.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Linear {
-    pub(super) inputs: usize,
-    pub(super) weight: Vec<i16>,
-    pub(super) factor: Vec<i32>,
-    pub(super) bias: Vec<i32>,
 }
 
 #[derive(Debug)]
@@ -130,12 +122,9 @@ impl Tensors<'_> {
             let reason = format!("weight {at} is -128, allowed -127 to 127");
             return Err(TokenError::Tensor { name: name.to_owned(), reason });
         }
-        Ok(Linear {
-            inputs,
-            weight: weight.iter().map(|&b| i16::from(b as i8)).collect(),
-            factor: self.i32s(&format!("{name}.factor"), &[outputs], 1 << 24)?,
-            bias: self.i32s(&format!("{name}.bias"), &[outputs], 1 << 24)?,
-        })
+        let weight: Vec<i8> = weight.iter().map(|&b| b as i8).collect();
+        let factor = self.i32s(&format!("{name}.factor"), &[outputs], 1 << 24)?;
+        Ok(Linear::new(inputs, &weight, factor, self.i32s(&format!("{name}.bias"), &[outputs], 1 << 24)?))
     }
 }
 
@@ -274,27 +263,24 @@ impl TokenModel {
 
     /// Parameters: weights and biases.
     pub fn parameters(&self) -> usize {
-        let linear = |l: &Linear| l.weight.len() + l.bias.len();
-        let layers =
-            self.layers.iter().map(|l| [&l.qkv, &l.mix, &l.up, &l.down].into_iter().map(linear).sum::<usize>());
-        let depth =
-            self.depth.iter().map(|d| [&d.up, &d.down, &d.skip, &d.table].into_iter().map(linear).sum::<usize>());
-        linear(&self.inp) + self.count.len() + self.start.len() + layers.sum::<usize>() + depth.sum::<usize>()
+        let sum = |all: [&Linear; 4]| all.into_iter().map(Linear::parameters).sum::<usize>();
+        let layers = self.layers.iter().map(|l| sum([&l.qkv, &l.mix, &l.up, &l.down]));
+        let depth = self.depth.iter().map(|d| sum([&d.up, &d.down, &d.skip, &d.table]));
+        self.inp.parameters() + self.count.len() + self.start.len() + layers.sum::<usize>() + depth.sum::<usize>()
     }
 
     /// The `most` entries of a stage whose output embeddings point most nearly where that of `entry` does, with the cosine,
     /// nearest first. Empty beyond the last stage or entry.
     pub fn neighbours(&self, stage: usize, entry: u16, most: usize) -> Vec<(u16, f32)> {
-        let rank = self.shape.depth_size(stage).1;
         let Some(table) = self.depth.get(stage).map(|d| &d.table) else { return Vec::new() };
         // Rows are scaled one by one, which a cosine does not see.
-        let row = |e: usize| table.weight.get(e * rank..(e + 1) * rank);
-        let Some(own) = row(usize::from(entry)) else { return Vec::new() };
-        let dot = |a: &[i16], b: &[i16]| a.iter().zip(b).map(|(&x, &y)| f32::from(x) * f32::from(y)).sum::<f32>();
+        let row = |e: u16| table.row(usize::from(e)).map(|r| r.map(f32::from).collect::<Vec<_>>());
+        let Some(own) = row(entry) else { return Vec::new() };
+        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f32>();
         let mut all: Vec<(u16, f32)> = (0u16..)
-            .zip(table.weight.chunks_exact(rank))
+            .map_while(|e| Some((e, row(e)?)))
             .filter(|(e, _)| *e != entry)
-            .map(|(e, r)| (e, dot(own, r) / (dot(own, own) * dot(r, r)).sqrt().max(1.0)))
+            .map(|(e, r)| (e, dot(&own, &r) / (dot(&own, &own) * dot(&r, &r)).sqrt().max(1.0)))
             .collect();
         all.sort_by(|a, b| b.1.total_cmp(&a.1));
         all.truncate(most);
