@@ -92,6 +92,8 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("hyper", &["service/http.rs", "service/names.rs", "service/web.rs"]),
     ("hyper_util", &["service/http.rs"]),
     ("http_body_util", &["service/http.rs"]),
+    ("prometheus_client", &["service/metrics.rs", "service/page.rs", "service/udp/counters.rs"]),
+    ("comfy_table", &["service/state.rs"]),
     ("hmac", &["service/udp/cookie.rs"]),
     ("serde_json", &["bus", "cli", "referee", "service"]),
     ("getrandom", &["batch", "bus"]),

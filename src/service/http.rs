@@ -19,6 +19,7 @@ use tokio::time::timeout;
 
 use super::access::View;
 use super::door::Guest;
+use super::state::{State, unready};
 use super::tls::Socket;
 use super::web;
 use super::{Counters, Shared, metrics, names};
@@ -112,7 +113,7 @@ fn route(shared: &Shared, path: &str, headers: &HeaderMap, guest: &Guest) -> Ans
         // Whether the daemon lives is no secret, and who watches it uses any name.
         "/healthz" => return text(StatusCode::OK, "ok\n"),
         "/readyz" => {
-            return match metrics::unready(shared) {
+            return match unready(shared) {
                 None => text(StatusCode::OK, "ready\n"),
                 Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, &format!("{why}\n")),
             };
@@ -136,9 +137,9 @@ fn route(shared: &Shared, path: &str, headers: &HeaderMap, guest: &Guest) -> Ans
         return answer;
     };
     match path {
-        "/metrics" => answer(StatusCode::OK, metrics::PROMETHEUS, metrics::prometheus(shared, &view)),
-        "/status" => answer(StatusCode::OK, TEXT, metrics::table(shared, &view)),
-        _ => answer(StatusCode::OK, "application/json", metrics::json(shared, &view)),
+        "/metrics" => answer(StatusCode::OK, metrics::PROMETHEUS, metrics::prometheus(shared, view)),
+        "/status" => answer(StatusCode::OK, TEXT, State::of(shared, &view).table()),
+        _ => answer(StatusCode::OK, "application/json", State::of(shared, &view).json()),
     }
 }
 

@@ -1,23 +1,31 @@
 //! What happens to datagrams, for operators.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+
+use prometheus_client::metrics::MetricType;
+use serde::Serialize;
 
 use crate::jitter::Report;
 use crate::profile::Profile;
 use crate::service::access::View;
+use crate::service::page::Page;
 use crate::session::StreamName;
 
 /// A listener as operators see it.
-#[derive(Debug, Clone)]
-pub(super) struct ListenerState {
-    pub(super) stream: StreamName,
-    pub(super) stages: u8,
-    pub(super) loss: f64,
-    pub(super) jitter: Duration,
+#[derive(Debug, Clone, Serialize)]
+pub(in crate::service) struct ListenerState {
+    #[serde(serialize_with = "name")]
+    pub(in crate::service) stream: StreamName,
+    pub(in crate::service) stages: u8,
+    pub(in crate::service) loss: f64,
+    pub(in crate::service) jitter_s: f64,
+}
+
+fn name<S: serde::Serializer>(name: &StreamName, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(name.as_str())
 }
 
 /// What happened to datagrams since the start.
@@ -74,66 +82,42 @@ impl UdpCounters {
         };
     }
 
-    /// For people: nothing unless somebody listens.
-    pub(in crate::service) fn table(&self, page: &mut String, view: &View) {
+    /// The listeners that whoever asks may see.
+    pub(in crate::service) fn listeners(&self, view: &View) -> Vec<ListenerState> {
         let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
-        let shown: Vec<_> = listeners.values().filter(|l| view.shows(&l.stream)).collect();
-        if shown.is_empty() {
-            return;
-        }
-        let _ = writeln!(page, "\n{:<32} {:>9} {:>9} {:>9}", "listener over UDP", "stages", "loss %", "jitter ms");
-        for l in shown {
-            let (name, jitter_ms) = (l.stream.as_str(), l.jitter.as_secs_f64() * 1e3);
-            let _ = writeln!(page, "{name:<32} {:>9} {:>9.1} {jitter_ms:>9.1}", l.stages, l.loss * 100.0);
-        }
+        listeners.values().filter(|l| view.shows(&l.stream)).cloned().collect()
     }
 
-    /// For programs: an array.
-    pub(in crate::service) fn json(&self, view: &View) -> String {
-        let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
-        let listener = |l: &ListenerState| {
-            let jitter_s = l.jitter.as_secs_f64();
-            format!(
-                "{{\"stream\":\"{}\",\"stages\":{},\"loss\":{:.4},\"jitter_s\":{jitter_s}}}",
-                l.stream, l.stages, l.loss
-            )
-        };
-        format!(
-            "[{}]",
-            listeners.values().filter(|l| view.shows(&l.stream)).map(listener).collect::<Vec<_>>().join(",")
-        )
-    }
-
-    /// Prometheus' text format.
-    pub(in crate::service) fn page(&self, page: &mut String, view: &View) {
+    /// For Prometheus.
+    pub(in crate::service) fn page(&self, page: &mut Page<'_>, view: &View) -> fmt::Result {
         for (name, help, value) in [
-            ("ignored_total", "Datagrams that are not of the protocol, too large, or of no session.", &self.ignored),
-            ("unproven_total", "Hellos that were answered with a cookie only.", &self.unproven),
-            ("overflow_total", "Datagrams dropped for lack of room.", &self.overflow),
-            ("packets_lost_total", "Bundles that receivers missed.", &self.lost),
-            ("packets_late_total", "Bundles that came after their frames had been given up.", &self.late),
-            ("packets_reordered_total", "Bundles that others overtook.", &self.reordered),
-            ("packets_duplicated_total", "Bundles that came twice.", &self.duplicated),
-            ("concealed_ms_total", "Sound that receivers had to guess.", &self.concealed_ms),
-            ("rebuilt_ms_total", "Sound that receivers played from coarse copies.", &self.rebuilt_ms),
+            ("ignored", "Datagrams that are not of the protocol, too large, or of no session.", &self.ignored),
+            ("unproven", "Hellos that were answered with a cookie only.", &self.unproven),
+            ("overflow", "Datagrams dropped for lack of room.", &self.overflow),
+            ("packets_lost", "Bundles that receivers missed.", &self.lost),
+            ("packets_late", "Bundles that came after their frames had been given up.", &self.late),
+            ("packets_reordered", "Bundles that others overtook.", &self.reordered),
+            ("packets_duplicated", "Bundles that came twice.", &self.duplicated),
+            ("concealed_ms", "Sound that receivers had to guess.", &self.concealed_ms),
+            ("rebuilt_ms", "Sound that receivers played from coarse copies.", &self.rebuilt_ms),
         ] {
-            let value = value.load(Ordering::Relaxed);
-            let _ = writeln!(page, "# HELP undertone_udp_{name} {help}\n# TYPE undertone_udp_{name} counter");
-            let _ = writeln!(page, "undertone_udp_{name} {value}");
+            page.counter(&format!("udp_{name}"), help, value.load(Ordering::Relaxed))?;
         }
         let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
         type Value = fn(&ListenerState) -> f64;
         let gauges: [(&str, &str, Value); 3] = [
             ("stages", "Stages that a listener gets now.", |l| f64::from(l.stages)),
             ("loss", "Smoothed share of bundles that a listener misses.", |l| l.loss),
-            ("jitter_seconds", "Interarrival jitter of a listener.", |l| l.jitter.as_secs_f64()),
+            ("jitter_seconds", "Interarrival jitter of a listener.", |l| l.jitter_s),
         ];
         for (name, help, value) in gauges {
-            let name = format!("undertone_udp_listener_{name}");
-            let _ = writeln!(page, "# HELP {name} {help}\n# TYPE {name} gauge");
-            for (number, l) in listeners.iter().filter(|(_, l)| view.shows(&l.stream)) {
-                let _ = writeln!(page, "{name}{{listener=\"{number}\",stream=\"{}\"}} {}", l.stream, value(l));
-            }
+            let shown = listeners.iter().filter(|(_, l)| view.shows(&l.stream));
+            let values = shown.map(|(number, l)| {
+                let labels = [("listener", number.to_string()), ("stream", l.stream.as_str().to_owned())];
+                (labels, value(l))
+            });
+            page.family(&format!("udp_listener_{name}"), (MetricType::Gauge, help), values)?;
         }
+        Ok(())
     }
 }

@@ -11,6 +11,7 @@ mod peer;
 mod session;
 
 pub use client::{UdpClient, UdpEvent};
+pub(super) use counters::ListenerState;
 pub(crate) use counters::UdpCounters;
 
 use std::collections::HashMap;

@@ -223,7 +223,8 @@ impl Connection {
     /// What operators see of a listener.
     fn note(&self, number: u64, out: &Outgoing, jitter: Duration) {
         let (stages, loss) = (out.rate.stages().value(), out.rate.loss());
-        let state = ListenerState { stream: self.hello.stream.clone(), stages, loss, jitter };
+        let (stream, jitter_s) = (self.hello.stream.clone(), jitter.as_secs_f64());
+        let state = ListenerState { stream, stages, loss, jitter_s };
         self.shared.counters.udp.listener(number, Some(state));
     }
 
