@@ -5,13 +5,14 @@ INPUT ?= $(wildcard /usr/share/sounds/alsa/*_*.wav)
 OUT   ?= out
 RATES ?= 1.5,3,6
 
-.PHONY: help setup build run test test-system test-recipe test-deb deny bench install clean
+.PHONY: help setup build run test test-system test-recipe test-bindings test-deb deny bench install clean
 
 help:
 	@echo "make run [INPUT=file] [RATES=1.5,3,6]  recordings through a daemon and back: out/*.wav, a table, spectrograms"
 	@echo "make test                              formatting, lints, docs, tests"
 	@echo "make test-system                       tests with a NATS server, a sound server, a browser, network namespaces"
 	@echo "make test-recipe                       the training recipe (installs PyTorch outside the checkout)"
+	@echo "make test-bindings                     the C library and the Python package (installs valgrind; NumPy outside the checkout)"
 	@echo "make test-deb                          the Debian package under systemd in a container (as root)"
 	@echo "make deny                              licences, sources and versions of the dependencies"
 	@echo "make bench [AUDIO=dir]                 beside Opus: quality by rate, under loss, speed: out/bench-*"
@@ -53,6 +54,10 @@ test-system:
 
 test-recipe:
 	@bash scripts/test-recipe.sh
+
+test-bindings: export CARGO := $(CARGO)
+test-bindings:
+	@bash scripts/test-bindings.sh
 
 # Needs root: the package is tried in a container with a systemd of its own.
 test-deb: deb

@@ -9,8 +9,8 @@ step() { echo "lint: $*"; }
 step format
 "$cargo" fmt --all --check
 step shell, Python, prose
-"$tools/shellcheck" scripts/*.sh fuzz/*.sh .ci/run packaging/deb/post*
-"$tools/ruff" check -q --no-cache --config models/pyproject.toml scripts
+"$tools/shellcheck" scripts/*.sh fuzz/*.sh bindings/c/*.sh .ci/run packaging/deb/post*
+"$tools/ruff" check -q --no-cache --config models/pyproject.toml scripts bindings/python
 "$tools/rumdl" check -q --no-cache .
 "$tools/typos" --format brief
 step Rust

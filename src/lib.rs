@@ -50,6 +50,9 @@ pub mod token;
 pub mod units;
 
 // Layer 2: adapters.
+#[cfg(feature = "portable")]
+pub mod simple;
+
 #[cfg(feature = "full")]
 pub mod bus;
 #[cfg(feature = "full")]
@@ -72,3 +75,15 @@ pub mod engine;
 pub mod referee;
 #[cfg(feature = "full")]
 pub mod service;
+
+// What most users need, without the way to it.
+pub use bitstream::{ABSENT, BitstreamError, Bundle, Item, PackedBundle, ReaderOptions, StreamHeader, Tail};
+pub use codec::{CodecError, Concealer, ProcessError, Processor};
+pub use entropy::{StreamError, StreamReader, StreamWriter};
+pub use profile::Profile;
+pub use recording::Rate;
+pub use sampling::Params;
+#[cfg(feature = "portable")]
+pub use simple::{Decoder, Encoder, EncoderOptions, Error, Model, StreamDecoder, StreamEncoder};
+pub use token::{TokenError, TokenModel};
+pub use units::{CODEC_RATE, ModelId, OutOfRange, PcmFormat, SampleRate, StageCount};

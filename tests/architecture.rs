@@ -38,6 +38,7 @@ const MODULES: &[(&str, Layer, &[&str])] = &[
     ("recording", Core, &[]),
     ("jitter", Core, &[]),
     ("session", Core, &[]),
+    ("simple", Adapter, &[]),
     ("infer", Adapter, &[]),
     ("wire", Adapter, &[]),
     ("capture", Adapter, &[]),

@@ -22,6 +22,7 @@ const SAID: usize = 200;
 
 /// Why a job was not done.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum BatchError {
     /// A file could not be read or written; it may work another time.
     #[error("{path}: {source}")]

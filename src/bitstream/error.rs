@@ -5,6 +5,7 @@ use crate::units::OutOfRange;
 
 /// Why bytes are not a stream of ours.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum BitstreamError {
     /// Not a container at all.
     #[error("not an undertone container: it starts with {got:02x?}, expected {MAGIC:02x?}")]

@@ -122,6 +122,7 @@ fn stream_token(name: &StreamName) -> String {
 
 /// Why NATS did not do what was asked.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum BusError {
     /// The credentials, or the authorities, could not be read.
     #[error("nats: {path}: {source}")]

@@ -24,6 +24,7 @@ use std::path::PathBuf;
 
 /// Why audio could not be read or written.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum CaptureError {
     /// The file or pipe failed.
     #[error("{path}: {source}")]

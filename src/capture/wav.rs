@@ -28,6 +28,7 @@ const KNOWN: &[&[u8; 4]] = &[
 
 /// Why a file is not taken for WAV.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum WavError {
     /// The file or pipe failed.
     #[error(transparent)]

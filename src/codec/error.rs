@@ -4,6 +4,7 @@ use crate::units::ModelId;
 
 /// Why a stream cannot be encoded or decoded with this profile.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum CodecError {
     /// Frames of a bundle out of range.
     #[error("frames per bundle {0} out of range, allowed 1 to 50")]

@@ -11,6 +11,7 @@ use crate::rvq::{Codebooks, Ladder, RvqError, Searcher, Wanted};
 
 /// Why a job could not be run.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ProcessError {
     /// A network failed.
     #[error(transparent)]

@@ -39,6 +39,7 @@ pub enum Asked {
 
 /// Why the engine did not run a job.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum EngineError {
     /// No slot is free.
     #[error("all {slots} slots of the engine are in use")]

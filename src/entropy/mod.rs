@@ -20,6 +20,7 @@ use depth::Depths;
 
 /// Why a coded payload cannot be decoded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum EntropyError {
     /// The stages are more than the token model knows.
     #[error("bundle at frame {first_frame}: {got} stages, but the token model has {max}")]

@@ -17,6 +17,7 @@ const RESTART_FRAMES: u64 = 500;
 
 /// Why a container cannot be written or read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum StreamError {
     /// The container itself.
     #[error(transparent)]

@@ -17,6 +17,7 @@ use crate::rvq::RvqError;
 
 /// Why a model could not be made ready.
 #[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
 pub enum InferError {
     /// The ONNX Runtime library is nowhere.
     #[error(

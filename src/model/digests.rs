@@ -18,6 +18,7 @@ pub struct Digests {
 
 /// Why a file of a model is not used.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum DigestError {
     /// Not TOML, or a key is missing or unknown.
     #[error("files.toml: {0}")]

@@ -70,6 +70,7 @@ pub struct FileEntry {
 
 /// Why a model cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ManifestError {
     /// Not TOML, or a key is missing or unknown.
     #[error("manifest.toml: {0}")]

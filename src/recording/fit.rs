@@ -24,6 +24,7 @@ pub fn guess_stages(kbps: f64) -> f64 {
 
 /// Why a recording could not be encoded.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum FitError {
     /// The ladder is shorter than the recording.
     #[error("no codes for frame {frame}: there are {frames} frames")]

@@ -30,6 +30,7 @@ pub const REFINE_STEPS: u32 = 20;
 
 /// Why a recording could not be encoded.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum RecordingError {
     /// The networks or the codebook search.
     #[error(transparent)]
@@ -55,6 +56,13 @@ pub enum Rate {
     Kbps(f64),
     /// So many stages in every frame, whatever rate that gives.
     Stages(StageCount),
+}
+
+impl Rate {
+    /// So many kbit/s, 0.5 to 12; checked where it is used.
+    pub const fn kbps(kbps: f64) -> Self {
+        Self::Kbps(kbps)
+    }
 }
 
 /// How a recording is to be encoded.

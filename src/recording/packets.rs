@@ -16,6 +16,7 @@ const TRIALS: u32 = 7;
 
 /// Why there are no packets.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum PacketError {
     /// Not even a stage of a frame fits.
     #[error(

@@ -22,6 +22,7 @@ pub enum LossModel {
 
 /// Why a loss model or a recorded trace cannot be used.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
 pub enum LossError {
     /// A share of packets outside its range.
     #[error("loss {0} out of range, allowed 0 to 1, and below 1 in bursts")]

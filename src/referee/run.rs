@@ -10,6 +10,7 @@ const MIN_BITS_PER_SECOND: f64 = 100.0;
 
 /// Why a measurement cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum RefereeError {
     /// A codec that failed.
     #[error("{codec}: {reason}")]

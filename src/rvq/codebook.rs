@@ -10,6 +10,7 @@ pub(super) const BLOCK: usize = 64;
 
 /// Why codebooks cannot be used, or a code cannot be decoded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum RvqError {
     /// Sizes that do not fit together or are out of range.
     #[error("codebooks: {what} is {got}, allowed {allowed}")]

@@ -27,6 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(45);
 
 /// Why a session with a server failed.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ClientError {
     /// The connection failed.
     #[error("{address}: {source}")]

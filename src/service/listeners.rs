@@ -40,6 +40,7 @@ const REFUSALS: usize = 16;
 
 /// Why the daemon could not run.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ServiceError {
     /// A port could not be opened.
     #[error("cannot listen on {address}: {source}")]

@@ -31,6 +31,7 @@ pub(super) fn random<const N: usize>() -> Option<[u8; N]> {
 
 /// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum TlsError {
     /// A file could not be read, or holds something else.
     #[error("{path}: {reason}")]

@@ -26,6 +26,7 @@ impl TokenTag {
 
 /// Why a coded bundle cannot be taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum CodingError {
     /// The coder.
     #[error(transparent)]

@@ -2,6 +2,7 @@
 
 /// Why a token model cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum TokenError {
     /// The file is not a token model.
     #[error("token model: {0}")]

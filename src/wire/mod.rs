@@ -18,6 +18,7 @@ mod proto {
 
 /// Why bytes are not messages of ours.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum WireError {
     /// A length prefix beyond the limit.
     #[error("a message of {got} bytes, allowed at most 65536")]

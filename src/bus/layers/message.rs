@@ -82,6 +82,7 @@ pub struct LayerMessage {
 
 /// Why a message was thrown away.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum MessageError {
     /// Too short, or of another version or kind.
     #[error("not a message of this version: {0}")]

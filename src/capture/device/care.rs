@@ -17,6 +17,7 @@ const STALLED: Duration = Duration::from_secs(3);
 
 /// Why a device cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum DeviceError {
     /// No device has that name.
     #[error("no {direction} device is called {name:?}; `undertone devices` lists them")]
