@@ -32,4 +32,4 @@ venv=$(bash scripts/venv.sh undertone-bindings maturin==1.16.0 numpy==2.2.6 pyte
 PATH="$venv/bin:$PATH" CARGO_TARGET_DIR=$PWD/bindings/target "$venv/bin/pip" install -q --disable-pip-version-check --no-deps --no-build-isolation \
   --force-reinstall ./bindings/python
 "$venv/bin/python" -m pytest -q -p no:cacheprovider bindings/python/tests
-"$venv/bin/python" bindings/python/example.py "$model"
+"$venv/bin/python" bindings/python/examples/codes.py "$model"

@@ -30,7 +30,11 @@ fn options(kbps: f64, sample_rate: u32, bundle: Option<u8>) -> PyResult<EncoderO
 }
 
 /// Rows of codes as an array.
-fn matrix<'py, T: numpy::Element>(py: Python<'py>, values: Vec<T>, columns: usize) -> PyResult<Bound<'py, PyArray2<T>>> {
+fn matrix<'py, T: numpy::Element>(
+    py: Python<'py>,
+    values: Vec<T>,
+    columns: usize,
+) -> PyResult<Bound<'py, PyArray2<T>>> {
     let rows = values.len() / columns.max(1);
     PyArray1::from_vec(py, values).reshape([rows, columns])
 }

@@ -1,4 +1,4 @@
-"""What a recording's codes say: python example.py MODEL_FOLDER [FILE.utn]"""
+"""What a recording's codes say: python codes.py MODEL_FOLDER [FILE.utn]"""
 
 import sys
 
