@@ -122,7 +122,7 @@ fn a_tone_goes_from_device_to_device_through_a_daemon_and_through_send_and_liste
     assert!(String::from_utf8_lossy(&unknown.stderr).contains("no output device is called \"nowhere\""));
 
     // The daemon hears the room itself, and plays it at the ear.
-    let config = "pcm_input = []\npcm_output = []\n[codec]\ngraded = false\n[codes]\nlisten = \"127.0.0.1:0\"\n[http]\nlisten = \"127.0.0.1:0\"\n\
+    let config = "pcm_input = []\npcm_output = []\n[codec]\ngraded = false\neffort = \"off\"\n[codes]\nlisten = \"127.0.0.1:0\"\n[http]\nlisten = \"127.0.0.1:0\"\n\
                   [[device_input]]\ndevice = \"pulseaudio:room.monitor\"\nstream = \"room\"\n\
                   [[device_output]]\ndevice = \"ear\"\nstream = \"room\"\n";
     fs::write(path("undertone.toml"), config).unwrap();

@@ -81,6 +81,7 @@ fn run(how: Impairment, packets: u64, per: u8, copies: bool) -> Outcome {
                     out.played_at.extend((0..frames).map(|_| now));
                     next = Some(first_frame + frames);
                 }
+                Played::Quiet { .. } => panic!("nobody is silent here"),
                 Played::Restart => {
                     out.restarts += 1;
                     next = None;
@@ -157,6 +158,74 @@ fn an_outage_of_ten_seconds_ends_with_a_restart_at_the_right_frame() {
     assert_eq!(lost(&out), 250);
     assert_eq!(out.frames.last().unwrap().0, 1_499);
     assert_eq!(out.frames.len(), 1_500 - 250);
+}
+
+/// Frames that were silent and lost, and the first frames of packets played, of a second of speech, silence that is described four times
+/// and the beginning of a word at frame 123; the packets that `lost` names never come.
+fn silence(eager: bool, lost: &[u64]) -> (u64, u64, Vec<u64>) {
+    let firsts = (0..10).map(|n| 5 * n).chain([50, 70, 90, 110]).chain((0..10).map(|n| 123 + 5 * n));
+    let packets: Vec<(u64, u64)> = (0..).zip(firsts).filter(|(_, first)| !lost.contains(first)).collect();
+    let (start, options) = (Instant::now(), PlayoutOptions { eager, ..PlayoutOptions::default() });
+    let mut playout = Playout::new(options);
+    let (mut waiting, mut quiet, mut gone, mut played) = (packets.iter().peekable(), 0, 0, Vec::new());
+    for at in 0..4_500 {
+        let now = start + ms(at);
+        while let Some(&(sequence, first)) = waiting.next_if(|(_, first)| (first + 5) * 20 + 30 <= at) {
+            if (50..123).contains(&first) {
+                playout.push_background(sequence, first, 5, first, now);
+            } else {
+                playout.push(sequence, first, 5, first, now);
+            }
+        }
+        while let Some(next) = playout.pop(now) {
+            match next {
+                Played::Packet(first) => played.push(first),
+                Played::Quiet { frames } => quiet += frames,
+                Played::Lost { frames, .. } if played.len() < packets.len() => gone += frames,
+                Played::Lost { .. } => {}
+                Played::Restart => panic!("no restart here"),
+            }
+        }
+    }
+    assert_eq!(playout.report().lost(), lost.len() as u64);
+    (quiet, gone, played)
+}
+
+#[test]
+fn silence_is_no_loss_and_what_is_lost_in_front_of_a_word_is() {
+    for eager in [false, true] {
+        let (quiet, lost, played) = silence(eager, &[]);
+        assert_eq!((quiet, lost, played.len()), (15 + 15 + 15 + 8, 0, 24), "{eager}");
+        // A description that is lost is not missed.
+        let (quiet, lost, played) = silence(eager, &[90]);
+        assert_eq!((quiet, lost, played.len()), (15 + 35 + 8, 0, 23), "{eager}");
+        // The first 100 ms of the word are, and the silence before them is not longer for it.
+        let (quiet, lost, played) = silence(eager, &[123]);
+        assert_eq!((quiet + lost, played.len()), (15 + 15 + 15 + 13, 23), "{eager}");
+        // Whoever plays knows of the loss only when the next packet has come.
+        assert!((4..=5).contains(&lost), "{eager}: {lost}");
+        // In the middle of speech everything is as it was.
+        assert_eq!(silence(eager, &[20]).1, 5, "{eager}");
+    }
+}
+
+#[test]
+fn a_silence_that_is_described_no_more_is_lost_after_a_second() {
+    let (start, mut playout) = (Instant::now(), Playout::new(PlayoutOptions::default()));
+    playout.push(0, 0, 5, 0, start);
+    playout.push_background(1, 5, 5, 1, start + ms(100));
+    let (mut quiet, mut lost) = (0, 0);
+    for at in 0..3_000 {
+        while let Some(next) = playout.pop(start + ms(at)) {
+            match next {
+                Played::Quiet { frames } => quiet += frames,
+                Played::Lost { frames, .. } => lost += frames,
+                _ => assert_eq!(quiet + lost, 0),
+            }
+        }
+    }
+    assert_eq!(quiet, 50);
+    assert!((70..100).contains(&lost), "{lost}");
 }
 
 #[test]
@@ -294,7 +363,7 @@ fn a_copy_of_the_last_number_of_all_is_not_played() {
             match next {
                 Played::Packet(frame) => played.push(frame),
                 Played::Lost { .. } => break,
-                Played::Restart => {}
+                Played::Quiet { .. } | Played::Restart => {}
             }
         }
     }

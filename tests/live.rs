@@ -151,7 +151,8 @@ async fn raw_sound_is_searched_for_until_the_operator_says_no() {
     assert_eq!(figure(&daemon, "effort").await, 0.0);
     assert_eq!(figure(&daemon, "searched_bundles_total").await, before);
     input.shutdown().await.unwrap();
-    let got = listener.await.unwrap();
-    assert_eq!(got.iter().map(|b| u64::from(b.frames)).sum::<u64>() / 5, 35);
+    // Whatever a busy machine had no time for is counted.
+    let got: u64 = listener.await.unwrap().iter().map(|b| u64::from(b.frames)).sum();
+    assert_eq!((got / 5) as f64 + figure(&daemon, "stale_bundles_total").await, 35.0);
     daemon.stop().await;
 }

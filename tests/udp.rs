@@ -16,8 +16,8 @@ use tokio::net::{TcpStream, UdpSocket};
 use tokio::task::JoinHandle;
 use undertone::bitstream::Bundle;
 use undertone::referee::LossModel;
-use undertone::service::{ClientError, UdpClient, UdpEvent};
-use undertone::session::{Close, Control, Hello, Message, PackedBundle, Reason, Role};
+use undertone::service::{Client, ClientError, ClientOptions, UdpClient, UdpEvent};
+use undertone::session::{Close, Control, Hello, Message, PackedBundle, Reason, Role, Wire};
 use undertone::units::StageCount;
 use undertone::wire::{COOKIE_LEN, Datagram, MAX_DATAGRAM};
 
@@ -416,6 +416,87 @@ async fn a_pause_of_the_publisher_is_not_taken_for_a_loss() {
     // All that was published is heard; the guess lasts until the server has said that it pauses.
     assert_eq!(assert_true_to(&bundles), 100);
     assert!(lost < 90, "{lost} frames of 125");
+    daemon.stop().await;
+}
+
+/// What a listener hears: bundles as they came, frames lost, and how often the stream began anew.
+async fn heard(mut listener: UdpClient) -> (Vec<PackedBundle>, u64, u32) {
+    let (mut bundles, mut lost, mut restarts) = (Vec::new(), 0, 0);
+    while let Some(event) = within(listener.next()).await.unwrap() {
+        match event {
+            UdpEvent::Bundle(b) => bundles.push(b),
+            UdpEvent::Lost(n) => lost += n,
+            UdpEvent::Restart => restarts += 1,
+        }
+    }
+    (bundles, lost, restarts)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn silence_is_described_over_udp_and_nothing_counts_as_lost() {
+    let daemon = Daemon::start(UDP).await;
+    let options = ClientOptions { wire: Wire::default(), ..ClientOptions::default() };
+    let plain = hello(Role::Subscribe, "a", None);
+    let plain = Client::connect_with(&daemon.codes.to_string(), plain, &options).await.unwrap();
+    let tcp = tokio::spawn(drain(plain));
+    let listening = tokio::spawn(heard(connect(udp(&daemon), Role::Subscribe, "a").await));
+    let mut publisher = connect(udp(&daemon), Role::Publish, "a").await;
+    assert!(publisher.knows_silence());
+    let quiet = |first| PackedBundle::background(first, 5, &[1, 2, 3, 4]).unwrap();
+    let speech = |n| PackedBundle::pack(&bundle(n));
+    let mut sent: Vec<_> = (0..5).map(speech).collect();
+    sent.extend([25, 45, 65].map(quiet));
+    sent.extend((16..22).map(speech));
+    let begun = tokio::time::Instant::now();
+    for bundle in &sent {
+        // When its last frame has been heard.
+        let end = bundle.first_frame + u64::from(bundle.frames);
+        tokio::time::sleep_until(begun + Duration::from_millis(20 * end)).await;
+        publisher.publish(bundle).await.unwrap();
+    }
+    within(publisher.finish()).await.unwrap();
+    assert_eq!(listening.await.unwrap(), (sent, 0, 0));
+    // Who knows nothing of silence hears it as bundles like all others.
+    let plain = tcp.await.unwrap();
+    assert!(plain.iter().all(|b| !b.is_background()));
+    let frames: u64 = plain.iter().map(|b| u64::from(b.frames)).sum();
+    assert!((100..=115).contains(&frames), "{frames} of 110");
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn live_sound_that_waited_too_long_is_not_sent_over_udp() {
+    let daemon = Daemon::start(UDP).await;
+    let listening = tokio::spawn(heard(connect(udp(&daemon), Role::Subscribe, "a").await));
+    let mut live = hello(Role::Publish, "a", Some(6));
+    live.pace = undertone::jitter::Pace::Live;
+    let mut publisher = within(UdpClient::connect(&udp(&daemon).to_string(), live, PATIENCE)).await.unwrap();
+    for n in 0..10 {
+        publisher.publish(&PackedBundle::pack(&bundle(n))).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(publisher.stale(), 0);
+    // The machine stood still for two seconds; what was recorded meanwhile comes at once.
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        within(publisher.sign_of_life()).await.unwrap();
+    }
+    for n in 10..30 {
+        publisher.publish(&PackedBundle::pack(&bundle(n))).await.unwrap();
+    }
+    let stale = publisher.stale();
+    assert!((15..=17).contains(&stale), "{stale} of 20");
+    for n in 30..35 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        publisher.publish(&PackedBundle::pack(&bundle(n))).await.unwrap();
+    }
+    within(publisher.finish()).await.unwrap();
+    let (bundles, ..) = listening.await.unwrap();
+    let firsts: Vec<_> = bundles.iter().map(|b| b.first_frame / 5).collect();
+    assert_eq!(firsts.last(), Some(&34));
+    // The newest of the backlog, and all that came after it.
+    assert!(firsts.iter().filter(|&&n| n < 10).count() >= 10 && firsts.contains(&29), "{firsts:?}");
+    assert!(bundles.len() as u64 <= 35 - stale, "{firsts:?}");
     daemon.stop().await;
 }
 

@@ -46,6 +46,10 @@ fuzz_target!(|data: &[u8]| {
                             assert!(expected.is_none_or(|e| e == first_frame), "{first_frame}, {expected:?}");
                             expected = first_frame.checked_add(frames);
                         }
+                        Some(Played::Quiet { frames }) => {
+                            assert!((1..=50).contains(&frames));
+                            expected = expected.map(|e: u64| e.saturating_add(frames));
+                        }
                         Some(Played::Restart) => expected = None,
                         None => break,
                     }

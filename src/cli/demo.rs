@@ -164,7 +164,7 @@ fn print_table(rows: &[Measured], algorithmic: f64) {
     outln!(
         "\ncode: packed indices; message: with what is around them; IP: with {IP_TCP_BYTES} bytes of IPv4 and TCP headers a message.\n\
          measured delay: median over samples from a sample's entry into the daemon's PCM port to its return from the PCM\n\
-         output port; it includes bundles of 100 ms. CPU: the whole daemon, encoding and decoding, from the kernel's count."
+         output port; it includes bundles of 100 ms. CPU: the whole daemon, encoding, searching and decoding, from the kernel's count."
     );
 }
 

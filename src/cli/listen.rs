@@ -441,6 +441,9 @@ fn receive(
             }
             Some(Ok(Some(UdpEvent::Lost(lost)))) => {
                 frames += lost;
+                if let Some(quiet) = &mut quiet {
+                    quiet.lose(lost);
+                }
                 sink.lose(lost)?;
             }
             Some(Ok(Some(UdpEvent::Restart))) => sink.restart(profile, model.tokens()?.as_ref()),

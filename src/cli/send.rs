@@ -248,7 +248,10 @@ impl Target {
 
     /// Whether silence may be described instead of sent.
     fn knows_silence(&self) -> bool {
-        matches!(self, Self::Tcp(client) if client.wire().silence)
+        match self {
+            Self::Tcp(client) => client.wire().silence,
+            Self::Udp(client) => client.knows_silence(),
+        }
     }
 
     /// Frames of bundles that all who listen want, as far as the daemon says.
@@ -387,7 +390,11 @@ fn codes(bundle: &Bundle) -> u32 {
 
 /// What was sent, in words.
 fn summary(client: &Target, hello: u64, encoder: &Encoder, frames: u64, stage_frames: u64) -> Option<String> {
-    let Target::Tcp(client) = client else { return None };
+    let client = match client {
+        Target::Tcp(client) => client,
+        Target::Udp(client) if client.stale() == 0 => return None,
+        Target::Udp(client) => return Some(format!("{} bundles were too late and not sent", client.stale())),
+    };
     let seconds = frames as f64 / 50.0;
     if frames == 0 {
         return None;

@@ -45,17 +45,27 @@ impl Schedule {
 
     /// When media that came at `arrived` and takes so long may be passed on.
     pub fn due(&self, takes: Duration, arrived: Instant) -> Instant {
-        let end = self.end(takes, arrived);
-        end.checked_sub(self.ahead.max(takes)).map_or(arrived, |due| due.max(arrived))
+        self.due_of(takes, takes, arrived)
+    }
+
+    /// As [`Schedule::due`], where only `own` of it is media, and silence comes before.
+    fn due_of(&self, takes: Duration, own: Duration, arrived: Instant) -> Instant {
+        let end = self.end(takes, own, arrived);
+        end.checked_sub(self.ahead.max(own)).map_or(arrived, |due| due.max(arrived))
     }
 
     /// Notes that it was passed on.
     pub fn pass(&mut self, takes: Duration, arrived: Instant) {
-        self.played = Some(self.end(takes, arrived));
+        self.pass_of(takes, takes, arrived);
     }
 
-    fn end(&self, takes: Duration, arrived: Instant) -> Instant {
-        self.played.map_or(arrived, |p| p.max(arrived)) + takes
+    fn pass_of(&mut self, takes: Duration, own: Duration, arrived: Instant) {
+        self.played = Some(self.end(takes, own, arrived));
+    }
+
+    /// Silence has passed when what follows it arrives.
+    fn end(&self, takes: Duration, own: Duration, arrived: Instant) -> Instant {
+        self.played.map_or(arrived + own, |p| (p + takes).max(arrived + own))
     }
 }
 
@@ -72,6 +82,8 @@ pub struct Passed<T> {
 struct Waiting<T> {
     item: T,
     media: Duration,
+    /// Of it, what is not silence before the bundle.
+    own: Duration,
     arrived: Instant,
     recorded: Instant,
 }
@@ -105,10 +117,21 @@ impl<T> Pacing<T> {
         }
     }
 
+    /// Never ahead of real time: where early packets would make all others seem late.
+    #[must_use]
+    pub fn never_ahead(self) -> Self {
+        Self { schedule: Schedule::new(Duration::ZERO), ..self }
+    }
+
     /// Takes a bundle of so much media that arrived at `now`. Live sound that is too late because of it is dropped.
     pub fn push(&mut self, item: T, media: Duration, now: Instant) {
+        self.push_after_silence(item, media, media, now);
+    }
+
+    /// As [`Pacing::push`], where only `own` of the media is in the bundle, and silence comes before.
+    pub fn push_after_silence(&mut self, item: T, media: Duration, own: Duration, now: Instant) {
         let ahead = self.ahead(media, now);
-        self.waiting.push_back(Waiting { item, media, arrived: now, recorded: now });
+        self.waiting.push_back(Waiting { item, media, own, arrived: now, recorded: now });
         self.queued += media;
         if self.pace == Pace::Live || (self.pace == Pace::Unknown && ahead.is_zero()) {
             self.date();
@@ -165,7 +188,7 @@ impl<T> Pacing<T> {
         let due = self.wake()?;
         let next = self.waiting.pop_front()?;
         self.queued -= next.media;
-        self.schedule.pass(self.takes(next.media), next.arrived);
+        self.schedule.pass_of(self.takes(next.media), self.takes(next.own), next.arrived);
         // A recording is as old as it was before it came; it is late only from here on.
         let recorded = if self.is_live() { next.recorded } else { due };
         Some(Passed { item: next.item, recorded })
@@ -174,7 +197,7 @@ impl<T> Pacing<T> {
     /// When [`Pacing::pop`] will have something if nothing comes before; None: nothing waits.
     pub fn wake(&self) -> Option<Instant> {
         let next = self.waiting.front()?;
-        Some(self.schedule.due(self.takes(next.media), next.arrived))
+        Some(self.schedule.due_of(self.takes(next.media), self.takes(next.own), next.arrived))
     }
 
     /// Whether what may be passed on has waited for so long that it must not wait for more input.

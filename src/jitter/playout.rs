@@ -20,6 +20,9 @@ const MAX_OUTAGE: u64 = 250;
 /// Frames that the buffer waits for copies at most.
 const MAX_REACH: u64 = Profile::MAX_FRAMES_PER_BUNDLE as u64;
 
+/// Frames after a description of silence that are silent unless something else comes; later ones are lost.
+const MAX_QUIET: u64 = 50;
+
 /// Packets without a copy after which copies are no longer waited for.
 const COPIES_OVER: u32 = 50;
 
@@ -38,6 +41,11 @@ pub enum Played<T> {
         /// How many, 1 to 250.
         frames: u64,
     },
+    /// Frames that nobody sent, because they are silent.
+    Quiet {
+        /// How many, 1 to 50.
+        frames: u64,
+    },
     /// What follows does not continue what was before: a long outage, or another stream of numbers.
     Restart,
 }
@@ -45,8 +53,17 @@ pub enum Played<T> {
 #[derive(Debug)]
 struct Entry<T> {
     frames: u8,
-    copy: bool,
+    /// None is a copy.
+    packet: Option<Packet>,
     value: T,
+}
+
+/// What a packet says of itself.
+#[derive(Debug, Clone, Copy)]
+struct Packet {
+    sequence: u64,
+    /// Describes silence, which goes on after it.
+    background: bool,
 }
 
 /// A playout buffer of packets of type `T`. Memory is bounded: 512 packets and a window of statistics.
@@ -66,6 +83,9 @@ pub struct Playout<T> {
     begun: bool,
     late_run: u32,
     outage: u64,
+    /// In silence, the frames of it since its last description; and the sequence number that follows what was played.
+    quiet: Option<u64>,
+    follows: u64,
     /// How many frames before their packet copies begin, and packets since the last copy.
     reach: u64,
     copied: u32,
@@ -88,6 +108,8 @@ impl<T> Playout<T> {
             begun: false,
             late_run: 0,
             outage: 0,
+            quiet: None,
+            follows: 0,
             reach: 0,
             copied: 0,
             announced: None,
@@ -98,9 +120,19 @@ impl<T> Playout<T> {
     /// Takes a packet that holds `frames` frames from `first_frame` on. Of one that is late in part the rest is played: it
     /// then begins before the frame that is expected. False: a duplicate, too late, or one too many.
     pub fn push(&mut self, sequence: u64, first_frame: u64, frames: u8, value: T, now: Instant) -> bool {
+        self.take(Packet { sequence, background: false }, first_frame, frames, value, now)
+    }
+
+    /// As [`Playout::push`], of a packet that describes silence: frames that do not follow it, a second of them at most, are silent
+    /// and not lost.
+    pub fn push_background(&mut self, sequence: u64, first_frame: u64, frames: u8, value: T, now: Instant) -> bool {
+        self.take(Packet { sequence, background: true }, first_frame, frames, value, now)
+    }
+
+    fn take(&mut self, packet: Packet, first_frame: u64, frames: u8, value: T, now: Instant) -> bool {
         let Some(end) = first_frame.checked_add(u64::from(frames)).filter(|_| frames > 0) else { return false };
         let paused = self.paused();
-        match self.sequences.note(sequence) {
+        match self.sequences.note(packet.sequence) {
             Seen::Duplicate => {
                 self.counts.duplicated += 1;
                 return false;
@@ -145,10 +177,10 @@ impl<T> Playout<T> {
             return false;
         }
         // Copies of what is here in full.
-        while let Some((&f, _)) = self.entries.range(first_frame..end).find(|(_, e)| e.copy) {
+        while let Some((&f, _)) = self.entries.range(first_frame..end).find(|(_, e)| e.packet.is_none()) {
             self.entries.remove(&f);
         }
-        self.entries.entry(first_frame).or_insert(Entry { frames, copy: false, value });
+        self.entries.entry(first_frame).or_insert(Entry { frames, packet: Some(packet), value });
         true
     }
 
@@ -166,7 +198,7 @@ impl<T> Playout<T> {
             && !here
             && self.entries.len() < MAX_WAITING
         {
-            self.entries.insert(frame, Entry { frames: 1, copy: true, value });
+            self.entries.insert(frame, Entry { frames: 1, packet: None, value });
         }
     }
 
@@ -218,13 +250,15 @@ impl<T> Playout<T> {
         };
         let due = self.due(next)?;
         let ready = |copy: bool| (self.options.eager && !copy) || now >= due;
-        match self.entries.first_key_value().map(|(&f, e)| (f, e.copy)) {
-            Some((first, copy)) if first <= next => {
-                if !ready(copy) {
+        match self.entries.first_key_value().map(|(&f, e)| (f, e.packet)) {
+            Some((first, packet)) if first <= next => {
+                if !ready(packet.is_none()) {
                     return None;
                 }
                 let (first, entry) = self.entries.pop_first()?;
-                self.counts.rebuilt_frames += u64::from(entry.copy);
+                self.counts.rebuilt_frames += u64::from(packet.is_none());
+                self.quiet = packet.filter(|p| p.background).map(|_| 0);
+                self.follows = packet.map_or(self.follows, |p| p.sequence.saturating_add(1));
                 self.next = Some(next.max(first.saturating_add(u64::from(entry.frames))));
                 // Copies that a packet which overlaps them has made needless.
                 while self.entries.first_key_value().is_some_and(|(&f, _)| Some(f) < self.next) {
@@ -234,8 +268,15 @@ impl<T> Playout<T> {
             }
             None if self.paused() => None,
             found => {
-                let passed = now.checked_duration_since(due)?;
-                let frames = (passed.as_micros() / self.options.frame.as_micros().max(1)) as u64 + 1;
+                let (silent, known) = self.silent(next, found);
+                if silent > 0 {
+                    let frames = if known { silent } else { self.passed(due, now)?.min(silent) };
+                    self.quiet = self.quiet.map(|made| made + frames);
+                    self.next = Some(next.saturating_add(frames));
+                    return Some(Played::Quiet { frames });
+                }
+                let frames = if known { u64::MAX } else { self.passed(due, now)? };
+                self.quiet = None;
                 let frames = frames.min(found.map_or(u64::MAX, |(first, _)| first - next)).min(MAX_OUTAGE);
                 if found.is_none() {
                     if self.outage >= MAX_OUTAGE {
@@ -249,6 +290,26 @@ impl<T> Playout<T> {
                 Some(Played::Lost { first_frame: next, frames })
             }
         }
+    }
+
+    /// Frames from the one that was due then on whose time has come.
+    fn passed(&self, due: Instant, now: Instant) -> Option<u64> {
+        let passed = now.checked_duration_since(due)?;
+        Some((passed.as_micros() / self.options.frame.as_micros().max(1)) as u64 + 1)
+    }
+
+    /// Frames from `next` on that are silence as far as what was found behind them tells; and whether nothing is on its way that could
+    /// come before it, and nobody waits for the time to pass.
+    fn silent(&self, next: u64, found: Option<(u64, Option<Packet>)>) -> (u64, bool) {
+        let left = self.quiet.map_or(0, |made| MAX_QUIET.saturating_sub(made));
+        let Some((first, packet)) = found else { return (left, false) };
+        let gap = first - next;
+        let missed = packet.map_or(0, |p| p.sequence.saturating_sub(self.follows));
+        let known = self.options.eager && packet.is_some() && missed == 0;
+        // Of what was lost in front of sound the last frames were sound; descriptions that were lost are not missed.
+        let lost = if packet.is_some_and(|p| p.background) { 0 } else { missed.saturating_mul(self.span) };
+        let silent = gap.saturating_sub(lost);
+        (silent.min(left), known)
     }
 
     /// When [`Playout::pop`] will have something if no packet comes before; None: only a packet helps.
@@ -293,5 +354,6 @@ impl<T> Playout<T> {
         self.span = 0;
         self.outage = 0;
         self.late_run = 0;
+        self.quiet = None;
     }
 }

@@ -77,6 +77,13 @@ impl Quiet {
         self.frame.saturating_mul(u32::try_from(frames).unwrap_or(u32::MAX))
     }
 
+    /// Frames did not come that were no silence.
+    pub fn lose(&mut self, frames: u64) {
+        self.next = self.next.wrapping_add(frames);
+        self.ends = self.ends.map(|e| e + self.length(frames));
+        self.made = None;
+    }
+
     /// When [`Quiet::fill`] will give something if nothing comes before; None: only a bundle helps.
     pub fn due(&self) -> Option<Instant> {
         let made = self.made?;

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -185,23 +186,21 @@ impl Searcher {
         wants
     }
 
-    /// Runs a job with a search between its network and its codes.
+    /// Runs a job with a search between its network and its codes. A search that does not come back in time is not waited for.
     async fn searched(&mut self, slot: &Slot, mut job: EncodeJob, within: Duration) -> Result<EncodeJob, EngineError> {
         job.work = Work::Latents;
         let mut job = process(slot, job, within).await?;
-        let search = SearchJob {
-            track: self.track.take(),
-            first_frame: job.first_frame,
-            pcm: std::mem::take(&mut job.pcm),
-            latents: std::mem::take(&mut job.latents),
-        };
+        let (pcm, latents) = (job.pcm.clone(), job.latents.clone());
+        let search = SearchJob { track: self.track.take(), first_frame: job.first_frame, pcm, latents };
         let (tell, told) = oneshot::channel();
-        let begun = Instant::now();
         self.engine.submit_search(search, within, move |done| drop(tell.send(done)));
-        let done = told.await.map_err(|_| EngineError::Stopped)?;
-        (self.track, job.pcm, job.latents) = (done.track, done.pcm, done.latents);
-        if begun.elapsed() > within {
-            self.rest = REST;
+        // It ends at half of that by itself, if its thread is let run.
+        match timeout(within * 3 / 4, told).await {
+            Ok(done) => {
+                let done = done.map_err(|_| EngineError::Stopped)?;
+                (self.track, job.latents) = (done.track, done.latents);
+            }
+            Err(_) => self.rest = REST,
         }
         job.work = Work::Codes;
         process(slot, job, within).await

@@ -37,6 +37,9 @@ pub(super) struct Args {
     /// Rate of the streams, kbit/s
     #[arg(long, default_value = "3", value_parser = parse_kbps)]
     kbps: StageCount,
+    /// Let the daemon search in the time that is left (codec.effort = "auto")
+    #[arg(long)]
+    searches: bool,
     /// Engine threads of the daemon [default: one a core]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=64))]
     threads: Option<u16>,
@@ -144,7 +147,7 @@ async fn steps(args: &Args, overlap: usize) -> Result<Vec<Step>> {
         ..default
     };
     let (model, ports) = (args.model.as_deref(), usize::from(args.max));
-    let setup = Setup { model, kbps: args.kbps, ports, engine, out: &args.out };
+    let setup = Setup { model, kbps: args.kbps, searches: args.searches, ports, engine, out: &args.out };
     let rig = Rig::start(&setup)?;
     let idle_mib = rig.rss_mib();
     outln!("idle daemon: {idle_mib:.1} MiB\n{}", HEAD.replace(',', "  "));

@@ -28,6 +28,8 @@ const STALLED: Duration = Duration::from_secs(2);
 pub(super) struct Setup<'a> {
     pub(super) model: Option<&'a Path>,
     pub(super) kbps: StageCount,
+    /// Whether the daemon searches in the time that is left.
+    pub(super) searches: bool,
     /// Duplex streams that there are ports for.
     pub(super) ports: usize,
     pub(super) engine: EngineOptions,
@@ -50,8 +52,9 @@ impl Rig {
         let mut text = format!(
             "[codes]\nlisten = \"\"\n[http]\nlisten = \"{http}\"\n[log]\nlevel = \"error\"\n\
              [limits]\nmax_connections = {room}\nmax_connections_per_address = {room}\nnew_connections_per_s = 10000\n\
-             [codec]\nkbps = {:.1}\ndtx = false\nframes_per_bundle = 1\n[engine]\nthreads = {}\nslots = {}\nmax_batch = {}\ngather_us = {}\npin = {}\n",
+             [codec]\nkbps = {:.1}\neffort = \"{}\"\ndtx = false\nframes_per_bundle = 1\n[engine]\nthreads = {}\nslots = {}\nmax_batch = {}\ngather_us = {}\npin = {}\n",
             setup.kbps.kbps(),
+            if setup.searches { "auto" } else { "off" },
             setup.engine.threads,
             setup.engine.slots,
             setup.engine.max_batch,

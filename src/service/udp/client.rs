@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use tokio::net::UdpSocket;
 use tokio::time::{sleep_until, timeout};
 
-use super::flow::{Incoming, Outgoing, REPORT, frame_time, trimmed};
-use crate::jitter::{Played, PlayoutOptions, Report};
+use super::flow::{Incoming, Outgoing, REPORT, trimmed};
+use crate::jitter::{Pacing, Played, PlayoutOptions, Report, Spans};
+use crate::profile::Profile;
 use crate::service::ClientError;
 use crate::session::{Close, Hello, Message, PackedBundle, Reason, Wire};
 use crate::units::StageCount;
@@ -19,8 +20,8 @@ const ASK_EVERY: Duration = Duration::from_millis(300);
 /// How long the last bundles may take after the server's last words.
 const STRAGGLERS: Duration = Duration::from_millis(300);
 
-/// How far a publisher may lag behind real time and still catch up.
-const CATCH_UP: Duration = Duration::from_millis(200);
+/// How late live sound may be that is still sent. The daemon's own bound comes on top only for what the network does.
+const MAX_LAG: Duration = Duration::from_millis(400);
 
 /// Datagrams of the server that are read with a sign of life; it says little to a publisher.
 const SIGNS: usize = 16;
@@ -50,8 +51,10 @@ pub struct UdpClient {
     reported: Instant,
     /// The server's last words, when they came, and how many bundles it had sent.
     ended: Option<(Close, Instant, u64)>,
-    /// When the media published so far will have been played.
-    played: Option<Instant>,
+    /// What is published, on its way out: a recording in real time, live sound no later than the bound.
+    pacing: Pacing<PackedBundle>,
+    spans: Spans,
+    wire: Wire,
 }
 
 impl std::fmt::Debug for UdpClient {
@@ -73,6 +76,7 @@ impl UdpClient {
         socket.connect(server).await.map_err(io)?;
         let wanted = hello.stages.unwrap_or(StageCount::MAX);
         hello.wire = Wire::DATAGRAMS;
+        let pacing = Pacing::new(hello.pace, MAX_LAG).never_ahead();
         let answer = ANSWER.min(patience);
         let silent = |_| ClientError::Silent { address: address.to_owned(), patience: answer };
         let (session, wire) = timeout(answer, handshake(&socket, address, hello)).await.map_err(silent)??;
@@ -83,12 +87,14 @@ impl UdpClient {
             patience,
             session,
             incoming: Incoming::new(PlayoutOptions::default()),
-            outgoing: Outgoing::new(session, wanted, wire.graded, now).map_err(|_| WireError::Missing("stages"))?,
+            outgoing: Outgoing::new(session, wanted, wire, now).map_err(|_| WireError::Missing("stages"))?,
             next: 0,
             heard: now,
             reported: now,
             ended: None,
-            played: None,
+            pacing,
+            spans: Spans::default(),
+            wire,
         })
     }
 
@@ -186,12 +192,14 @@ impl UdpClient {
                     Some(Played::Packet(bundle)) => {
                         let Some(bundle) = trimmed(bundle, self.next) else { continue };
                         self.next = bundle.first_frame.saturating_add(u64::from(bundle.frames));
-                        return Ok(Some(UdpEvent::Bundle(PackedBundle::pack(&bundle))));
+                        return Ok(Some(UdpEvent::Bundle(bundle)));
                     }
                     Some(Played::Lost { first_frame, frames }) => {
                         self.next = first_frame.saturating_add(frames);
                         return Ok(Some(UdpEvent::Lost(frames)));
                     }
+                    // Whoever plays makes it up.
+                    Some(Played::Quiet { .. }) => {}
                     Some(Played::Restart) => {
                         self.next = 0;
                         return Ok(Some(UdpEvent::Restart));
@@ -216,29 +224,44 @@ impl UdpClient {
         }
     }
 
-    /// Publishes a bundle, not sooner than its time has come: nothing else holds a publisher to real time here.
+    /// Publishes a bundle. Nothing else holds a publisher to real time here: of a recording this waits until its time has come; live
+    /// sound that is too late is left out.
     ///
     /// Errors: [`ClientError`], with the server's reason if it closed the session.
     pub async fn publish(&mut self, bundle: &PackedBundle) -> Result<(), ClientError> {
-        let now = Instant::now();
-        let behind = now.checked_sub(CATCH_UP).unwrap_or(now);
-        let due = self.played.map_or(now, |p| p.max(behind));
-        self.played = Some(due + frame_time(bundle.frames));
+        let frames = self.spans.frames(bundle.first_frame, bundle.frames, bundle.is_background());
+        let (span, own) = (Profile::FRAME_TIME * frames as u32, Profile::FRAME_TIME * u32::from(bundle.frames));
+        self.pacing.push_after_silence(bundle.clone(), span, own, Instant::now());
         loop {
             self.closed()?;
-            // A tick at least, so that what the server says is heard.
-            self.wait(due).await?;
-            if Instant::now() >= due {
-                break;
+            self.pass_on().await?;
+            let Some(wake) = self.pacing.wake().filter(|_| self.pacing.is_full()) else { break };
+            self.wait(wake).await?;
+        }
+        // What the server says is heard even if nothing waits.
+        self.wait(Instant::now()).await?;
+        self.closed()
+    }
+
+    /// Sends what may be sent now.
+    async fn pass_on(&mut self) -> Result<(), ClientError> {
+        while let Some(passed) = self.pacing.pop(Instant::now()) {
+            let packed = self.outgoing.pack(&passed.item, Instant::now());
+            for datagram in packed.map_err(|_| WireError::Missing("a payload that fits"))? {
+                let _ = self.socket.send(&datagram).await;
             }
         }
-        self.closed()?;
-        let packed =
-            self.outgoing.pack(bundle, Instant::now()).map_err(|_| WireError::Missing("a payload that fits"))?;
-        for datagram in packed {
-            let _ = self.socket.send(&datagram).await;
-        }
         Ok(())
+    }
+
+    /// Whether silence may be described instead of sent.
+    pub fn knows_silence(&self) -> bool {
+        self.wire.silence
+    }
+
+    /// Bundles of live sound that were not sent because they were too late.
+    pub fn stale(&self) -> u64 {
+        self.pacing.dropped()
     }
 
     /// To be called several times a second while there is nothing to publish: tells the server soon that it is a pause and no
@@ -246,6 +269,7 @@ impl UdpClient {
     ///
     /// Errors: [`ClientError`], with the server's reason if it closed the session.
     pub async fn sign_of_life(&mut self) -> Result<(), ClientError> {
+        self.pass_on().await?;
         if let Some(announcement) = self.outgoing.announcement(Instant::now()) {
             self.send(&announcement).await;
         }
@@ -260,6 +284,11 @@ impl UdpClient {
     ///
     /// Errors: [`ClientError`].
     pub async fn finish(mut self) -> Result<(), ClientError> {
+        while let Some(wake) = self.pacing.wake() {
+            self.closed()?;
+            self.wait(wake).await?;
+            self.pass_on().await?;
+        }
         let content = Some(Message::Close(Close::new(Reason::Done, "")));
         let bundles_sent = Some(self.outgoing.sent());
         let last = Datagram { session: self.session, content, bundles_sent, ..Datagram::default() };

@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant};
 
 use crate::bitstream::{BitstreamError, Bundle, COPY_STAGES, Redundancy, RedundancyWriter, read_redundancy};
+use crate::codec::DESCRIPTION_FRAMES;
 use crate::jitter::{Played, Playout, PlayoutOptions, RateControl, Report};
 use crate::profile::Profile;
-use crate::session::{Message, PackedBundle};
+use crate::session::{Message, PackedBundle, Wire};
 use crate::units::StageCount;
 use crate::wire::Datagram;
 
@@ -25,8 +26,8 @@ pub(super) const REPORT: Duration = Duration::from_secs(1);
 /// What goes to one receiver.
 pub(super) struct Outgoing {
     session: u64,
-    /// Whether the receiver knows graded bundles.
-    graded: bool,
+    /// What the receiver knows.
+    wire: Wire,
     sequence: u64,
     copies: RedundancyWriter,
     pub(super) rate: RateControl,
@@ -40,12 +41,12 @@ pub(super) struct Outgoing {
 }
 
 impl Outgoing {
-    pub(super) fn new(session: u64, wanted: StageCount, graded: bool, now: Instant) -> Result<Self, BitstreamError> {
+    pub(super) fn new(session: u64, wanted: StageCount, wire: Wire, now: Instant) -> Result<Self, BitstreamError> {
         let stages = StageCount::new(COPY_STAGES).unwrap_or(StageCount::MAX);
         let how = Redundancy { stages, frames: 1 };
         Ok(Self {
             session,
-            graded,
+            wire,
             sequence: 0,
             copies: RedundancyWriter::new(how),
             rate: RateControl::new(wanted, now),
@@ -79,7 +80,15 @@ impl Outgoing {
         }
         (self.said_at, self.length, self.said) = (now, frame_time(bundle.frames), 0);
         let limited = bundle.limited(self.rate.stages())?;
-        let parts = if self.graded { vec![limited] } else { limited.plain_runs()? };
+        if limited.is_background() {
+            // The next is sent when this one's silence has lasted for as long as it may without another word.
+            self.length = frame_time(bundle.frames.saturating_add(DESCRIPTION_FRAMES as u8));
+            let sequence = self.sequence;
+            self.sequence += 1;
+            let content = Message::Bundle { sequence, bundle: limited };
+            return Ok(vec![Datagram::message(self.session, content).encode()]);
+        }
+        let parts = if self.wire.graded { vec![limited] } else { limited.plain_runs()? };
         let mut datagrams = Vec::new();
         for part in parts {
             self.pack_part(&part.unpack()?, &mut datagrams);
@@ -139,20 +148,29 @@ fn split(bundle: &Bundle, frames: u8) -> Vec<Bundle> {
 }
 
 /// A bundle without the frames before `next`; None if nothing is left.
-pub(super) fn trimmed(mut bundle: Bundle, next: u64) -> Option<Bundle> {
-    let late = next.saturating_sub(bundle.first_frame);
-    if late >= u64::from(bundle.frames) {
+pub(super) fn trimmed(mut packed: PackedBundle, next: u64) -> Option<PackedBundle> {
+    let late = next.saturating_sub(packed.first_frame);
+    if late == 0 {
+        return Some(packed);
+    }
+    if late >= u64::from(packed.frames) {
         return None;
     }
+    if packed.is_background() {
+        packed.frames -= late as u8;
+        packed.first_frame += late;
+        return Some(packed);
+    }
+    let mut bundle = packed.unpack().ok()?;
     bundle.codes.drain(..late as usize * bundle.stages.index());
     bundle.frames -= late as u8;
     bundle.first_frame += late;
-    Some(bundle)
+    Some(PackedBundle::pack(&bundle))
 }
 
 /// What comes from one sender.
 pub(super) struct Incoming {
-    playout: Playout<Bundle>,
+    playout: Playout<PackedBundle>,
 }
 
 impl Incoming {
@@ -170,18 +188,20 @@ impl Incoming {
         copies: &[u8],
         now: Instant,
     ) -> Result<(), BitstreamError> {
-        let bundle = bundle.unpack()?;
+        bundle.unpack()?;
         let copies = if copies.is_empty() { None } else { read_redundancy(bundle.first_frame, copies)? };
         let (first_frame, frames) = (bundle.first_frame, bundle.frames);
-        if self.playout.push(sequence, first_frame, frames, bundle, now) {
+        if bundle.is_background() {
+            self.playout.push_background(sequence, first_frame, frames, bundle.clone(), now);
+        } else if self.playout.push(sequence, first_frame, frames, bundle.clone(), now) {
             for copy in copies.iter().flat_map(|c| split(c, 1)) {
-                self.playout.push_copy(copy.first_frame, first_frame, copy);
+                self.playout.push_copy(copy.first_frame, first_frame, PackedBundle::pack(&copy));
             }
         }
         Ok(())
     }
 
-    pub(super) fn pop(&mut self, now: Instant) -> Option<Played<Bundle>> {
+    pub(super) fn pop(&mut self, now: Instant) -> Option<Played<PackedBundle>> {
         self.playout.pop(now)
     }
 
@@ -223,7 +243,7 @@ mod tests {
     #[test]
     fn the_largest_bundle_is_sent_in_parts_that_fit_and_comes_back_whole() {
         let now = Instant::now();
-        let mut out = Outgoing::new(u64::MAX, StageCount::MAX, true, now).unwrap();
+        let mut out = Outgoing::new(u64::MAX, StageCount::MAX, Wire::DATAGRAMS, now).unwrap();
         // Losses bring the most copies; the rate is lowered, so ask for everything again.
         let lossy = Report { expected: 10, received: 0, ..Report::default() };
         out.rate.report(&lossy, now + Duration::from_secs(1));
@@ -245,7 +265,7 @@ mod tests {
         let mut codes = Vec::new();
         while !incoming.is_empty() {
             if let Some(Played::Packet(b)) = incoming.pop(later) {
-                codes.extend(b.codes);
+                codes.extend(b.unpack().unwrap().codes);
             }
         }
         assert_eq!(codes, got.into_iter().flat_map(|b| b.codes).collect::<Vec<_>>());
@@ -254,7 +274,7 @@ mod tests {
     #[test]
     fn a_pause_is_announced_soon_and_again_and_then_every_second() {
         let (now, ms) = (Instant::now(), Duration::from_millis);
-        let mut out = Outgoing::new(1, StageCount::MAX, true, now).unwrap();
+        let mut out = Outgoing::new(1, StageCount::MAX, Wire::DATAGRAMS, now).unwrap();
         out.pack(&PackedBundle::pack(&bundle(0, 5, StageCount::MAX)), now).unwrap();
         let said: Vec<_> = (0..300).filter(|n| out.announcement(now + ms(n * 10)).is_some()).map(|n| n * 10).collect();
         assert_eq!(said, [250, 500, 1_500, 2_500]);
@@ -268,7 +288,7 @@ mod tests {
     #[test]
     fn a_rate_falls_from_what_the_stream_has_not_from_what_is_asked_for() {
         let now = Instant::now();
-        let mut out = Outgoing::new(1, StageCount::MAX, true, now).unwrap();
+        let mut out = Outgoing::new(1, StageCount::MAX, Wire::DATAGRAMS, now).unwrap();
         let stages = StageCount::new(6).unwrap();
         out.pack(&PackedBundle::pack(&bundle(0, 5, stages)), now).unwrap();
         let lossy = Report { expected: 10, received: 5, ..Report::default() };
@@ -282,8 +302,9 @@ mod tests {
         let whole = bundle(10, 7, stages);
         let parts = split(&whole, 3);
         assert_eq!(parts.iter().map(|p| (p.first_frame, p.frames)).collect::<Vec<_>>(), [(10, 3), (13, 3), (16, 1)]);
-        assert_eq!(trimmed(whole.clone(), 15).unwrap().codes, whole.codes[15..]);
-        assert_eq!(trimmed(whole.clone(), 3), Some(whole.clone()));
-        assert_eq!(trimmed(whole, 17), None);
+        let packed = PackedBundle::pack(&whole);
+        assert_eq!(trimmed(packed.clone(), 15).unwrap().unpack().unwrap().codes, whole.codes[15..]);
+        assert_eq!(trimmed(packed.clone(), 3), Some(packed.clone()));
+        assert_eq!(trimmed(packed, 17), None);
     }
 }

@@ -1,5 +1,6 @@
 //! One session over UDP.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -11,9 +12,8 @@ use super::UdpCounters;
 use super::counters::ListenerState;
 use super::flow::{Incoming, Outgoing, REPORT, trimmed};
 use super::peer::Peer;
-use crate::bitstream::Bundle;
 use crate::config::Config;
-use crate::jitter::{Keep, Pace, Pacing, Passed, Played, PlayoutOptions, Report};
+use crate::jitter::{Keep, Pace, Pacing, Passed, Played, PlayoutOptions, Report, Spans};
 use crate::profile::Profile;
 use crate::service::access::{Flood, Pass, authorize};
 use crate::service::hub::{Ended, Heard, Listener, Publisher};
@@ -32,10 +32,6 @@ const LISTENER_SILENCE: Duration = Duration::from_secs(10);
 /// How often the last words are said, and how long after each an answer is waited for.
 const LAST_WORDS: u32 = 4;
 const LAST_WORDS_EVERY: Duration = Duration::from_millis(100);
-
-/// How late a publisher's bundles may be at least, whatever `limits.max_lag_ms` says: those that wait for a lost one come all at
-/// once.
-const SLOWEST: Duration = Duration::from_secs(1);
 
 /// How long a publisher that is done is waited for, should its last bundles still be on their way.
 const STRAGGLERS: Duration = Duration::from_millis(500);
@@ -231,13 +227,16 @@ impl Connection {
     /// Sends the stream to a listener.
     async fn send_out(&mut self, mut listener: Listener, number: u64) -> Result<(), Close> {
         let (profile, mut wanted) = (self.shared.engine.profile(), self.wanted());
+        let wire = self.hello.wire.common(Wire::DATAGRAMS);
         let failed = |e: crate::bitstream::BitstreamError| Self::close(Reason::Protocol, e.to_string());
-        let mut out =
-            Outgoing::new(self.peer.session, wanted, self.hello.wire.graded, Instant::now()).map_err(failed)?;
+        let mut out = Outgoing::new(self.peer.session, wanted, wire, Instant::now()).map_err(failed)?;
         listener.want(wanted);
         self.note(number, &out, Duration::ZERO);
-        listener.fill_silence(Profile::FRAME_TIME);
-        let mut plainly = Plainly::default();
+        // Who knows nothing of silence gets bundles of it.
+        let mut plainly = (!wire.silence).then(|| {
+            listener.fill_silence(Profile::FRAME_TIME);
+            Plainly::default()
+        });
         let mut last = Report::default();
         let mut tick = tokio::time::interval(TICK);
         loop {
@@ -245,7 +244,7 @@ impl Connection {
                 biased;
                 () = self.shared.stop_output.cancelled() => {
                     while let Some(heard) = listener.queued() {
-                        let Some(bundle) = plainly.bundle(&heard).map_err(failed)? else { continue };
+                        let Some(bundle) = audible(&mut plainly, &heard).map_err(failed)? else { continue };
                         out.pack(&bundle, Instant::now()).map_err(failed)?.iter().for_each(|d| self.send_bytes(d));
                     }
                     self.sent = out.sent();
@@ -280,7 +279,7 @@ impl Connection {
             match next {
                 Some(Ok(heard)) => {
                     self.shared.skipped(&mut listener, &self.hello.stream);
-                    if let Some(bundle) = plainly.bundle(&heard).map_err(failed)? {
+                    if let Some(bundle) = audible(&mut plainly, &heard).map_err(failed)? {
                         // Packed, so many stages always have one size; of more, their number would say something.
                         let bundle = bundle.limited(listener.constant().unwrap_or(bundle.stages)).map_err(failed)?;
                         out.pack(&bundle, now).map_err(failed)?.iter().for_each(|d| self.send_bytes(d));
@@ -313,7 +312,8 @@ impl Connection {
         let profile = self.shared.engine.profile();
         let mut input = Input {
             publisher,
-            pacing: Pacing::new(Pace::Live, self.shared.config.borrow().limits.max_lag.max(SLOWEST)),
+            pacing: Pacing::new(Pace::Live, self.shared.config.borrow().limits.max_lag),
+            spans: Spans::default(),
             stale: 0,
             incoming: Incoming::new(PlayoutOptions { eager: true, ..PlayoutOptions::default() }),
             next: 0,
@@ -384,10 +384,19 @@ impl Connection {
     }
 }
 
+/// What a listener is sent of a bundle.
+fn audible<'a>(
+    plainly: &mut Option<Plainly>,
+    heard: &'a Heard,
+) -> Result<Option<Cow<'a, PackedBundle>>, crate::bitstream::BitstreamError> {
+    plainly.as_mut().map_or_else(|| Ok(Some(Cow::Borrowed(&**heard))), |p| p.bundle(heard))
+}
+
 /// A publisher's bundles on their way to the hub.
 struct Input {
     publisher: Publisher,
     pacing: Pacing<PackedBundle>,
+    spans: Spans,
     /// Bundles that were dropped because they were too late, as far as they are counted.
     stale: u64,
     incoming: Incoming,
@@ -396,14 +405,15 @@ struct Input {
 }
 
 impl Input {
-    fn take(&mut self, bundle: Bundle, connection: &mut Connection, now: Instant) -> Result<(), Close> {
+    fn take(&mut self, bundle: PackedBundle, connection: &mut Connection, now: Instant) -> Result<(), Close> {
         let Some(bundle) = trimmed(bundle, self.next) else { return Ok(()) };
-        let message = Message::Bundle { sequence: 0, bundle: PackedBundle::pack(&bundle) };
+        let message = Message::Bundle { sequence: 0, bundle };
         let profile = connection.shared.engine.profile();
         if let Event::Bundle(bundle) = connection.session.handle(message, &profile, now)? {
             self.next = bundle.first_frame.saturating_add(u64::from(bundle.frames));
-            let media = profile.media_time(bundle.frames);
-            self.pacing.push(bundle, media, now);
+            let frames = self.spans.frames(bundle.first_frame, bundle.frames, bundle.is_background());
+            let (span, own) = (Profile::FRAME_TIME * frames as u32, profile.media_time(bundle.frames));
+            self.pacing.push_after_silence(bundle, span, own, now);
             let stale = self.pacing.dropped() - std::mem::replace(&mut self.stale, self.pacing.dropped());
             connection.shared.counters.stale.fetch_add(stale, Ordering::Relaxed);
         }
@@ -433,7 +443,7 @@ impl Input {
         while !self.incoming.is_empty() {
             match self.incoming.pop(late) {
                 Some(Played::Packet(bundle)) => self.take(bundle, connection, Instant::now())?,
-                Some(Played::Lost { .. } | Played::Restart) => {}
+                Some(Played::Lost { .. } | Played::Quiet { .. } | Played::Restart) => {}
                 None => break,
             }
         }
