@@ -9,13 +9,10 @@ They hear the decoded sound alone, at 16 kHz: a codec that says other words in a
 and ESTOI, never instead of them. They were trained on speech: music gets `nan`.
 """
 
-import math
-import os
 import sys
 
 import numpy
-import soundfile
-from scipy.signal import resample_poly
+from scoring import read, serve
 
 RATE = 16_000
 NAMES = {"dnsmos": "DNSMOS OVRL", "dnsmos-sig": "DNSMOS SIG", "p808": "DNSMOS P.808", "distillmos": "DistillMOS"}
@@ -23,7 +20,7 @@ NAMES = {"dnsmos": "DNSMOS OVRL", "dnsmos-sig": "DNSMOS SIG", "p808": "DNSMOS P.
 DNSMOS = {"dnsmos": "ovrl_mos", "dnsmos-sig": "sig_mos", "p808": "p808_mos"}
 
 
-def scorer(which: str):
+def scorer(which):
     """A function from samples at 16 kHz to a score."""
     if which == "distillmos":
         import distillmos
@@ -41,24 +38,17 @@ def scorer(which: str):
     return lambda sound: float(dnsmos.run(sound, RATE)[DNSMOS[which]])
 
 
-def main() -> None:
-    if len(sys.argv) != 2 or sys.argv[1] not in NAMES:
-        sys.exit(f"one of {', '.join(NAMES)} is wanted, not {' '.join(sys.argv[1:]) or 'nothing'}")
-    # Libraries print what they like there; the answers keep a way out of their own.
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
-    score = scorer(sys.argv[1])
-    print(NAMES[sys.argv[1]], file=answers)
-    for line in sys.stdin:
-        kind, _, decoded = line.rstrip("\n").split("\t")
-        if kind == "music":
-            print("nan", file=answers)
-            continue
-        sound, rate = soundfile.read(decoded, dtype="float32")
-        shared = math.gcd(RATE, rate)
-        sound = resample_poly(sound, RATE // shared, rate // shared)
-        print(score(numpy.clip(sound, -1, 1).astype("float32")), file=answers)
+def of_files(which):
+    """A function from a pair of files to a score."""
+    score = scorer(which)
+
+    def of_pair(kind, _, decoded):
+        return float("nan") if kind == "music" else score(numpy.clip(read(decoded, RATE, "float32"), -1, 1))
+
+    return of_pair
 
 
 if __name__ == "__main__":
-    main()
+    if len(sys.argv) != 2 or sys.argv[1] not in NAMES:
+        sys.exit(f"one of {', '.join(NAMES)} is wanted, not {' '.join(sys.argv[1:]) or 'nothing'}")
+    serve(NAMES[sys.argv[1]], lambda: of_files(sys.argv[1]))

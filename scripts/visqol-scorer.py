@@ -6,33 +6,22 @@ Needs `pip install "visqol-python[lattice]==3.8.0" numba`: ViSQOL v3 (Chinen et 
 Scores of different mappings or programs must not be compared with each other.
 """
 
-import math
-import os
-import sys
-
-import soundfile
-from scipy.signal import resample_poly
+from scoring import read, serve
 from visqol import VisqolApi
 
 
-def main() -> None:
-    # Libraries print what they like there; the answers keep a way out of their own.
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
+def scorer():
+    """A function from a pair of files to a score."""
     speech, audio = VisqolApi(), VisqolApi()
     speech.create(mode="speech", use_lattice_model=True)
     audio.create(mode="audio")
-    print("ViSQOL v3 (visqol-python, lattice; music: SVR)", file=answers)
-    for line in sys.stdin:
-        kind, *files = line.rstrip("\n").split("\t")
+
+    def score(kind, *files):
         api, rate = (audio, 48_000) if kind == "music" else (speech, 16_000)
-        sounds = []
-        for file in files:
-            sound, its_rate = soundfile.read(file)
-            shared = math.gcd(rate, its_rate)
-            sounds.append(resample_poly(sound, rate // shared, its_rate // shared))
-        print(api.measure_from_arrays(*sounds, rate).moslqo, file=answers)
+        return api.measure_from_arrays(*(read(file, rate) for file in files), rate).moslqo
+
+    return score
 
 
 if __name__ == "__main__":
-    main()
+    serve("ViSQOL v3 (visqol-python, lattice; music: SVR)", scorer)
