@@ -7,7 +7,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use undertone::bitstream::{Bundle, ContextRule};
 use undertone::entropy::{Decoder, Encoder};
 use undertone::model::Manifest;
-use undertone::rvq::{Codebooks, SimdLevel};
+use undertone::rvq::SimdLevel;
 use undertone::sampling::speculative::Speculative;
 use undertone::sampling::{Params, Sampler, TokenSource};
 use undertone::token::{Context, TokenModel};
@@ -26,8 +26,7 @@ fn models() -> Models {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/undertone-24k-v2");
     let read = |name: &str| std::fs::read(folder.join(name)).expect("the shipped model can be read");
     let m = Manifest::parse(&read("manifest.toml")).expect("a manifest");
-    let books =
-        Codebooks::from_safetensors(&read(&m.codebooks.path), m.stages, m.entries, m.latent_dim).expect("books");
+    let books = m.read_codebooks(&read(&m.codebooks.path)).expect("books");
     let model = |name: &str| TokenModel::parse(&read(name), m.id, &books).expect("a token model");
     let golden = read("golden.safetensors");
     let tensors = safetensors::SafeTensors::deserialize(&golden).expect("golden example");

@@ -3,7 +3,7 @@
 use std::error::Error;
 
 use undertone::service::Client;
-use undertone::session::{Hello, Role, StreamName};
+use undertone::session::{Hello, StreamName};
 use undertone::{Decoder, Model};
 
 #[tokio::main(flavor = "current_thread")]
@@ -13,20 +13,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         return Err("usage: listen HOST:PORT STREAM MODEL_FOLDER".into());
     };
     let model = Model::open(folder)?;
-    let hello = Hello {
-        version: 1,
-        role: Role::Subscribe,
-        stream: StreamName::new(&stream)?,
-        model_id: model.profile().model_id,
-        stages: None,
-        frames_per_bundle: 5,
-        token: String::new(),
-        coding: None,
-        continuation: None,
-        pace: undertone::jitter::Pace::Unknown,
-        wire: undertone::session::Wire::default(),
-        latency: None,
-    };
+    let hello = Hello::subscribe(StreamName::new(&stream)?, model.profile().model_id);
     let mut client = Client::connect(&address, hello).await?;
     let mut decoder = Decoder::new(&model);
     while let Some(packed) = client.next().await? {

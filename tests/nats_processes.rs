@@ -17,7 +17,7 @@ use undertone::bus::jobs::Progress;
 use undertone::bus::{Bus, BusOptions, Prefix};
 use undertone::infer;
 use undertone::service::Client;
-use undertone::session::{Hello, PROTOCOL_VERSION, PackedBundle, Role, StreamName};
+use undertone::session::{Hello, PackedBundle, Role, StreamName};
 use undertone::units::{ModelId, StageCount};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -76,20 +76,8 @@ struct Peers {
 
 impl Peers {
     async fn connect(&self, daemon: &str, role: Role) -> Client {
-        let hello = Hello {
-            version: PROTOCOL_VERSION,
-            role,
-            stream: StreamName::new("main").unwrap(),
-            model_id: self.model,
-            stages: Some(StageCount::new(6).unwrap()),
-            frames_per_bundle: 5,
-            token: String::new(),
-            coding: None,
-            continuation: None,
-            pace: undertone::jitter::Pace::Unknown,
-            wire: undertone::session::Wire::default(),
-            latency: None,
-        };
+        let stages = StageCount::new(6).unwrap();
+        let hello = Hello { role, ..Hello::publish(StreamName::new("main").unwrap(), self.model, stages, 5) };
         Client::connect(daemon, hello).await.unwrap()
     }
 }

@@ -69,20 +69,7 @@ fn config(dir: &Path, folder: &Path, more: &str) -> PathBuf {
 }
 
 fn hello(id: ModelId, stream: &str) -> Hello {
-    Hello {
-        version: 1,
-        role: Role::Publish,
-        stream: StreamName::new(stream).unwrap(),
-        model_id: id,
-        stages: Some(StageCount::new(6).unwrap()),
-        frames_per_bundle: 1,
-        token: String::new(),
-        coding: None,
-        continuation: None,
-        pace: undertone::jitter::Pace::Unknown,
-        wire: undertone::session::Wire::default(),
-        latency: None,
-    }
+    Hello::publish(StreamName::new(stream).unwrap(), id, StageCount::new(6).unwrap(), 1)
 }
 
 fn bundle(frame: u64) -> Bundle {

@@ -18,7 +18,7 @@ fn folder() -> std::path::PathBuf {
 fn parts() -> (Vec<u8>, ModelId, Codebooks) {
     let read = |name: &str| std::fs::read(folder().join(name)).unwrap();
     let m = Manifest::parse(&read("manifest.toml")).unwrap();
-    let books = Codebooks::from_safetensors(&read(&m.codebooks.path), m.stages, m.entries, m.latent_dim).unwrap();
+    let books = m.read_codebooks(&read(&m.codebooks.path)).unwrap();
     (read("tokens.safetensors"), m.id, books)
 }
 

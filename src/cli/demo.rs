@@ -13,11 +13,12 @@ use super::encode::parse_kbps;
 use crate::capture::{AudioInput, AudioOutput};
 use crate::codec::{Bucket, Encoder};
 use crate::infer::LoadedModel;
+use crate::jitter::Pace;
 use crate::profile::Profile;
 use crate::referee::write_spectrograms;
 use crate::rvq::BeamWidth;
 use crate::service::Client;
-use crate::session::{Hello, Message, PROTOCOL_VERSION, Role, SessionEncoder, StreamName, ThinWriter, Wire};
+use crate::session::{Hello, Message, SessionEncoder, StreamName, ThinWriter, Wire};
 use crate::units::{CODEC_RATE, PcmFormat, StageCount};
 use crate::wire;
 
@@ -310,20 +311,7 @@ type Counted = (u64, u64, u64, u64);
 
 /// Subscribes and counts frames, code bytes, message bytes, messages until the stream ends.
 fn count(address: String, model_id: crate::units::ModelId) -> Result<std::thread::JoinHandle<Result<Counted>>> {
-    let hello = Hello {
-        version: PROTOCOL_VERSION,
-        role: Role::Subscribe,
-        stream: StreamName::new("main")?,
-        model_id,
-        stages: None,
-        frames_per_bundle: 0,
-        token: String::new(),
-        coding: None,
-        continuation: None,
-        pace: crate::jitter::Pace::Recording,
-        wire: crate::session::Wire::default(),
-        latency: None,
-    };
+    let hello = Hello { pace: Pace::Recording, ..Hello::subscribe(StreamName::new("main")?, model_id) };
     Ok(std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {

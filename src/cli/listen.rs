@@ -15,10 +15,10 @@ use crate::capture::device::{CpalBackend, DeviceOutput};
 use crate::capture::{AudioOutput, Content, OutputFile};
 use crate::codec::{Concealer, Decoder, Processor, Profile};
 use crate::infer::LoadedModel;
-use crate::jitter::{Gaps, Pace, Quiet, Spans};
+use crate::jitter::{Gaps, Quiet, Spans};
 use crate::rvq::BeamWidth;
 use crate::service::{Client, ClientError, ClientOptions, UdpClient, UdpEvent};
-use crate::session::{Continuation, Hello, PROTOCOL_VERSION, PackedBundle, Role, StreamName};
+use crate::session::{Continuation, Hello, PackedBundle, StreamName};
 use crate::token::TokenModel;
 use crate::units::{ModelId, PcmFormat, StageCount};
 
@@ -339,22 +339,15 @@ fn destination(args: &Args, model: &LoadedModel) -> Result<Destination> {
 
 fn hello(args: &Args, model_id: ModelId) -> Result<Hello> {
     Ok(Hello {
-        version: PROTOCOL_VERSION,
-        role: Role::Subscribe,
-        stream: args.stream.clone(),
-        model_id,
         stages: args.kbps,
-        frames_per_bundle: 0,
         token: args.remote.token()?,
-        coding: None,
         continuation: args.continuation.map(|frames| Continuation {
             frames,
             temperature_percent: args.temperature,
             seed: args.seed,
         }),
-        pace: Pace::Unknown,
-        wire: crate::session::Wire::default(),
         latency: args.latency,
+        ..Hello::subscribe(args.stream.clone(), model_id)
     })
 }
 

@@ -19,7 +19,7 @@ use crate::profile::Profile;
 use crate::recording::{LIVE_BUNDLE, REFINE_STEPS};
 use crate::rvq::BeamWidth;
 use crate::service::{Client, ClientError, ClientOptions, UdpClient};
-use crate::session::{Hello, PROTOCOL_VERSION, Role, StreamName};
+use crate::session::{Hello, StreamName};
 use crate::synthesis::{Analyser, Effort};
 use crate::units::{CODEC_RATE, ModelId, PcmFormat, StageCount};
 
@@ -422,20 +422,8 @@ fn hello(args: &Args, model_id: ModelId, most: StageCount, bundle: u8) -> Result
         (None, Some(path)) if path != Path::new("-") => Pace::Recording,
         _ => Pace::Unknown,
     };
-    Ok(Hello {
-        version: PROTOCOL_VERSION,
-        role: Role::Publish,
-        stream: args.stream.clone(),
-        model_id,
-        stages: Some(most),
-        frames_per_bundle: bundle,
-        token: args.remote.token()?,
-        coding: None,
-        continuation: None,
-        pace,
-        wire: crate::session::Wire::default(),
-        latency: None,
-    })
+    let token = args.remote.token()?;
+    Ok(Hello { token, pace, ..Hello::publish(args.stream.clone(), model_id, most, bundle) })
 }
 
 /// Gives the encoder what was read, None at the end, and the latents that were searched for; `measured` has the effort that is to

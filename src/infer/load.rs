@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::net::{Integers, Origin, OrtDecoder, OrtEncoder, OrtGradient};
 use super::{InferError, library};
 use crate::codec::{Processor, Profile};
-use crate::model::{Digests, Manifest};
+use crate::model::{Digests, Manifest, TOKENS};
 use crate::rvq::{BeamWidth, Codebooks, Searcher, SimdLevel};
 use crate::synthesis::{Refiner, Shape};
 use crate::token::TokenModel;
@@ -107,13 +107,8 @@ pub fn load_model(named: Option<&Path>) -> Result<LoadedModel, InferError> {
         Ok(content)
     };
     let (encoder, decoder) = (part(&manifest.encoder.path)?, part(&manifest.decoder.path)?);
-    let codebooks = Codebooks::from_safetensors(
-        &part(&manifest.codebooks.path)?,
-        manifest.stages,
-        manifest.entries,
-        manifest.latent_dim,
-    )
-    .map_err(|e| InferError::rvq(&path, &e))?;
+    let codebooks = manifest.read_codebooks(&part(&manifest.codebooks.path)?);
+    let codebooks = codebooks.map_err(|e| InferError::rvq(&path, &e))?;
     let profile = Arc::new(manifest.profile());
     let (decoder, codebooks) = (decoder.into(), Arc::new(codebooks));
     let digests = path.join(Digests::NAME);
@@ -122,8 +117,7 @@ pub fn load_model(named: Option<&Path>) -> Result<LoadedModel, InferError> {
     Ok(LoadedModel { path, manifest, profile, codebooks, encoder, decoder, digests })
 }
 
-/// Name of a model's token model, and of the smaller one that drafts for it.
-const TOKENS: &str = "tokens.safetensors";
+/// Name of the smaller token model that drafts for the other.
 const DRAFT: &str = "draft.safetensors";
 
 /// Names of the graphs with integer products, and of those for calls of one frame.

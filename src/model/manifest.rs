@@ -7,6 +7,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use crate::profile::Profile;
+use crate::rvq::{Codebooks, RvqError};
 use crate::units::{CODEC_RATE, MAX_STAGES, ModelId, StageCount};
 
 /// A manifest that was read and checked.
@@ -115,6 +116,13 @@ pub fn sha256_hex(content: &[u8]) -> String {
 }
 
 impl Manifest {
+    /// The codebooks that are the content of the file [`Manifest::codebooks`] names, in the shape that is stated here.
+    ///
+    /// Errors: of [`Codebooks::from_safetensors`].
+    pub fn read_codebooks(&self, content: &[u8]) -> Result<Codebooks, RvqError> {
+        Codebooks::from_safetensors(content, self.stages, self.entries, self.latent_dim)
+    }
+
     /// Parses the bytes of `manifest.toml`.
     ///
     /// Errors: [`ManifestError::Syntax`] and [`ManifestError::Value`].

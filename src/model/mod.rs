@@ -8,6 +8,9 @@ mod manifest;
 pub use digests::{DigestError, Digests};
 pub use manifest::{FileEntry, GraphEntry, Manifest, ManifestError, sha256_hex};
 
+/// Name of a model's token model in its folder.
+pub const TOKENS: &str = "tokens.safetensors";
+
 /// Deterministic noise that the decoder network is fed, so that the same codes always give the same samples.
 ///
 /// Fills `out` with the values of frame `frame`: SplitMix64 (Steele 2014) over a counter, scaled to -1..1.

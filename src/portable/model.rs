@@ -5,12 +5,9 @@ use std::sync::Arc;
 use super::error::GraphError;
 use super::net::{PortableDecoder, PortableEncoder};
 use crate::codec::{Processor, Profile};
-use crate::model::{DigestError, Digests, Manifest, ManifestError};
+use crate::model::{DigestError, Digests, Manifest, ManifestError, TOKENS};
 use crate::rvq::{BeamWidth, Codebooks, RvqError, Searcher, SimdLevel};
 use crate::token::{TokenError, TokenModel};
-
-/// Name of a model's token model.
-const TOKENS: &str = "tokens.safetensors";
 
 /// Why a model cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -80,12 +77,7 @@ impl PortableModel {
         let graph = |network| move |reason| PortableError::Graph { network, reason };
         let encoder = PortableEncoder::new(&part(&manifest.encoder.path)?, &manifest, level);
         let decoder = PortableDecoder::new(&part(&manifest.decoder.path)?, &manifest, level);
-        let codebooks = Arc::new(Codebooks::from_safetensors(
-            &part(&manifest.codebooks.path)?,
-            manifest.stages,
-            manifest.entries,
-            manifest.latent_dim,
-        )?);
+        let codebooks = Arc::new(manifest.read_codebooks(&part(&manifest.codebooks.path)?)?);
         let digests = files.content(Digests::NAME).map(|text| Digests::parse(&text)).transpose()?;
         let tokens = match digests.filter(|digests| digests.names().any(|name| name == TOKENS)) {
             Some(digests) => {

@@ -3,47 +3,10 @@
 //! Every version is the same Rust code, compiled for another instruction set: the compiler keeps the order of sums and never fuses a
 //! product with a sum by itself, so that all of them agree bit for bit.
 
-use crate::rvq::SimdLevel;
+use crate::rvq::{SimdLevel, for_every_level};
 
 /// Columns that are computed together: a cache line, the widest vector.
 pub(super) const PANEL: usize = 16;
-
-/// Declares a function that runs `$body` compiled for the best instruction set that `level` allows.
-macro_rules! for_every_level {
-    ($(#[$doc:meta])* $name:ident = $body:ident($($arg:ident: $type:ty),*) $(-> $out:ty)?) => {
-        $(#[$doc])*
-        pub(super) fn $name(level: SimdLevel, $($arg: $type),*) $(-> $out)? {
-            #[cfg(target_arch = "x86_64")]
-            {
-                #[target_feature(enable = "avx2")]
-                fn avx2($($arg: $type),*) $(-> $out)? {
-                    $body($($arg),*)
-                }
-                #[target_feature(enable = "avx512f,avx512vl")]
-                fn avx512($($arg: $type),*) $(-> $out)? {
-                    $body($($arg),*)
-                }
-                match level {
-                    SimdLevel::Avx512
-                        if std::arch::is_x86_feature_detected!("avx512f")
-                            && std::arch::is_x86_feature_detected!("avx512vl") =>
-                    {
-                        // SAFETY: the guard of this arm has just found both on this machine.
-                        return unsafe { avx512($($arg),*) };
-                    }
-                    SimdLevel::Avx512 | SimdLevel::Avx2 if std::arch::is_x86_feature_detected!("avx2") => {
-                        // SAFETY: the guard of this arm has just found AVX2 on this machine.
-                        return unsafe { avx2($($arg),*) };
-                    }
-                    _ => {}
-                }
-            }
-            #[cfg(not(target_arch = "x86_64"))]
-            let _ = level;
-            $body($($arg),*)
-        }
-    };
-}
 
 for_every_level! {
     /// Rows `[rows, inner]` times a panel of columns `[inner][PANEL]`, written to columns from `at` on of `out` `[rows, columns]`;

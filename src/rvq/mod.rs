@@ -9,3 +9,4 @@ pub use codebook::{Codebooks, RvqError};
 pub use health::{StageHealth, collapsed_stage, neighbours, principal_map, stage_health, standing_apart};
 pub use search::{BeamWidth, Ladder, Searcher, Wanted};
 pub use simd::SimdLevel;
+pub(crate) use simd::for_every_level;

@@ -54,6 +54,45 @@ impl SimdLevel {
 /// The highest level that may be used.
 static LIMIT: OnceLock<SimdLevel> = OnceLock::new();
 
+/// Declares a function that runs `$body` compiled for the best instruction set that `level` allows. Only files of inner loops may: it
+/// expands to unsafe code.
+macro_rules! for_every_level {
+    ($(#[$doc:meta])* $name:ident = $body:ident($($arg:ident: $type:ty),*) $(-> $out:ty)?) => {
+        $(#[$doc])*
+        pub(super) fn $name(level: SimdLevel, $($arg: $type),*) $(-> $out)? {
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx2")]
+                fn avx2($($arg: $type),*) $(-> $out)? {
+                    $body($($arg),*)
+                }
+                #[target_feature(enable = "avx512f,avx512vl")]
+                fn avx512($($arg: $type),*) $(-> $out)? {
+                    $body($($arg),*)
+                }
+                match level {
+                    SimdLevel::Avx512
+                        if std::arch::is_x86_feature_detected!("avx512f")
+                            && std::arch::is_x86_feature_detected!("avx512vl") =>
+                    {
+                        // SAFETY: the guard of this arm has just found both on this machine.
+                        return unsafe { avx512($($arg),*) };
+                    }
+                    SimdLevel::Avx512 | SimdLevel::Avx2 if std::arch::is_x86_feature_detected!("avx2") => {
+                        // SAFETY: the guard of this arm has just found AVX2 on this machine.
+                        return unsafe { avx2($($arg),*) };
+                    }
+                    _ => {}
+                }
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            let _ = level;
+            $body($($arg),*)
+        }
+    };
+}
+pub(crate) use for_every_level;
+
 /// A survivor of one of the frames that are searched together.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Survivor {

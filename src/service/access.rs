@@ -386,18 +386,8 @@ mod tests {
         let token =
             |secret: &str, rights: &str| tokens(&format!("[[token]]\nname = \"t\"\nsecret = \"{secret}\"\n{rights}"));
         let hello = Hello {
-            version: 1,
-            role: Role::Subscribe,
-            stream: StreamName::new("news").unwrap(),
-            model_id: crate::units::ModelId([0; 8]),
-            stages: None,
-            frames_per_bundle: 5,
             token: "0123456789abcdef".to_owned(),
-            coding: None,
-            continuation: None,
-            pace: crate::jitter::Pace::default(),
-            wire: crate::session::Wire::default(),
-            latency: None,
+            ..Hello::subscribe(StreamName::new("news").unwrap(), crate::units::ModelId([0; 8]))
         };
         let pass = Pass::of(&hello);
         assert!(pass.check(&[]).is_ok());

@@ -8,7 +8,8 @@ use std::time::Duration;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{
-    AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderMap, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+    AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, WWW_AUTHENTICATE,
+    X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -42,7 +43,7 @@ fn answer(status: StatusCode, kind: &'static str, body: String) -> Answer {
     // One answer a connection: places are few.
     let ours = [(CONNECTION, "close"), (CACHE_CONTROL, "no-store"), (X_CONTENT_TYPE_OPTIONS, "nosniff")];
     for (name, value) in [(CONTENT_TYPE, kind)].into_iter().chain(ours).chain(web::HEADERS) {
-        headers.insert(name, value.parse().expect("constants are header values"));
+        headers.insert(name, HeaderValue::from_static(value));
     }
     answer
 }
@@ -133,7 +134,7 @@ fn route(shared: &Shared, path: &str, headers: &HeaderMap, guest: &Guest) -> Ans
     let Some(view) = view(shared, headers, guest) else {
         Counters::add(&shared.counters.refused);
         let mut answer = text(StatusCode::UNAUTHORIZED, "this needs a token: Authorization: Bearer ...\n");
-        answer.headers_mut().insert(WWW_AUTHENTICATE, const { hyper::header::HeaderValue::from_static("Bearer") });
+        answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         return answer;
     };
     match path {

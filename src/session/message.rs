@@ -75,6 +75,32 @@ pub struct Hello {
     pub latency: Option<u8>,
 }
 
+impl Hello {
+    /// A subscriber's, who wants all there is of a stream as it comes, without a token and packed.
+    pub fn subscribe(stream: StreamName, model_id: ModelId) -> Self {
+        Self {
+            version: super::PROTOCOL_VERSION,
+            role: Role::Subscribe,
+            stream,
+            model_id,
+            stages: None,
+            frames_per_bundle: 0,
+            token: String::new(),
+            coding: None,
+            continuation: None,
+            pace: Pace::Unknown,
+            wire: Wire::default(),
+            latency: None,
+        }
+    }
+
+    /// A publisher's, of packed bundles of at most so many stages and frames, without a token.
+    pub fn publish(stream: StreamName, model_id: ModelId, stages: StageCount, frames_per_bundle: u8) -> Self {
+        let stages = Some(stages);
+        Self { role: Role::Publish, stages, frames_per_bundle, ..Self::subscribe(stream, model_id) }
+    }
+}
+
 impl fmt::Debug for Hello {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // All but the token, which is a secret.

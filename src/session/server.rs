@@ -183,20 +183,8 @@ mod tests {
     const TIMEOUTS: Timeouts = Timeouts { handshake: Duration::from_secs(5), idle: Duration::from_secs(30) };
 
     fn hello(role: Role) -> Hello {
-        Hello {
-            version: 1,
-            role,
-            stream: StreamName::new("a").unwrap(),
-            model_id: ModelId(*b"fakefake"),
-            stages: None,
-            frames_per_bundle: 5,
-            token: String::new(),
-            coding: None,
-            continuation: None,
-            pace: crate::jitter::Pace::Unknown,
-            wire: Wire::default(),
-            latency: None,
-        }
+        let hello = Hello::subscribe(StreamName::new("a").unwrap(), ModelId(*b"fakefake"));
+        Hello { role, frames_per_bundle: 5, ..hello }
     }
 
     fn bundle(first_frame: u64, code: u16) -> Message {

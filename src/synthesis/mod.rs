@@ -1,7 +1,7 @@
 //! Analysis by synthesis: latents that are better than the encoder's, found by listening to what the decoder makes of them.
 //!
-//! For files, where time may be taken, and live with as many steps as there is time for. The stream is the same, and every decoder reads it. The method and what it gives are in
-//! docs/synthesis.md.
+//! For files, where time may be taken, and live with as many steps as there is time for. The stream is the same, and every decoder
+//! reads it. The method and what it gives are in docs/synthesis.md.
 
 mod analyser;
 mod effort;

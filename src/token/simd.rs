@@ -3,7 +3,7 @@
 
 use super::linear::{LANES, Linear};
 use super::math::{TOTAL, Tables};
-use crate::rvq::SimdLevel;
+use crate::rvq::{SimdLevel, for_every_level};
 
 /// Most inputs of a layer.
 const MAX_INPUTS: usize = 512;
@@ -140,33 +140,9 @@ mod x86 {
     }
 }
 
-/// Weights of logits `[entries]`, each at least 1, [`TOTAL`] in all but for what rounding leaves.
-pub(super) fn softmax(level: SimdLevel, tables: &Tables, logits: &[i32], max: i32, out: &mut [u32]) {
-    match level {
-        #[cfg(target_arch = "x86_64")]
-        SimdLevel::Avx512 if x86::has_vnni() => {
-            // SAFETY: the guard of this arm has just found AVX-512F, BW and VNNI on this machine.
-            unsafe { softmax_avx512(tables, logits, max, out) }
-        }
-        #[cfg(target_arch = "x86_64")]
-        SimdLevel::Avx512 | SimdLevel::Avx2 if std::arch::is_x86_feature_detected!("avx2") => {
-            // SAFETY: the guard of this arm has just found AVX2 on this machine.
-            unsafe { softmax_avx2(tables, logits, max, out) }
-        }
-        _ => softmax_here(tables, logits, max, out),
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn softmax_avx512(tables: &Tables, logits: &[i32], max: i32, out: &mut [u32]) {
-    softmax_here(tables, logits, max, out);
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn softmax_avx2(tables: &Tables, logits: &[i32], max: i32, out: &mut [u32]) {
-    softmax_here(tables, logits, max, out);
+for_every_level! {
+    /// Weights of logits `[entries]`, each at least 1, [`TOTAL`] in all but for what rounding leaves.
+    softmax = softmax_here(tables: &Tables, logits: &[i32], max: i32, out: &mut [u32])
 }
 
 #[inline(always)]
@@ -201,37 +177,16 @@ pub(super) struct Attention<'a> {
     pub(super) tables: &'a Tables,
 }
 
-/// Attention of one frame over `keys` and `values` `[frames][width]`; `at(i)` is the row of the frame i steps back.
-pub(super) fn attention(
-    level: SimdLevel,
-    how: Attention<'_>,
-    query: &[i16],
-    (keys, values): (&[i16], &[i16]),
-    rows: &[usize],
-    scratch: &mut Vec<i32>,
-    out: &mut [i16],
-) {
-    match level {
-        #[cfg(target_arch = "x86_64")]
-        SimdLevel::Avx512 | SimdLevel::Avx2 if std::arch::is_x86_feature_detected!("avx2") => {
-            // SAFETY: the guard of this arm has just found AVX2 on this machine.
-            unsafe { attention_avx2(how, query, (keys, values), rows, scratch, out) }
-        }
-        _ => attention_here(how, query, (keys, values), rows, scratch, out),
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn attention_avx2(
-    how: Attention<'_>,
-    query: &[i16],
-    memory: (&[i16], &[i16]),
-    rows: &[usize],
-    scratch: &mut Vec<i32>,
-    out: &mut [i16],
-) {
-    attention_here(how, query, memory, rows, scratch, out);
+for_every_level! {
+    /// Attention of one frame over `memory`, keys and values `[frames][width]`; `rows[i]` is the row of the frame i steps back.
+    attention = attention_here(
+        how: Attention<'_>,
+        query: &[i16],
+        memory: (&[i16], &[i16]),
+        rows: &[usize],
+        scratch: &mut Vec<i32>,
+        out: &mut [i16]
+    )
 }
 
 #[inline(always)]

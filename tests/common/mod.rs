@@ -92,20 +92,8 @@ pub fn tokens() -> Arc<TokenModel> {
 }
 
 pub fn hello(role: Role, stream: &str, stages: Option<u8>) -> Hello {
-    Hello {
-        version: 1,
-        role,
-        stream: StreamName::new(stream).unwrap(),
-        model_id: FAKE_ID,
-        stages: stages.map(|s| StageCount::new(s).unwrap()),
-        frames_per_bundle: 5,
-        token: String::new(),
-        coding: None,
-        continuation: None,
-        pace: undertone::jitter::Pace::Unknown,
-        wire: undertone::session::Wire::default(),
-        latency: None,
-    }
+    let stages = stages.map(|s| StageCount::new(s).unwrap());
+    Hello { role, stages, frames_per_bundle: 5, ..Hello::subscribe(StreamName::new(stream).unwrap(), FAKE_ID) }
 }
 
 pub fn bundle(number: u64) -> Bundle {
