@@ -13,10 +13,9 @@ import soundfile as sf
 import torch
 from conftest import HERE, SMOKE, small_codec, voice
 from safetensors.numpy import load_file
-
 from undertone_recipe import config, digests, int8
 from undertone_recipe.balance import balance, dead_gains, observe
-from undertone_recipe.codec import OVERLAP_DELAY, Codec, decoder_noise, load, save
+from undertone_recipe.codec import Codec, decoder_noise, load, save
 from undertone_recipe.config import FRAME, ConfigError
 from undertone_recipe.data import Batches
 from undertone_recipe.discriminator import Discriminators, critic_loss, generator_loss
@@ -281,7 +280,8 @@ def test_analysis_and_synthesis_reconstruct_with_the_declared_delay():
     tail = torch.cat([-late.flip(-1), -late], -1) * d.window.flip(0)
     head = torch.cat([early, -early.flip(-1)], -1) * d.window
     out = (head + torch.cat([torch.zeros(1, 1, 240), tail[:, :-1]], 1)).reshape(1, -1)
-    torch.testing.assert_close(out[:, OVERLAP_DELAY:], pcm[:, :-OVERLAP_DELAY], atol=1e-5, rtol=1e-4)
+    late = codec.cfg.network.delay
+    torch.testing.assert_close(out[:, late:], pcm[:, :-late], atol=1e-5, rtol=1e-4)
 
 
 @pytest.fixture(scope="module")

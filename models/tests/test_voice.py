@@ -10,8 +10,7 @@ import onnxruntime as ort
 import pytest
 import torch
 from conftest import HERE, SMOKE, voice
-
-from undertone_recipe import int8, signals
+from undertone_recipe import int8, postfilter, signals
 from undertone_recipe.balance import balance, observe
 from undertone_recipe.codec import Codec, decoder_noise, load
 from undertone_recipe.config import CODES, DTMF_HZ, FRAME, HOP, PITCH_LATENT, PITCH_STAGE, PITCHES, SAMPLE_RATE_HZ, of_model
@@ -60,7 +59,8 @@ from undertone_recipe.tones import TonesFinder
 from undertone_recipe.train import Run, train
 
 SIZES = {"latent": SMOKE.network.latent + PITCH_LATENT, "entries": CODES, "fine_blocks": 2, "pitch_width": 32}
-VOICED = dataclasses.replace(SMOKE, network=dataclasses.replace(SMOKE.network, voice=True, **SIZES))
+VOICED = dataclasses.replace(SMOKE, network=dataclasses.replace(SMOKE.network, voice=True, comb=True, **SIZES))
+UNCOMBED = dataclasses.replace(VOICED.network, comb=False)  # as models up to November 2026
 FREE = VOICED.network.free
 
 
@@ -377,8 +377,9 @@ def test_a_pitch_that_is_read_in_pieces_is_that_of_the_whole_in_torch_and_in_all
         np.testing.assert_allclose(made, whole.numpy(), atol=1e-3)
 
 
-def test_a_voice_cut_into_pieces_is_that_of_the_whole_in_torch_and_in_all_graphs():
-    net, q = VOICED.network, latents(30)
+@pytest.mark.parametrize("net", [VOICED.network, UNCOMBED])
+def test_a_voice_cut_into_pieces_is_that_of_the_whole_in_torch_and_in_all_graphs(net):
+    q = latents(30)
     _, decoder = lively(net)
     noise = decoder_noise(0, 30, net.noise_dim)
     whole = whole_and_pieces(decoder, q, torch.from_numpy(noise).reshape(1, 60, -1))
@@ -401,6 +402,43 @@ def test_pulses_that_begin_near_the_pitch_of_rest_begin_alike_in_torch_and_in_a_
     np.testing.assert_allclose(made[0], whole.reshape(30, -1).numpy(), atol=1e-3)
 
 
+def combed(x: np.ndarray, hz: np.ndarray) -> np.ndarray:
+    """Samples x through the comb as if all of them were below its edge and fully voiced, at these pitches at the ends of frames."""
+    n = len(hz) * FRAME
+    low = torch.nn.functional.pad(torch.from_numpy(x[:n]).float()[None], (postfilter.PAST, 0))
+    period, voiced = postfilter.periods(postfilter.joined(None, torch.from_numpy(hz).float()[None]))
+    return (low[:, postfilter.PAST - HOP : -HOP] + postfilter.comb(low, period, voiced))[0].numpy()
+
+
+@pytest.mark.parametrize("hz", [75.0, 140.0, 400.0])
+def test_the_comb_keeps_what_repeats_and_weakens_what_does_not(hz):
+    frames, late = 40, 2 * FRAME
+    n = np.arange(frames * FRAME)
+    pitch = np.full(frames, hz)
+    # What is coded at the end of a frame is heard HOP samples later, and the comb's output another HOP.
+    sound = sum(np.cos(2 * np.pi * k * hz * n / SAMPLE_RATE_HZ) for k in range(1, 4))
+    kept = combed(sound, pitch)
+    np.testing.assert_allclose(kept[late + HOP :], sound[late:-HOP], atol=0.02)
+    hiss = np.random.default_rng(4).standard_normal(len(n))
+    left = combed(hiss, pitch)[late:]
+    both = SAMPLE_RATE_HZ / hz < HOP
+    assert left.std() < (0.75 if both else 0.8) * hiss.std()
+    unvoiced = combed(hiss, np.zeros(frames))
+    np.testing.assert_array_equal(unvoiced[HOP:], hiss[:-HOP].astype(np.float32))
+
+
+def test_the_comb_follows_a_glide_and_begins_softly():
+    frames = 40
+    hz = np.linspace(120, 180, frames * FRAME)
+    sound = np.cos(2 * np.pi * np.cumsum(hz) / SAMPLE_RATE_HZ)
+    # A frame's pitch is heard from the end of the next one on; see postfilter.periods.
+    ends = hz[FRAME - 1 :: FRAME]
+    kept = combed(np.concatenate([np.zeros(HOP), sound]), ends)
+    assert np.abs(kept[2 * FRAME :] - sound[2 * FRAME - 2 * HOP : -2 * HOP]).max() < 0.1
+    onset = combed(sound, np.where(np.arange(frames) < 20, 0.0, ends))
+    assert np.abs(np.diff(onset[2 * FRAME :])).max() < 1.3 * np.abs(np.diff(sound)).max()
+
+
 def test_compute_of_a_voice_is_counted_from_the_graph():
     net, codec = VOICED.network, Codec(VOICED)
     counted = (count_macs(encoder_graph(codec.encoder, net)), count_macs(decoder_graph(codec.decoder, net, Live)))
@@ -409,9 +447,9 @@ def test_compute_of_a_voice_is_counted_from_the_graph():
         assert abs(graph - formula) < 0.03 * graph
 
 
-def test_the_gradient_graph_of_a_voice_is_the_slope_that_torch_finds():
-    net, frames = VOICED.network, 12
-    codec = Codec(VOICED).eval()
+@pytest.mark.parametrize("net", [VOICED.network, UNCOMBED])
+def test_the_gradient_graph_of_a_voice_is_the_slope_that_torch_finds(net):
+    frames, codec = 12, Codec(dataclasses.replace(VOICED, network=net)).eval()
     _, codec.decoder = lively(net)
     as_shipped(codec)
     noise = decoder_noise(0, frames, net.noise_dim)

@@ -14,9 +14,6 @@ from . import config
 from .network import Decoder, Encoder
 from .quantiser import ResidualQuantiser
 
-# Samples by which the decoder's output lags the encoder's input when both run frame by frame: the overlap of the MDCT.
-OVERLAP_DELAY = config.HOP
-
 SPLITMIX = (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 
 
@@ -64,7 +61,8 @@ class Codec(nn.Module):
         noise = torch.from_numpy(decoder_noise(0, z.shape[1], self.cfg.network.noise_dim)).to(z.device)
         noise = noise.reshape(1, 2 * z.shape[1], -1).expand(z.shape[0], -1, -1)
         y, _ = self.decoder(q, noise)
-        return y[:, OVERLAP_DELAY : OVERLAP_DELAY + pcm.shape[1]]
+        late = self.cfg.network.delay
+        return y[:, late : late + pcm.shape[1]]
 
 
 def save(path: Path, codec: Codec, **extra: Any) -> None:

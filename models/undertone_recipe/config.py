@@ -60,6 +60,14 @@ class Network:
     # decides, instead of signs from a band on. Below voice_band (1 kHz) it starts with a waveform, above with voice and noise.
     voice: bool = False
     voice_band: int = 5
+    # A comb over what is decoded, where a voice sounds (postfilter.py); its output is 10 ms later.
+    comb: bool = False
+
+    @property
+    def delay(self) -> int:
+        """Samples by which the decoder's output lags the encoder's input when both run frame by frame: the overlap of the MDCT, and what the
+        comb looks ahead."""
+        return 2 * HOP if self.comb else HOP
 
     @property
     def free(self) -> int:

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 
 from . import config
-from .codec import OVERLAP_DELAY, Codec, decoder_noise
+from .codec import Codec, decoder_noise
 from .gradient import write as write_gradient
 from .graph import count_macs, decoder_graph, encoder_graph
 from .network import Block, Decoder
@@ -86,7 +86,7 @@ def export(codec: Codec, out: Path, name: str) -> str:
         f'name = "{name}"',
         f"sample_rate_hz = {config.SAMPLE_RATE_HZ}",
         f"frame_samples = {config.FRAME}",
-        f"delay_samples = {config.FRAME + OVERLAP_DELAY}",
+        f"delay_samples = {config.FRAME + net.delay}",
         f"latent_dim = {net.latent}",
         f"stages = {net.stages}",
         f"entries = {net.entries}",

@@ -18,6 +18,7 @@ from .graph import decoder_histories, decoder_singles
 from .live import refer
 from .network import band_matrix, dct4_matrix, sine_window
 from .nodes import History
+from .postfilter import LOW_BINS
 from .sources import Graph, Voiced
 
 DECODER_SHA256 = "decoder_sha256"  # in the graph's metadata: the file that its tensors lie in
@@ -85,6 +86,23 @@ class Backward(Graph):
         density = self.op("Mul", self.op("Exp", power), self.scalar("density", 1 / math.sqrt(2 * math.pi)))
         return self.op("Mul", x, share), self.op("Add", share, self.op("Mul", x, density))
 
+    def overlap_back(self, blocks: str) -> str:
+        """Slope by hops [B, N, HOP] -> by the transformed blocks that overlap in them, with nothing after the end."""
+        half, window = HOP // 2, sine_window().numpy()
+        head = self.op("Mul", blocks, self.const("window", window))
+        early = self.op("Sub", self.slice(head, 0, half, -1), self.flip(self.slice(head, half, HOP, -1)))
+        rows = self.op("Concat", self.op("Shape", blocks, start=0, end=1), self.const("rows_of_one", np.array([1, 1], np.int64)), axis=0)
+        after = self.op("Expand", self.const("silent_block", np.zeros((1, 1, HOP), np.float32)), rows)
+        tail = self.op("Concat", self.slice(blocks, 1, 2**31 - 1, 1), after, axis=1)
+        tail = self.op("Mul", tail, self.const("window_tail", -window[::-1].copy()))
+        late = self.op("Add", self.flip(self.slice(tail, 0, half, -1)), self.slice(tail, half, HOP, -1))
+        return self.op("Concat", late, early, axis=-1)
+
+    def low_back(self, low: str) -> str:
+        """Slope by hops of what is filtered [B, N, HOP] -> by all bins: the transform is symmetric but for the weights."""
+        by_bin = self.op("MatMul", self.overlap_back(low), self.op("Transpose", self.low_transform(), perm=[1, 0]))
+        return self.op("Pad", by_bin, self.const("other_bins", np.array([0, 0, 0, 0, 0, HOP - LOW_BINS], np.int64)))
+
     def share_back(self, made: Voiced, shape: str, signs: str, to_bins: str) -> str:
         """Slope by the logits of the waveform's share [B, 2 T, NOISE_BAND] from the slope by the bins. The voicing is not moved."""
         gather = self.const("shaped_bands", np.ascontiguousarray(band_matrix().numpy()[:SHAPED, :NOISE_BAND]))
@@ -123,10 +141,10 @@ def gradient_graph(decoder: onnx.ModelProto, net: Network) -> onnx.ModelProto:
     All tensors are in the graph; `write` moves the large ones out.
     """
     tensors = {t.name: numpy_helper.to_array(t) for t in decoder.graph.initializer}
-    g, half, w = Backward(tensors, decoder_histories(net), decoder_singles(net)), HOP // 2, net.decoder_width
+    g, w = Backward(tensors, decoder_histories(net), decoder_singles(net)), net.decoder_width
     _, *past = g.begin()
     kept = []
-    heard = g.heard("latent", *past) if net.voice else None
+    heard = g.heard("latent", *past[:2]) if net.voice else None
     h = g.forward("latent", "inp")
     windows = g.windows(h, net.kernel)
     for i in range(net.decoder_blocks):
@@ -155,19 +173,14 @@ def gradient_graph(decoder: onnx.ModelProto, net: Network) -> onnx.ModelProto:
         bins = g.op("Mul", wave, shape)
     bins = g.op("Concat", bins, high_bands, axis=-1)
 
-    # Backwards: overlap-add, window, transform.
-    window = sine_window().numpy()
-    blocks = g.reshape("pcm_gradient", 0, -1, HOP)
-    head = g.op("Mul", blocks, g.const("window", window))
-    early = g.op("Sub", g.slice(head, 0, half, -1), g.flip(g.slice(head, half, HOP, -1)))
-    rows = g.op("Shape", blocks, start=0, end=1)
-    after = g.op("Expand", g.const("silent_block", np.zeros((1, 1, HOP), np.float32)),
-                 g.op("Concat", rows, g.const("rows_of_one", np.array([1, 1], np.int64)), axis=0))  # fmt: skip
-    tail = g.op("Concat", g.slice(blocks, 1, 2**31 - 1, 1), after, axis=1)
-    tail = g.op("Mul", tail, g.const("window_tail", -window[::-1].copy()))
-    late = g.op("Add", g.flip(g.slice(tail, 0, half, -1)), g.slice(tail, half, HOP, -1))
+    # Backwards: comb, overlap-add, window, transform.
     dct = g.const("dct", dct4_matrix().numpy())
-    coefficients = g.op("MatMul", g.op("Concat", late, early, axis=-1), dct)
+    if heard and net.comb:
+        taps = g.comb_taps(heard.pitch, g.slice(made.voicing, 0, 1, -1), past[-1])
+        blocks, low = g.comb_back(g.reshape("pcm_gradient", 0, 1, -1), past[3], taps)
+        coefficients = g.op("Add", g.op("MatMul", g.overlap_back(blocks), dct), g.low_back(low))
+    else:
+        coefficients = g.op("MatMul", g.overlap_back(g.reshape("pcm_gradient", 0, -1, HOP)), dct)
     # Gains, shares and shapes.
     bands = band_matrix().numpy()
     by_gain = g.op("Mul", coefficients, bins)

@@ -11,7 +11,8 @@ import onnxruntime as ort
 from torch import nn
 
 from .config import BANDS, FEATURES, FRAME, HOP, SHAPED, Network
-from .network import ENERGY_FLOOR, LOG_GAIN_SCALE, LOG_GAIN_SHIFT, LOW_PAST, Decoder, Encoder, band_matrix, dct4_matrix, sine_window
+from .filters import COMB_SINGLES
+from .network import ENERGY_FLOOR, LOG_GAIN_SCALE, LOG_GAIN_SHIFT, LOW_PAST, Decoder, Encoder, band_matrix, dct4_matrix
 from .nodes import History
 from .sources import Graph
 
@@ -43,8 +44,9 @@ def decoder_histories(net: Network) -> list[History]:
 
 def decoder_singles(net: Network) -> tuple[int, ...]:
     """What a decoder remembers besides histories: the half block that the next one is added to; with a voice source also the last hop
-    of what it made, and its coded pitch, two frequencies, phases and amplitudes."""
-    return (HOP, HOP, 7) if net.voice else (HOP,)
+    of what it made, and its coded pitch, two frequencies, phases and amplitudes; with a comb COMB_SINGLES."""
+    sounds = (HOP, 7) if net.voice else ()
+    return (HOP, *sounds, *(COMB_SINGLES if net.comb else ()))
 
 
 def encoder_graph(encoder: Encoder, net: Network, kind: type[Graph] = Graph) -> onnx.ModelProto:
@@ -75,9 +77,9 @@ def encoder_graph(encoder: Encoder, net: Network, kind: type[Graph] = Graph) -> 
 def decoder_graph(decoder: Decoder, net: Network, kind: type[Graph] = Graph) -> onnx.ModelProto:
     """latent [B, T, D], noise [B, T, noise_dim], state [B, S] -> pcm [B, T, FRAME], next_state [B, S]; a kind may want T
     and the state otherwise."""
-    g, half, w = kind(weights_of(decoder), decoder_histories(net), decoder_singles(net)), HOP // 2, net.decoder_width
+    g, w = kind(weights_of(decoder), decoder_histories(net), decoder_singles(net)), net.decoder_width
     last, *past = g.begin()
-    heard = g.heard("latent", *past) if net.voice else None
+    heard = g.heard("latent", *past[:2]) if net.voice else None
     h = g.linear("latent", "inp")
     for i in range(net.decoder_blocks):
         h = g.block(h, f"blocks.{i}")
@@ -93,22 +95,21 @@ def decoder_graph(decoder: Decoder, net: Network, kind: type[Graph] = Graph) -> 
     gain = g.op("Add", g.linear(h, "gain"), g.reshape(g.linear("latent", "gain_skip"), 0, -1, BANDS))
     gain = g.spread(g.gains(gain))
     if heard:
-        bins, past = g.excite(h, shape, signs, heard).bins, heard.left
+        made = g.excite(h, shape, signs, heard)
+        bins = made.bins
         gain = g.off_tones(gain, heard, g.scalar("one_hz", 1.0))  # a tone has its own level
     else:
         bins = g.op("Mul", shape, g.spread(g.signs_of_bands(signs, net), SHAPED))
     bins = g.op("Concat", bins, high_bands, axis=-1)
     x = g.op("Mul", bins, gain)
-    y = g.op("MatMul", x, g.const("dct", dct4_matrix().numpy()))
-    late, early = g.slice(y, 0, half, -1), g.slice(y, half, HOP, -1)
-    window = sine_window().numpy()
-    # The signs of the unfolded halves are moved into the windows.
-    tail = g.op("Mul", g.op("Concat", g.flip(late), late, axis=-1), g.const("window_tail", -window[::-1]))
-    sign = np.concatenate([np.ones(half), -np.ones(half)])
-    head = g.op("Mul", g.op("Concat", early, g.flip(early), axis=-1), g.const("window_head", window * sign))
-    tails = g.op("Concat", last, tail, axis=1)
-    pcm = g.reshape(g.op("Add", head, g.slice(tails, 0, -1, 1)), 0, -1, FRAME)
-    state = g.end(g.slice(tails, -1, 2**31 - 1, 1), *past)
+    pcm, tail = g.overlap(g.op("MatMul", x, g.const("dct", dct4_matrix().numpy())), last)
+    left = heard.left if heard else []
+    if heard and net.comb:
+        # The lowest band's voicing.
+        pcm, more = g.comb(x, pcm, heard.pitch, g.slice(made.voicing, 0, 1, -1), past[2:])
+        left = [*left, *more]
+    pcm = g.reshape(pcm, 0, -1, FRAME)
+    state = g.end(tail, *left)
     inputs = [("latent", ["B", g.frames, net.latent]), ("noise", ["B", g.frames, net.noise_dim]), *g.state_inputs()]
     return g.model("decoder", inputs, [(("pcm", ["B", g.frames, FRAME]), pcm), *state])
 

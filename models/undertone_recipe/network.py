@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import tones
+from . import postfilter, tones
 from .config import (
     BAND_EDGES,
     BANDS,
@@ -346,10 +346,13 @@ class Decoder(nn.Module):
     book: Tensor
     levels: Tensor
     amplitudes: Tensor
+    low_weights: Tensor
+    hz_of_voice: Tensor
 
     def __init__(self, net: Network):
         super().__init__()
         self.noise_width, self.block_noise, self.signs, self.voiced = net.noise, net.block_noise, net.signs, net.voice
+        self.combed = net.comb
         self.register_buffer("dct", dct4_matrix(), persistent=False)
         self.register_buffer("window", sine_window(), persistent=False)
         self.register_buffer("bands", band_matrix(), persistent=False)
@@ -379,6 +382,7 @@ class Decoder(nn.Module):
         for name, value in zip(Sounds._fields, sounds(), strict=True):
             self.register_buffer(f"hz_of_{name}", value, persistent=False)
         self.register_buffer("amplitudes", level_amplitudes(), persistent=False)
+        self.register_buffer("low_weights", postfilter.low_weights(), persistent=False)
         self.register_buffer("levels", torch.zeros(LEVELS * TWISTS, net.free))
         self.pulse = nn.Linear(SHAPED, net.decoder_width, bias=False)
         self.wave = nn.Linear(net.decoder_width, NOISE_BAND)
@@ -448,7 +452,7 @@ class Decoder(nn.Module):
     def forward(self, q: Tensor, noise: Tensor | None = None, state: dict | None = None, told: Told | None = None) -> tuple[Tensor, dict]:
         """q [B, T, latent], noise [B, 2 T, block_noise] in -1..1 -> pcm [B, T * FRAME] and the state after it.
 
-        Output lags the encoder's input by HOP samples on top of the frame itself. Training is told what was decided.
+        Output lags the encoder's input by Network.delay samples on top of the frame itself. Training is told what was decided.
         """
         b, t, _ = q.shape
         state = state or {}
@@ -476,17 +480,39 @@ class Decoder(nn.Module):
         else:
             bins = self.signed(shape, noise)
         with torch.autocast(q.device.type, enabled=False):
-            y = (bins * gain) @ self.dct
-            half = HOP // 2
-            late, early = y[..., :half], y[..., half:]
-            tail = torch.cat([-late.flip(-1), -late], -1) * self.window.flip(0)
-            last = state.get("tail")
-            if last is None:
-                last = tail.new_zeros(b, HOP)
-            pcm = torch.cat([early, -early.flip(-1)], -1) * self.window
-            pcm = pcm + torch.cat([last[:, None], tail[:, :-1]], 1)
-        out["tail"] = tail[:, -1]
-        return pcm.reshape(b, -1), out
+            x = bins * gain
+            pcm, out["tail"] = self.overlap(x @ self.dct, state.get("tail"))
+            if self.combed:
+                assert told is not None and told.voicing is not None  # a comb needs a voice
+                pcm = self.comb(q, x, pcm, told.voicing, state, out)
+        return pcm, out
+
+    def overlap(self, y: Tensor, last: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Transformed blocks y [B, N, HOP], the falling half [B, HOP] of the block before them -> samples [B, N * HOP], and the last block's
+        falling half."""
+        half = HOP // 2
+        late, early = y[..., :half], y[..., half:]
+        tail = torch.cat([-late.flip(-1), -late], -1) * self.window.flip(0)
+        if last is None:
+            last = tail.new_zeros(len(tail), HOP)
+        pcm = torch.cat([early, -early.flip(-1)], -1) * self.window
+        pcm = pcm + torch.cat([last[:, None], tail[:, :-1]], 1)
+        return pcm.reshape(len(y), -1), tail[:, -1]
+
+    def comb(self, q: Tensor, x: Tensor, pcm: Tensor, voicing: Tensor, state: dict, out: dict) -> Tensor:
+        """Samples [B, N], HOP later and through the comb. x [B, 2 T, HOP] are the bins that they were made of."""
+        low = x[..., : postfilter.LOW_BINS] * self.low_weights
+        low, out["low_tail"] = self.overlap(low @ self.dct[: postfilter.LOW_BINS], state.get("low_tail"))
+        code = coded_sound(q[..., -PITCH_LATENT:].float(), self.book)
+        hz = postfilter.joined(state.get("comb_hz"), self.hz_of_voice[code])
+        voicing = postfilter.joined(state.get("comb_voicing"), voicing[..., 0].detach())
+        early = lambda name, width: state[name] if name in state else pcm.new_zeros(len(pcm), width)
+        low = torch.cat([early("low_past", postfilter.PAST), low], 1)
+        held = torch.cat([early("held", HOP), pcm], 1)
+        period, voiced = postfilter.periods(hz)
+        out |= {"comb_hz": hz[:, -postfilter.CODED :], "comb_voicing": voicing[:, -postfilter.CODED :]}
+        out |= {"low_past": low[:, -postfilter.PAST :], "held": held[:, -HOP:]}
+        return held[:, :-HOP] + postfilter.comb(low, period, voiced * postfilter.shares(voicing))
 
 
 def macs_per_frame(net: Network) -> dict[str, int]:
@@ -506,4 +532,5 @@ def macs_per_frame(net: Network) -> dict[str, int]:
     decoder += 2 * d * (NOISE_BAND + len(VOICING_HZ) + SHAPED) + 2 * HOP * HOP + 4 * NOISE_BAND * SHAPED + 2 * SHAPED * SHAPED
     encoder += tones.WINDOW * 2 * tones.BINS + tones.BINS * tones.BINS
     decoder += CODES * PITCH_LATENT + LEVELS * TWISTS * net.free
+    decoder += 2 * postfilter.LOW_BINS * HOP * net.comb
     return {"encoder": encoder, "decoder": decoder}

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .codec import OVERLAP_DELAY, Codec, decoder_noise
+from .codec import Codec, decoder_noise
 from .config import FRAME
 from .losses import LoudnessLoss, SpectralLoss
 
@@ -21,7 +21,8 @@ class Search:
 
     def distance(self, latents: Tensor, noise: Tensor, pcm: Tensor) -> Tensor:
         decoded, _ = self.codec.decoder(latents, noise)
-        decoded = decoded[:, OVERLAP_DELAY : OVERLAP_DELAY + pcm.shape[1]]
+        late = self.codec.cfg.network.delay
+        decoded = decoded[:, late : late + pcm.shape[1]]
         d = self.spectral(decoded, pcm)
         return MEL_WEIGHT * d.mel + COMPLEX_WEIGHT * d.complex + LINEAR_WEIGHT * d.linear + LOUDNESS_WEIGHT * self.loudness(decoded, pcm)
 

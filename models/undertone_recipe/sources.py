@@ -38,6 +38,7 @@ from .excitation import (
     pitch_book,
     sounds,
 )
+from .filters import Filters
 from .network import (
     ENVELOPE_FLOOR,
     LEAST_DEGREE,
@@ -53,7 +54,6 @@ from .network import (
     low_pass,
     smoothing_matrix,
 )
-from .nodes import Nodes
 
 
 class Heard(NamedTuple):
@@ -63,6 +63,7 @@ class Heard(NamedTuple):
     seen: str  # the same, without tones: what the network is shown
     tone: str  # bool [B, 2 T, 1]: blocks of tones, which have a level of their own
     left: list[str]  # for the next call
+    pitch: str  # of a voice at the ends of frames [B, T, 1], 0 where there is none
 
 
 class Voiced(NamedTuple):
@@ -85,11 +86,8 @@ def energy_rows(size: int) -> tuple[np.ndarray, np.ndarray]:
     return np.ascontiguousarray(inside[:, :1]), np.ascontiguousarray(inside[:, 1:])
 
 
-class Graph(Nodes):
+class Graph(Filters):
     """Nodes of a codec, with those of a voice source."""
-
-    def integer(self, value: int) -> str:
-        return self.const(f"index_{value}".replace("-", "m"), np.array([value], np.int64))
 
     def before(self, hops: str, last: str) -> str:
         """The hops before hops [B, 2 T, HOP], of which the first is last [B, 1, HOP]."""
@@ -347,7 +345,7 @@ class Graph(Nodes):
         joined = self.op("Or", self.op("Not", toned), self.slice(was, 0, -1, 1))
         bins = self.slice(self.mdct(train, last_hop, joined), 0, SHAPED, -1)
         seen = self.op("Where", toned, self.scalar("no_hz", 0.0), bins)
-        return Heard(bins, seen, toned, [self.slice(train, -1, 2**31 - 1, 1), left])
+        return Heard(bins, seen, toned, [self.slice(train, -1, 2**31 - 1, 1), left], voice)
 
     def off_tones(self, bins: str, heard: Heard, instead: str) -> str:
         """bins [B, 2 T, HOP], but a number `instead` in those of blocks of tones that a tone has to itself."""

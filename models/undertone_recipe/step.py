@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from .codec import OVERLAP_DELAY, Codec
+from .codec import Codec
 from .config import FRAME, HOP, PITCHES, Config
 from .data import Batch
 from .discriminator import Discriminators, critic_loss, generator_loss
@@ -215,7 +215,8 @@ class Step:
         q, commit = self.quantise(z, x)
         with self.autocast():
             y, _ = self.codec.decoder(q, told=said)
-        y, target = y.float()[:, OVERLAP_DELAY:], x[:, : x.shape[1] - OVERLAP_DELAY]
+        late = self.cfg.network.delay
+        y, target = y.float()[:, late:], x[:, : x.shape[1] - late]
         others = y.new_zeros(())
         if self.cfg.network.voice:
             others = others + self.voice_loss(said, x, y, hops, generated)
