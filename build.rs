@@ -2,7 +2,7 @@
 
 fn main() {
     println!("cargo:rerun-if-changed=proto");
-    if std::env::var_os("CARGO_FEATURE_FULL").is_none() {
+    if std::env::var_os("CARGO_FEATURE_WIRE").is_none() {
         return;
     }
     let set = protox::compile(["proto/undertone/v1/stream.proto"], ["proto"])

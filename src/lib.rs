@@ -59,7 +59,7 @@ pub mod bus;
 pub mod capture;
 #[cfg(feature = "full")]
 pub mod infer;
-#[cfg(feature = "full")]
+#[cfg(feature = "wire")]
 pub mod wire;
 
 // Layer 3: composition.

@@ -6,6 +6,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::Moment;
+
 /// What is given out ends at most so much later than now because of gaps: what a server lets a publisher run ahead.
 const AHEAD: Duration = Duration::from_millis(500);
 
@@ -17,15 +19,15 @@ const LONGEST: Duration = Duration::from_millis(200);
 
 /// The gaps of one stream. Time is an argument.
 #[derive(Debug, Clone)]
-pub struct Gaps {
+pub struct Gaps<T = Instant> {
     frame: Duration,
     ahead: Duration,
     longest: Duration,
     /// When what was given out will have been played.
-    ends: Option<Instant>,
+    ends: Option<T>,
 }
 
-impl Gaps {
+impl<T: Moment> Gaps<T> {
     /// For ears: `frame` is the length of a frame. A gap is filled for at most 200 ms.
     pub fn live(frame: Duration) -> Self {
         Self { frame, ahead: AHEAD, longest: LONGEST, ends: None }
@@ -37,9 +39,9 @@ impl Gaps {
     }
 
     /// How many of the `missing` frames in front of a bundle of `frames` frames that came at `now` are to be filled.
-    pub fn fill(&mut self, missing: u64, frames: u8, now: Instant) -> u64 {
+    pub fn fill(&mut self, missing: u64, frames: u8, now: T) -> u64 {
         let ends = self.ends.unwrap_or(now);
-        let room = (now + self.ahead).saturating_duration_since(ends).min(self.longest);
+        let room = (now + self.ahead).since(ends).min(self.longest);
         let filled = missing.min((room.as_micros() / self.frame.as_micros().max(1)) as u64);
         let length = self.frame.saturating_mul(u32::try_from(filled).unwrap_or(u32::MAX));
         // Where nothing came for long, a listener's ears have had silence, but a file has not.

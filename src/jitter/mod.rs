@@ -7,6 +7,7 @@
 mod backlog;
 mod delay;
 mod gaps;
+mod moment;
 mod pacing;
 mod playout;
 mod quiet;
@@ -16,6 +17,7 @@ mod sequences;
 pub use backlog::{Backlog, Keep, Stamp};
 pub use delay::PlayoutOptions;
 pub use gaps::Gaps;
+pub use moment::Moment;
 pub use pacing::{BURST, Pace, Pacing, Passed, Schedule};
 pub use playout::{Played, Playout};
 pub use quiet::{Placed, Quiet, Spans};

@@ -6,6 +6,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::Moment;
+
 /// How late a bundle may be before background takes its place.
 const SLACK: Duration = Duration::from_millis(40);
 
@@ -17,13 +19,13 @@ const MOST: u64 = 50;
 
 /// The silence of one stream. Time is an argument.
 #[derive(Debug, Clone)]
-pub struct Quiet {
+pub struct Quiet<T = Instant> {
     frame: Duration,
     /// The frame after the last one given out, as they are numbered here, and what was added to the sender's numbers.
     next: u64,
     shift: u64,
     /// When what was given out will have been played.
-    ends: Option<Instant>,
+    ends: Option<T>,
     /// In silence: the frames made up since the last description.
     made: Option<u64>,
 }
@@ -39,14 +41,14 @@ pub struct Placed {
     pub first_frame: u64,
 }
 
-impl Quiet {
+impl<T: Moment> Quiet<T> {
     /// Before the first bundle; `frame` is the length of a frame.
     pub fn new(frame: Duration) -> Self {
         Self { frame, next: 0, shift: 0, ends: None, made: None }
     }
 
     /// Places a bundle that came at `now` and is given out at once.
-    pub fn place(&mut self, first_frame: u64, frames: u8, is_background: bool, now: Instant) -> Placed {
+    pub fn place(&mut self, first_frame: u64, frames: u8, is_background: bool, now: T) -> Placed {
         let mut place = first_frame.wrapping_add(self.shift);
         let (mut fill, first_fill) = (0, self.next);
         if let Some(made) = self.made.take() {
@@ -67,8 +69,8 @@ impl Quiet {
     }
 
     /// Whole frames by which what was given out has been played.
-    fn behind(&self, now: Instant) -> u64 {
-        let behind = self.ends.map_or(Duration::ZERO, |e| now.saturating_duration_since(e));
+    fn behind(&self, now: T) -> u64 {
+        let behind = self.ends.map_or(Duration::ZERO, |e| now.since(e));
         // What is nearly a frame is one: clocks are not that good.
         ((behind + self.frame / 4).as_micros() / self.frame.as_micros().max(1)) as u64
     }
@@ -85,20 +87,20 @@ impl Quiet {
     }
 
     /// When [`Quiet::fill`] will give something if nothing comes before; None: only a bundle helps.
-    pub fn due(&self) -> Option<Instant> {
+    pub fn due(&self) -> Option<T> {
         let made = self.made?;
         if made >= MOST { None } else { self.ends.map(|e| e + SLACK) }
     }
 
     /// Background to be made up at `now`: its first frame and how many.
-    pub fn fill(&mut self, now: Instant) -> Option<(u64, u8)> {
+    pub fn fill(&mut self, now: T) -> Option<(u64, u8)> {
         if self.due()? > now {
             return None;
         }
         let (made, ends) = (self.made.as_mut()?, self.ends.as_mut()?);
         let frames = u64::from(STEP).min(MOST - *made);
         *made += frames;
-        *ends += self.frame * frames as u32;
+        *ends = *ends + self.frame * frames as u32;
         let first = self.next;
         self.next = self.next.wrapping_add(frames);
         Some((first, frames as u8))

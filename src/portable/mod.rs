@@ -19,5 +19,5 @@ mod simd;
 mod tensor;
 
 pub use error::GraphError;
-pub use model::{Files, PortableError, PortableModel};
+pub use model::{Files, Networks, PortableError, PortableModel};
 pub use net::{PortableDecoder, PortableEncoder};

@@ -57,6 +57,15 @@ const AHEAD: Duration = Duration::from_millis(1_500);
 /// clock: on a busy machine honest clients would pay for the time in which others had the core.
 const CODE: Duration = Duration::from_micros(20);
 
+/// Where a session comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Via {
+    /// The codes port.
+    Port,
+    /// A WebSocket of the HTTP port.
+    Page,
+}
+
 /// What a session does once it is open.
 enum Task {
     Waiting,
@@ -94,6 +103,7 @@ struct Publishing {
 struct Connection<'a> {
     shared: &'a Shared,
     guest: &'a Guest,
+    via: Via,
     /// Changes of the configuration; a token may be taken back.
     config: watch::Receiver<Arc<Config>>,
     /// What the session was let in for.
@@ -122,7 +132,7 @@ enum Coder {
 }
 
 /// Serves one connection to its end.
-pub(super) async fn serve(shared: Shared, mut socket: Socket, guest: &Guest) {
+pub(super) async fn serve(shared: Shared, mut socket: Socket, guest: &Guest, via: Via) {
     let (peer, mut config) = (guest.peer, shared.config.clone());
     config.mark_unchanged();
     let timeouts = shared.config.borrow().limits.timeouts;
@@ -130,6 +140,7 @@ pub(super) async fn serve(shared: Shared, mut socket: Socket, guest: &Guest) {
     let mut connection = Connection {
         shared: &shared,
         guest,
+        via,
         config,
         pass: None,
         since: Instant::now(),
@@ -371,7 +382,19 @@ impl Connection<'_> {
 
     async fn open(&mut self, hello: &Hello, ack: Message, socket: &mut Socket) -> Result<(), Close> {
         let name = &hello.stream;
-        authorize(&self.config.borrow_and_update().tokens, hello)?;
+        {
+            let config = self.config.borrow_and_update();
+            authorize(&config.tokens, hello)?;
+            // Nobody could publish before there was a page: that stays so until somebody says who may.
+            if self.via == Via::Page
+                && hello.role == Role::Publish
+                && config.tokens.is_empty()
+                && config.codes.is_none()
+            {
+                let why = "publishing from a page needs a token that may publish, or the codes port (codes.listen)";
+                return Err(Close::new(Reason::Denied, why));
+            }
+        }
         self.pass = Some(Pass::of(hello));
         self.task = match hello.role {
             Role::Publish => {

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::{poll_fn, ready};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -55,10 +55,13 @@ fn text(status: StatusCode, body: &str) -> Answer {
 /// Serves one request.
 pub(super) async fn serve(shared: Shared, socket: Socket, guest: &Guest) {
     let patience = shared.config.borrow().limits.timeouts.handshake;
-    let is_page = AtomicBool::new(false);
+    // Once the connection has become a WebSocket: whether codes go over it.
+    let talk: OnceLock<bool> = OnceLock::new();
     let service = service_fn(|request: Request<Incoming>| {
         let answer = respond(&shared, &request, guest);
-        is_page.store(answer.status() == StatusCode::SWITCHING_PROTOCOLS, Ordering::Relaxed);
+        if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+            talk.get_or_init(|| request.uri().query() == Some(web::CODES));
+        }
         ready(Ok::<_, Infallible>(answer))
     });
     let mut http = http1::Builder::new();
@@ -68,7 +71,10 @@ pub(super) async fn serve(shared: Shared, socket: Socket, guest: &Guest) {
     let served = timeout(patience + ANSWER, poll_fn(|cx| connection.poll_without_shutdown(cx))).await;
     let parts = connection.into_parts();
     match served {
-        Ok(Ok(())) if is_page.load(Ordering::Relaxed) => {
+        Ok(Ok(())) if talk.get() == Some(&true) => {
+            web::serve_codes(shared.clone(), parts.io.into_inner(), parts.read_buf.into(), guest).await;
+        }
+        Ok(Ok(())) if talk.get() == Some(&false) => {
             web::serve(shared.clone(), parts.io.into_inner(), parts.read_buf.into(), guest).await;
         }
         Ok(served) => {
@@ -100,6 +106,10 @@ async fn close(mut socket: Socket) {
 
 fn respond(shared: &Shared, request: &Request<Incoming>, guest: &Guest) -> Answer {
     match (request.method(), request.uri().path()) {
+        // A word that is not known must not open what was not asked for.
+        (&Method::GET, "/ws") if request.uri().query().is_some_and(|query| query != web::CODES) => {
+            text(StatusCode::NOT_FOUND, "there are /ws and /ws?codes=1\n")
+        }
         (&Method::GET, "/ws") => match web::upgrade(shared, request.headers(), guest) {
             Ok(switching) => switching.map(|()| Full::default()),
             Err((status, why)) => text(status, why),

@@ -398,7 +398,7 @@ async fn accept(listener: TcpListener, kind: Kind, shared: Shared, door: Door, t
                 match kind.as_ref() {
                     Kind::Input(port) => pcm::serve_input(shared, Arc::clone(port), socket, &guest).await,
                     Kind::Output(port) => pcm::serve_output(shared, Arc::clone(port), socket, &guest, pulse).await,
-                    Kind::Codes => codes::serve(shared, socket, &guest).await,
+                    Kind::Codes => codes::serve(shared, socket, &guest, codes::Via::Port).await,
                     Kind::Http => http::serve(shared, socket, &guest).await,
                 }
             }

@@ -1,6 +1,9 @@
 //! The page for people: its files, and the WebSocket that tells it of streams and plays one.
 //!
-//! A page that plays is a listener of the hub with a slot of the engine, as any raw output is.
+//! A page that plays is a listener of the hub with a slot of the engine, as any raw output is. A page that decodes codes itself, or
+//! publishes, speaks the protocol of the codes port over a second WebSocket (channel.rs).
+
+mod channel;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,7 +25,10 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role as Side, WebSock
 use tokio_tungstenite::tungstenite::{Bytes, Message};
 use tracing::{debug, info, warn};
 
+use channel::Channel;
+
 use super::access::{Flood, SlotShare, known, may_listen};
+use super::codes::{self, Via};
 use super::door::Guest;
 use super::hub::{Ended, Heard, Listener};
 use super::names::{header, our_page};
@@ -35,6 +41,9 @@ use crate::jitter::Keep;
 use crate::profile::Profile;
 use crate::session::{StreamName, Timeouts};
 use crate::units::{PcmFormat, StageCount};
+
+/// Query of the WebSocket over which codes go.
+pub(super) const CODES: &str = "codes=1";
 
 /// The page's files: path, kind, text.
 const FILES: [(&str, &str, &str); 3] = [
@@ -149,6 +158,12 @@ struct Player<'a> {
     stages: StageCount,
     frames: u64,
     told: Option<Instant>,
+}
+
+/// Serves a page that speaks the protocol of the codes port, from the end of the handshake; `read` was read already.
+pub(super) async fn serve_codes(shared: Shared, socket: Socket, read: Vec<u8>, guest: &Guest) {
+    let channel = Channel::new(socket, read).await;
+    codes::serve(shared, Box::new(channel), guest, Via::Page).await;
 }
 
 /// Serves a page from the end of the handshake; `read` was read already.

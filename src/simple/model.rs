@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::error::Error;
 use crate::codec::{Processor, Profile};
-use crate::portable::{Files, PortableModel};
+use crate::portable::{Files, Networks, PortableModel};
 use crate::rvq::{BeamWidth, SimdLevel};
 use crate::token::{Context, Frequencies, TokenModel};
 use crate::units::StageCount;
@@ -35,6 +35,14 @@ impl Model {
     /// [`Error::Model`].
     pub fn from_files(files: &impl Files) -> Result<Self, Error> {
         Ok(Self(PortableModel::new(files)?))
+    }
+
+    /// As [`Model::from_files`], with only these networks: what needs another fails, and files of others are not asked for.
+    ///
+    /// # Errors
+    /// [`Error::Model`].
+    pub fn with_networks(files: &impl Files, networks: Networks) -> Result<Self, Error> {
+        Ok(Self(PortableModel::with(files, networks)?))
     }
 
     /// Numbers of the model.
