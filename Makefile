@@ -12,6 +12,8 @@ help:
 	@echo "make test                              formatting, lints, docs, tests"
 	@echo "make test-system                       tests with a NATS server, a sound server, a browser, network namespaces"
 	@echo "make test-recipe                       the training recipe (installs PyTorch outside the checkout)"
+	@echo "make web                               the codec for browsers: target/web (installs a target of the compiler)"
+	@echo "make test-web                          the codec for browsers under node"
 	@echo "make test-bindings                     the C library and the Python package (installs valgrind; NumPy outside the checkout)"
 	@echo "make test-deb                          the Debian package under systemd in a container (as root)"
 	@echo "make deny                              licences, sources and versions of the dependencies"
@@ -47,8 +49,25 @@ test:
 	$(CARGO) test $(ALL)
 	$(CARGO) test $(ALL) --bench '*'
 
+# Pages decode by themselves with it; without it they get samples. Built anew only when its sources change.
+.PHONY: web
+web: export CARGO := $(CARGO)
+web:
+	@bash scripts/web.sh
+
+# The same for what is installed; a machine whose compiler has no such target goes without.
+.PHONY: web-if-possible
+web-if-possible: export CARGO := $(CARGO)
+web-if-possible:
+	@bash scripts/web.sh --if-possible
+
+.PHONY: test-web
+test-web: export CARGO := $(CARGO)
+test-web:
+	@bash scripts/test-web.sh
+
 # What needs more than a checkout: a NATS server, a sound server, a browser, a second core, network namespaces.
-test-system:
+test-system: web
 	@bash scripts/setup.sh cmake g++ pulseaudio pulseaudio-utils=pactl nats-server=/usr/sbin/nats-server chromium iproute2=ip
 	$(CARGO) test $(ALL) -- --ignored
 
@@ -81,11 +100,13 @@ bench-parts: setup
 	$(CARGO) bench --locked
 
 PREFIX ?= /usr/local
-install: build
+install: build web-if-possible
 	install -D -m 755 target/release/undertone $(DESTDIR)$(PREFIX)/bin/undertone
 	install -D -m 644 target/onnxruntime/libonnxruntime.so $(DESTDIR)$(PREFIX)/lib/undertone/libonnxruntime.so
 	install -d $(DESTDIR)$(PREFIX)/share/undertone/models/undertone-24k-v2
 	install -m 644 models/undertone-24k-v2/* $(DESTDIR)$(PREFIX)/share/undertone/models/undertone-24k-v2/
+	install -d $(DESTDIR)$(PREFIX)/share/undertone/web
+	install -m 644 target/web/* $(DESTDIR)$(PREFIX)/share/undertone/web/
 	[ -e $(DESTDIR)/etc/undertone/undertone.toml ] || \
 		install -D -m 644 packaging/undertone.toml $(DESTDIR)/etc/undertone/undertone.toml
 	install -d $(DESTDIR)/etc/systemd/system
@@ -94,7 +115,7 @@ install: build
 
 # target/debian/undertone_*.deb
 .PHONY: deb
-deb: build
+deb: build web-if-possible
 	@command -v cargo-deb >/dev/null || $(CARGO) install --locked cargo-deb --version 3.8.0
 	$(CARGO) deb --no-build --strip --locked
 

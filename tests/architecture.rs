@@ -89,7 +89,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("rustls", &["service/tls.rs"]),
     ("tokio_rustls", &["service/tls.rs"]),
     ("tokio_tungstenite", &["service/web.rs", "service/web"]),
-    ("futures_util", &["bus", "service/web.rs", "service/web"]),
+    ("futures_util", &["bus", "service/http.rs", "service/web.rs", "service/web"]),
     ("hyper", &["service/http.rs", "service/names.rs", "service/web.rs"]),
     ("hyper_util", &["service/http.rs"]),
     ("http_body_util", &["service/http.rs"]),

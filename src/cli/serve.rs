@@ -19,7 +19,7 @@ use crate::config::{Config, Log, LogTarget};
 use crate::engine::{Engine, EngineError, EngineHandle};
 use crate::infer;
 
-use crate::service::{self, Bound};
+use crate::service::{self, Bound, PageCodec};
 use crate::token::TokenModel;
 use crate::units::StageCount;
 
@@ -80,6 +80,9 @@ impl Args {
     }
 }
 
+/// Name of the codec in WebAssembly.
+const MODULE: &str = "undertone.wasm";
+
 type LevelHandle = reload::Handle<EnvFilter, Registry>;
 
 fn filter(level: &str) -> Result<EnvFilter> {
@@ -132,6 +135,7 @@ pub(super) fn run(args: Args) -> Result<()> {
     let level = start_log(&config.log)?;
     let (model, factory) = infer::load_processor_factory(config.codec.model.as_deref(), config.engine.networks)?;
     let tokens = model.tokens()?;
+    let page_codec = config.http.listen.and_then(|_| page_codec(&model.path));
     let mut engine = Engine::start(&config.engine.options(), factory)?;
     if !config.codec.is_never_searched() {
         engine.search(move || model.refiner(0))?;
@@ -143,11 +147,39 @@ pub(super) fn run(args: Args) -> Result<()> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(IO_THREADS).enable_all().build().context("tokio")?;
     let handle = engine.handle();
-    let result = runtime.block_on(serve(args, config, passed, level, handle, tokens));
+    let result = runtime.block_on(serve(args, config, passed, level, handle, (tokens, page_codec)));
     // Connections that did not end in time must not keep the engine waiting.
     runtime.shutdown_background();
     drop(engine);
     result
+}
+
+/// The codec that pages decode with by themselves: the module that `UNDERTONE_WEB` names, else the one that lies beside the program's
+/// build or in `share/undertone/web` of the prefix it is installed in. Without one the daemon decodes for pages.
+fn page_codec(model: &Path) -> Option<PageCodec> {
+    let module = match std::env::var_os("UNDERTONE_WEB") {
+        Some(named) => PathBuf::from(named),
+        None => {
+            let exe = std::env::current_exe().ok()?;
+            let prefix = exe.ancestors().nth(2)?;
+            let places = ["share/undertone/web", "web"].map(|place| prefix.join(place).join(MODULE));
+            let Some(found) = places.into_iter().find(|place| place.is_file()) else {
+                debug!("no {MODULE}: pages get samples");
+                return None;
+            };
+            found
+        }
+    };
+    match PageCodec::read(&module, model) {
+        Ok(codec) => {
+            info!(module = %module.display(), "pages may decode by themselves");
+            Some(codec)
+        }
+        Err(e) => {
+            warn!(error = %e, "pages get samples: the codec for browsers cannot be read");
+            None
+        }
+    }
 }
 
 /// Says where the daemon listens.
@@ -186,9 +218,12 @@ async fn serve(
     passed: Vec<TcpListener>,
     level: LevelHandle,
     engine: EngineHandle,
-    tokens: Option<Arc<TokenModel>>,
+    (tokens, page_codec): (Option<Arc<TokenModel>>, Option<PageCodec>),
 ) -> Result<()> {
-    let bound = Bound::open_with(&config, passed).await?;
+    let mut bound = Bound::open_with(&config, passed).await?;
+    if let Some(codec) = page_codec {
+        bound.offer(codec);
+    }
     // Who reads that we listen may send a signal at once: from here on none ends the process by itself.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let hangup = signal(SignalKind::hangup())?;

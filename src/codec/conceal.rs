@@ -207,7 +207,7 @@ impl Concealer {
         let first = self.age * frame_samples;
         for (i, sample) in pcm.iter_mut().enumerate() {
             let along = (first + i).saturating_sub(start).min(length) as f32 / length as f32;
-            let keep = 0.5 + 0.5 * (std::f32::consts::PI * along).cos();
+            let keep = 0.5 + 0.5 * libm::cosf(std::f32::consts::PI * along);
             *sample = *sample * keep + self.noise(floor) * (1.0 - keep * keep).max(0.0).sqrt();
         }
         self.pass(pcm.len() / frame_samples);

@@ -5,11 +5,13 @@ use std::future::{poll_fn, ready};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
+use futures_util::stream;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Bytes, Frame, Incoming};
 use hyper::header::{
-    AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, WWW_AUTHENTICATE,
-    X_CONTENT_TYPE_OPTIONS,
+    AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue,
+    IF_NONE_MATCH, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -31,13 +33,32 @@ const MAX_HEAD: usize = 8 << 10;
 /// How long an answer may take to leave.
 const ANSWER: Duration = Duration::from_secs(10);
 
+/// Bytes a second that a file of the codec must leave with at least, so that a place is not held for ever.
+const SLOWEST: u64 = 16 << 10;
+
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// What is sent.
-type Answer = Response<Full<Bytes>>;
+type Answer = Response<Body>;
 
-fn answer(status: StatusCode, kind: &'static str, body: String) -> Answer {
-    let mut answer = Response::new(Full::from(body));
+type Body = UnsyncBoxBody<Bytes, std::io::Error>;
+
+fn body(text: String) -> Body {
+    Full::from(text).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// What a connection has become once it was answered.
+enum Become {
+    /// A WebSocket of a page.
+    Page,
+    /// One that carries codes.
+    Codes,
+    /// The way of a file of so many bytes.
+    File(u64),
+}
+
+fn answer(status: StatusCode, kind: &'static str, text: String) -> Answer {
+    let mut answer = Response::new(body(text));
     *answer.status_mut() = status;
     let headers = answer.headers_mut();
     // One answer a connection: places are few.
@@ -55,12 +76,15 @@ fn text(status: StatusCode, body: &str) -> Answer {
 /// Serves one request.
 pub(super) async fn serve(shared: Shared, socket: Socket, guest: &Guest) {
     let patience = shared.config.borrow().limits.timeouts.handshake;
-    // Once the connection has become a WebSocket: whether codes go over it.
-    let talk: OnceLock<bool> = OnceLock::new();
+    let became = OnceLock::new();
     let service = service_fn(|request: Request<Incoming>| {
         let answer = respond(&shared, &request, guest);
+        let size = || answer.headers().get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok();
         if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
-            talk.get_or_init(|| request.uri().query() == Some(web::CODES));
+            let codes = request.uri().query() == Some(web::CODES);
+            let _ = became.set(if codes { Become::Codes } else { Become::Page });
+        } else if let Some(size) = size() {
+            let _ = became.set(Become::File(size));
         }
         ready(Ok::<_, Infallible>(answer))
     });
@@ -68,13 +92,17 @@ pub(super) async fn serve(shared: Shared, socket: Socket, guest: &Guest) {
     http.timer(TokioTimer::new()).header_read_timeout(patience).max_buf_size(MAX_HEAD);
     http.title_case_headers(true);
     let mut connection = http.serve_connection(TokioIo::new(socket), service);
-    let served = timeout(patience + ANSWER, poll_fn(|cx| connection.poll_without_shutdown(cx))).await;
+    let mut served = timeout(patience + ANSWER, poll_fn(|cx| connection.poll_without_shutdown(cx))).await;
+    if let (Err(_), Some(Become::File(size))) = (&served, became.get()) {
+        let longer = Duration::from_secs(size / SLOWEST);
+        served = timeout(longer, poll_fn(|cx| connection.poll_without_shutdown(cx))).await;
+    }
     let parts = connection.into_parts();
     match served {
-        Ok(Ok(())) if talk.get() == Some(&true) => {
+        Ok(Ok(())) if matches!(became.get(), Some(Become::Codes)) => {
             web::serve_codes(shared.clone(), parts.io.into_inner(), parts.read_buf.into(), guest).await;
         }
-        Ok(Ok(())) if talk.get() == Some(&false) => {
+        Ok(Ok(())) if matches!(became.get(), Some(Become::Page)) => {
             web::serve(shared.clone(), parts.io.into_inner(), parts.read_buf.into(), guest).await;
         }
         Ok(served) => {
@@ -111,7 +139,7 @@ fn respond(shared: &Shared, request: &Request<Incoming>, guest: &Guest) -> Answe
             text(StatusCode::NOT_FOUND, "there are /ws and /ws?codes=1\n")
         }
         (&Method::GET, "/ws") => match web::upgrade(shared, request.headers(), guest) {
-            Ok(switching) => switching.map(|()| Full::default()),
+            Ok(switching) => switching.map(|()| body(String::new())),
             Err((status, why)) => text(status, why),
         },
         (&Method::GET | &Method::HEAD, path) => route(shared, path, request.headers(), guest),
@@ -138,20 +166,80 @@ fn route(shared: &Shared, path: &str, headers: &HeaderMap, guest: &Guest) -> Ans
     if let Some((kind, text)) = web::file(path) {
         return answer(StatusCode::OK, kind, text.to_owned());
     }
+    if let Some(answer) = codec(shared, path, headers) {
+        return answer;
+    }
     if !["/metrics", "/status", "/status.json"].contains(&path) {
         return text(StatusCode::NOT_FOUND, "there are / /healthz /readyz /metrics /status /status.json\n");
     }
-    let Some(view) = view(shared, headers, guest) else {
-        Counters::add(&shared.counters.refused);
-        let mut answer = text(StatusCode::UNAUTHORIZED, "this needs a token: Authorization: Bearer ...\n");
-        answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        return answer;
-    };
+    let Some(view) = view(shared, headers, guest) else { return unauthorized(shared) };
     match path {
         "/metrics" => answer(StatusCode::OK, metrics::PROMETHEUS, metrics::prometheus(shared, view)),
         "/status" => answer(StatusCode::OK, TEXT, State::of(shared, &view).table()),
         _ => answer(StatusCode::OK, "application/json", State::of(shared, &view).json()),
     }
+}
+
+fn unauthorized(shared: &Shared) -> Answer {
+    Counters::add(&shared.counters.refused);
+    let mut answer = text(StatusCode::UNAUTHORIZED, "this needs a token: Authorization: Bearer ...\n");
+    answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    answer
+}
+
+/// What a page needs to decode by itself; None if that is not what was asked for. As for the WebSocket, any token that is known will do.
+fn codec(shared: &Shared, path: &str, headers: &HeaderMap) -> Option<Answer> {
+    if path != "/codec.json" && !path.starts_with("/codec/") {
+        return None;
+    }
+    let is_open = shared.config.borrow().tokens.is_empty();
+    if View::of(&shared.config.borrow().tokens, bearer(headers)).is_none() {
+        return Some(unauthorized(shared));
+    }
+    let Some(codec) = &shared.page_codec else {
+        return Some(text(StatusCode::NOT_FOUND, "this daemon has no codec for browsers: `make web` builds it\n"));
+    };
+    if path == "/codec.json" {
+        return Some(answer(StatusCode::OK, "application/json", codec.index().to_owned()));
+    }
+    let Some(file) = codec.file(path).filter(|file| file.is_unchanged()) else {
+        return Some(text(StatusCode::NOT_FOUND, "no such file: /codec.json names them\n"));
+    };
+    let known = names::header(headers, IF_NONE_MATCH.as_str()).is_some_and(|tags| tags.contains(&file.etag));
+    let mut answer = if known { text(StatusCode::NOT_MODIFIED, "") } else { contents(file) };
+    let lasting = if is_open { "public, max-age=31536000, immutable" } else { "private, max-age=31536000, immutable" };
+    let own = HeaderValue::from_str(&file.etag).expect("hexadecimal digits and quotes");
+    answer.headers_mut().insert(ETAG, own);
+    answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static(lasting));
+    Some(answer)
+}
+
+/// A file, piece by piece as the peer takes it.
+fn contents(file: &web::CodecFile) -> Answer {
+    let (path, left) = (file.file.clone(), file.bytes);
+    let pieces = stream::try_unfold((None, path, left), |(open, path, left)| async move {
+        if left == 0 {
+            return Ok(None);
+        }
+        let mut open = match open {
+            Some(open) => open,
+            None => tokio::fs::File::open(&path).await?,
+        };
+        let mut piece = vec![0; web::PIECE.min(usize::try_from(left).unwrap_or(web::PIECE))];
+        open.read_exact(&mut piece).await?;
+        let left = left - piece.len() as u64;
+        Ok::<_, std::io::Error>(Some((Frame::data(Bytes::from(piece)), (Some(open), path, left))))
+    });
+    let mut answer = answer(StatusCode::OK, file.kind, String::new());
+    answer.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(file.bytes));
+    *answer.body_mut() = StreamBody::new(pieces).boxed_unsync();
+    answer
+}
+
+/// The token that the asker shows; empty if none.
+fn bearer(headers: &HeaderMap) -> &str {
+    let bearer = names::header(headers, AUTHORIZATION.as_str()).and_then(|v| v.split_once(' '));
+    bearer.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("Bearer")).map_or("", |(_, s)| s.trim())
 }
 
 /// What the asker may see; None without a token that is known, where one is needed.
@@ -162,7 +250,5 @@ fn view(shared: &Shared, headers: &HeaderMap, guest: &Guest) -> Option<View> {
     if config.http.status_without_token && direct {
         return Some(View::All);
     }
-    let bearer = names::header(headers, AUTHORIZATION.as_str()).and_then(|v| v.split_once(' '));
-    let secret = bearer.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("Bearer")).map_or("", |(_, s)| s.trim());
-    View::of(&config.tokens, secret)
+    View::of(&config.tokens, bearer(headers))
 }

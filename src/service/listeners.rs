@@ -22,6 +22,7 @@ use super::outbox::Outbox;
 use super::record::{self, Recorder};
 use super::sockets::{self, Pulse};
 use super::tls::{Server, Socket, TlsError};
+use super::web::PageCodec;
 use super::{Coding, Counters, Shared, codes, http, pcm, udp};
 use crate::bus::{Bus, BusError};
 use crate::config::{Config, PcmPort, Record};
@@ -139,6 +140,7 @@ pub struct Bound {
     bus: Option<Bus>,
     recorder: Option<Recorder>,
     udp: Option<UdpSocket>,
+    page_codec: Option<Arc<PageCodec>>,
     /// Addresses in the order raw in, raw out, codes, HTTP, UDP; port 0 has become a real one.
     pub addresses: Vec<SocketAddr>,
 }
@@ -165,6 +167,11 @@ fn no_folder(record: &Record) -> impl FnOnce(std::io::Error) -> ServiceError + '
 }
 
 impl Bound {
+    /// Offers pages what they need to decode and encode by themselves.
+    pub fn offer(&mut self, codec: PageCodec) {
+        self.page_codec = Some(Arc::new(codec));
+    }
+
     /// Opens every port of the configuration.
     ///
     /// Errors: [`ServiceError`] with the address or the file.
@@ -192,7 +199,8 @@ impl Bound {
             Some(record) => Some(Recorder::open(record.clone()).await.map_err(no_folder(record))?),
             None => None,
         };
-        let mut bound = Self { tls, bus, recorder, udp: None, ports: Vec::new(), addresses: Vec::new() };
+        let mut bound =
+            Self { tls, bus, recorder, page_codec: None, udp: None, ports: Vec::new(), addresses: Vec::new() };
         let wanted: Vec<(SocketAddr, Kind)> = input.chain(output).chain(codes).chain(http).collect();
         if let Some((stray, _)) = passed.iter().find(|(a, _)| wanted.iter().all(|(w, _)| w != a)) {
             let all: Vec<String> = wanted.iter().map(|(a, _)| a.to_string()).collect();
@@ -249,6 +257,7 @@ pub async fn run(
         coding: tokens.map(|t| Coding::new(t, config.borrow().limits.coded_sessions)),
         devices: devices.states().into(),
         tls: bound.tls,
+        page_codec: bound.page_codec,
         cluster: bound.bus.map(|bus| Arc::new(Cluster::new(bus))),
         config,
     };

@@ -36,5 +36,6 @@ pub use fetch::fetch;
 pub use listeners::{Bound, ServiceError, Summary, check, run};
 pub use tls::{ClientTls, TlsError};
 pub use udp::{UdpClient, UdpEvent};
+pub use web::PageCodec;
 
 use shared::{Coding, Counters, Shared};

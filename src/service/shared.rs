@@ -14,6 +14,7 @@ use super::hub::{Hub, Listener, Publisher};
 use super::record::Recorded;
 use super::tls;
 use super::udp::UdpCounters;
+use super::web::PageCodec;
 use crate::bitstream::Bundle;
 use crate::capture::device::DeviceStats;
 use crate::codec::{EncodeJob, Encoder, Work};
@@ -43,6 +44,8 @@ pub(super) struct Shared {
     /// Guesses of lost sound that may be made at once; whoever finds no room repeats the last frame.
     pub(super) guesses: Arc<Semaphore>,
     pub(super) devices: Arc<[DeviceState]>,
+    /// What pages decode with by themselves; None if the daemon has nothing to offer.
+    pub(super) page_codec: Option<Arc<PageCodec>>,
     /// None unless other daemons are reached through NATS.
     pub(super) cluster: Option<Arc<Cluster>>,
 }

@@ -4,6 +4,7 @@
 //! publishes, speaks the protocol of the codes port over a second WebSocket (channel.rs).
 
 mod channel;
+mod files;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,6 +27,8 @@ use tokio_tungstenite::tungstenite::{Bytes, Message};
 use tracing::{debug, info, warn};
 
 use channel::Channel;
+pub use files::PageCodec;
+pub(super) use files::{CodecFile, PIECE};
 
 use super::access::{Flood, SlotShare, known, may_listen};
 use super::codes::{self, Via};
@@ -45,18 +48,25 @@ use crate::units::{PcmFormat, StageCount};
 /// Query of the WebSocket over which codes go.
 pub(super) const CODES: &str = "codes=1";
 
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+
 /// The page's files: path, kind, text.
-const FILES: [(&str, &str, &str); 3] = [
+const FILES: [(&str, &str, &str); 8] = [
     ("/", "text/html; charset=utf-8", include_str!("web/index.html")),
     ("/face.css", "text/css; charset=utf-8", include_str!("web/face.css")),
-    ("/face.js", "text/javascript; charset=utf-8", include_str!("web/face.js")),
+    ("/face.js", SCRIPT, include_str!("web/face.js")),
+    ("/codes.js", SCRIPT, include_str!("web/codes.js")),
+    ("/codec.js", SCRIPT, include_str!("web/codec.js")),
+    ("/worker.js", SCRIPT, include_str!("web/worker.js")),
+    ("/player.js", SCRIPT, include_str!("web/player.js")),
+    ("/recorder.js", SCRIPT, include_str!("web/recorder.js")),
 ];
 
 /// Sent with every answer: nothing from elsewhere, nothing inline, in nobody's frame.
 pub(super) const HEADERS: [(HeaderName, &str); 2] = [
     (
         CONTENT_SECURITY_POLICY,
-        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; \
+        "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; \
          base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     ),
     (REFERRER_POLICY, "no-referrer"),

@@ -11,8 +11,8 @@ const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
 const state = {
   socket: null, token: null, streams: new Map(), rows: new Map(), playing: null, maxStages: 16, wanted: 16,
-  context: null, gain: null, analyser: null, at: 0, samples: 0, underruns: 0, dropped: 0, heard: null,
-  missing: 0, frames: 0, trip: null, retry: 500,
+  context: null, gain: null, analyser: null, loading: null, at: 0, samples: 0, underruns: 0, dropped: 0, heard: null,
+  missing: 0, frames: 0, trip: null, retry: 500, number: 0, bytes: 0, decodes: null, player: null, buffered: 0, received: null, kbps: null,
 };
 const history = { loss: [], buffer: [], trip: [], decode: [] };
 
@@ -23,13 +23,27 @@ window.undertone = {
   get clock() { return state.context ? state.context.currentTime : 0; },
   get stages() { return state.heard ? state.heard.stages : 0; },
   get underruns() { return state.underruns; },
-  get level() {
-    if (!state.analyser) return -Infinity;
-    const wave = new Float32Array(state.analyser.fftSize);
-    state.analyser.getFloatTimeDomainData(wave);
-    return 10 * Math.log10(wave.reduce((sum, s) => sum + s * s, 0) / wave.length);
+  get level() { return state.analyser ? levelOf(state.analyser) : -Infinity; },
+  /** Where the spectrum is highest, Hz. */
+  get peak() {
+    if (!state.analyser) return 0;
+    const bins = new Float32Array(state.analyser.frequencyBinCount);
+    state.analyser.getFloatFrequencyData(bins);
+    return (bins.indexOf(Math.max(...bins)) * RATE) / state.analyser.fftSize;
   },
+  get decodes() { return state.decodes; },
+  get kbps() { return state.kbps; },
+  get heard() { return state.heard; },
+  get publishing() { return mic.open ? mic.name : null; },
+  get publishingKbps() { return mic.kbps; },
 };
+
+/** dB below full scale. */
+function levelOf(analyser) {
+  const wave = new Float32Array(analyser.fftSize);
+  analyser.getFloatTimeDomainData(wave);
+  return 10 * Math.log10(wave.reduce((sum, s) => sum + s * s, 0) / wave.length);
+}
 
 function connect() {
   const socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/ws`);
@@ -37,8 +51,8 @@ function connect() {
   state.socket = socket;
   socket.onopen = () => { if (state.token) ask({ do: "login", token: state.token }); };
   socket.onmessage = (event) => {
-    if (typeof event.data === "string") told(JSON.parse(event.data));
-    else play(event.data);
+    if (typeof event.data === "string") fromDaemon(JSON.parse(event.data));
+    else if (state.decodes === "daemon") play(event.data);
   };
   socket.onclose = () => {
     connection("off", "not connected, trying again");
@@ -60,6 +74,12 @@ function connection(lamp, text) {
 
 function say(text) { $("said").textContent = text; }
 
+/** What is said of a stream that is no longer listened to in this way is nothing new. */
+function fromDaemon(message) {
+  if (state.decodes !== "daemon" && ["playing", "heard", "skipped", "stopped"].includes(message.type)) return;
+  told(message);
+}
+
 function told(message) {
   switch (message.type) {
     case "login":
@@ -68,6 +88,7 @@ function told(message) {
       show([]);
       $("login-error").textContent = message.reason || "";
       if (message.reason) state.token = null;
+      forgetOffer();
       $("token").focus();
       break;
     case "status":
@@ -87,9 +108,10 @@ function told(message) {
       break;
     case "playing":
       state.playing = message.stream;
+      state.loading = null;
       say("Waiting for sound");
       // The slider may have been moved since the wish was sent.
-      ask({ do: "stages", stages: state.wanted });
+      askStages();
       buttons();
       break;
     case "heard":
@@ -148,7 +170,7 @@ function row(name) {
   cells[0].append(meter);
   for (const cell of cells.slice(1, 5)) cell.className = "number";
   button.type = "button";
-  button.onclick = () => (state.playing === name ? stop() : listen(name));
+  button.onclick = () => ((state.playing ?? state.loading) === name ? stop() : listen(name));
   cells[5].append(button);
   line.append(head, ...cells);
   return { line, meter, fill, db, kbps: cells[1], age: cells[2], lost: cells[3], listeners: cells[4], button };
@@ -199,7 +221,7 @@ function level(parts, db) {
 
 function buttons() {
   for (const [name, parts] of state.rows) {
-    const on = state.playing === name;
+    const on = (state.playing ?? state.loading) === name;
     parts.button.setAttribute("aria-pressed", on);
     parts.button.setAttribute("aria-label", `Listen to ${name}`);
     parts.button.textContent = on ? "Stop" : "Listen";
@@ -226,25 +248,62 @@ function listen(name) {
   }
   state.context.resume();
   stopped();
-  ask({ do: "listen", stream: name, stages: state.wanted });
+  const number = state.number;
+  state.loading = name;
+  buttons();
+  say("Connecting");
+  // Whoever pressed another button meanwhile does not want this any more.
+  listenToCodes(name, () => number === state.number).then((taken) => {
+    if (taken || number !== state.number) return;
+    state.decodes = "daemon";
+    ask({ do: "listen", stream: name, stages: state.wanted });
+  });
+}
+
+function askStages() {
+  if (state.decodes === "here") decoder.ask({ do: "stages", stages: state.wanted });
+  else ask({ do: "stages", stages: state.wanted });
+}
+
+/** Bytes of the stream that came in all, for the rate over the last seconds. */
+function received(bytes) {
+  const now = performance.now();
+  state.received ??= [];
+  state.received.push([now, bytes]);
+  while (state.received.length > 2 && now - state.received[1][0] > 5000) state.received.shift();
+  const [then, before] = state.received[0];
+  state.kbps = now - then > 1000 ? ((bytes - before) * 8) / (now - then) : null;
+  whereText();
+}
+
+function whereText() {
+  if (!state.playing) { $("where").textContent = ""; return; }
+  const rate = state.kbps === null ? "" : `, ${state.kbps.toFixed(1)} kbit/s received`;
+  const why = state.decodes === "daemon" && $("here").checked && offer.reason ? ` (${offer.reason})` : "";
+  $("where").textContent = state.decodes === "here" ? `decoded in this browser${rate}` : `decoded by the daemon${rate}${why}`;
 }
 
 function stop() {
-  ask({ do: "stop" });
   say("Stopped");
   stopped();
 }
 
 function stopped() {
-  Object.assign(state, { playing: null, heard: null, at: 0, missing: 0, frames: 0 });
+  if (state.decodes === "here") stopCodes();
+  else if (state.decodes === "daemon") ask({ do: "stop" });
+  Object.assign(state, { playing: null, loading: null, heard: null, at: 0, missing: 0, frames: 0, decodes: null, received: null, kbps: null });
+  state.number += 1;
   for (const points of Object.values(history)) points.length = 0;
   buttons();
   rateText();
+  whereText();
   tick();
 }
 
 function play(bytes) {
   if (!state.playing || !state.context) return;
+  state.bytes += bytes.byteLength;
+  received(state.bytes);
   const pcm = new Int16Array(bytes), now = state.context.currentTime;
   if (pcm.length === 0) return;
   if (state.at < now) {
@@ -289,7 +348,8 @@ function tick() {
   if (state.playing && state.heard) {
     const { missing, frames, decode_ms: decode } = state.heard;
     const lost = missing - state.missing, all = frames - state.frames + lost;
-    const buffer = Math.max(0, state.at - state.context.currentTime) * 1000;
+    const ahead = state.decodes === "here" ? state.buffered : state.at - state.context.currentTime;
+    const buffer = Math.max(0, ahead) * 1000;
     for (const [key, value] of [["loss", all > 0 ? (100 * lost) / all : 0], ["buffer", buffer], ["trip", state.trip || 0], ["decode", decode]]) {
       history[key].push(value);
       if (history[key].length > POINTS) history[key].shift();
@@ -349,8 +409,10 @@ function draw(time) {
 $("rate").oninput = () => {
   state.wanted = Number($("rate").value);
   rateText();
-  if (state.playing) ask({ do: "stages", stages: state.wanted });
+  if (state.playing) askStages();
 };
+// The other way of decoding begins at once.
+$("here").onchange = () => { if (state.playing) listen(state.playing); };
 $("volume").oninput = volume;
 $("login-form").onsubmit = (event) => {
   event.preventDefault();
@@ -362,4 +424,5 @@ $("login-form").onsubmit = (event) => {
 paint.fillStyle = "#0a0e13";
 paint.fillRect(0, 0, canvas.width, canvas.height);
 stages(16);
-connect();
+// The scripts behind this one are there then.
+addEventListener("DOMContentLoaded", connect);
