@@ -140,7 +140,11 @@ fn samples_of_the_module_are_those_of_this_machine() {
         let pieces = session(&model, coded);
         let (here, missing) = listen_here(&model, &pieces);
         // 10 s, less what of the gap is not filled: no more than 200 ms are made up.
-        assert!(missing >= 10 && (225_000..=240_000).contains(&here.len()), "{missing} missing, {} samples", here.len());
+        assert!(
+            missing >= 10 && (225_000..=240_000).contains(&here.len()),
+            "{missing} missing, {} samples",
+            here.len()
+        );
         assert!(here.iter().map(|x| f64::from(x * x)).sum::<f64>() / here.len() as f64 > 1e-4, "no sound");
         let there = under_node("listen", &pieces);
         let there: Vec<f32> = there.as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
@@ -203,13 +207,7 @@ fn bad_names_rates_and_bytes_are_errors_that_name_them() {
     let mut pcm = Vec::new();
     assert!(session.receive(&[0xFF; 6], Duration::ZERO, &mut pcm).is_err());
     let mut bundle = Vec::new();
-    encode(
-        &Message::Bundle {
-            sequence: 0,
-            bundle: PackedBundle::background(0, 5, &[1, 2]).unwrap(),
-        },
-        &mut bundle,
-    );
+    encode(&Message::Bundle { sequence: 0, bundle: PackedBundle::background(0, 5, &[1, 2]).unwrap() }, &mut bundle);
     let mut session = Listening::new(&model, "main", "", StageCount::MAX).unwrap();
     let text = error(session.receive(&bundle, Duration::ZERO, &mut pcm).unwrap_err());
     assert!(text.contains("HelloAck"), "{text}");

@@ -126,7 +126,7 @@ function stopCodes() {
 
 // --- the microphone
 
-const mic = { name: null, context: null, tracks: null, sent: null, frames: 0, kbps: 0, open: false, analyser: null, timer: null };
+const mic = { number: 0, name: null, context: null, tracks: null, sent: null, frames: 0, kbps: 0, open: false, analyser: null, timer: null };
 
 function micSays(text, failed) {
   $("mic-said").textContent = text;
@@ -160,7 +160,7 @@ async function startMic() {
   const name = $("mic-name").value.trim();
   if (!/^[A-Za-z0-9._-]{1,64}$/.test(name)) { micSays("A name has 1 to 64 of the characters A-Z a-z 0-9 . _ -", true); return; }
   Object.assign(mic, { name, sent: null, frames: 0, kbps: 0, open: false });
-  const isWanted = () => mic.name === name;
+  const number = mic.number, isWanted = () => mic.number === number;
   micButtons();
   try {
     if (!(await codesOffered())) throw new Error(`The microphone cannot be published: ${offer.reason}.`);
@@ -168,7 +168,10 @@ async function startMic() {
     micSays("Waiting for the microphone", false);
     // As the sound is: what a browser takes out of it the codec cannot bring back.
     const wishes = { channelCount: 1, echoCancellation: true, noiseSuppression: false, autoGainControl: false };
-    mic.tracks = await navigator.mediaDevices.getUserMedia({ audio: wishes });
+    const tracks = await navigator.mediaDevices.getUserMedia({ audio: wishes });
+    // Stopped meanwhile: the browser would show for ever that the microphone is on.
+    if (!isWanted()) { for (const track of tracks.getTracks()) track.stop(); return; }
+    mic.tracks = tracks;
     await encoder.load((had, all) => { if (isWanted()) micSays(`Fetching the encoder, ${megabytes(had)} of ${megabytes(all)} MB, once`, false); });
     if (!isWanted()) return;
     mic.context = new AudioContext();
@@ -196,7 +199,11 @@ function micTold(message, isWanted) {
     micSays(message.text, message.failed);
   } else if (message.type === "heard" && message.open) {
     const seconds = (message.frames - mic.frames) * 0.02;
-    if (mic.sent !== null && seconds > 0) mic.kbps += 0.15 * ((message.sent - mic.sent) * 0.008 / seconds - mic.kbps);
+    if (mic.sent !== null && seconds > 0) {
+      // Bundles come in steps: smoothed over some seconds.
+      const kbps = ((message.sent - mic.sent) * 0.008) / seconds;
+      mic.kbps += (mic.kbps > 0 ? 0.15 : 1) * (kbps - mic.kbps);
+    }
     if (seconds > 0 || mic.sent === null) [mic.sent, mic.frames] = [message.sent, message.frames];
     mic.open = true;
     const left = message.left > 0 ? `, ${message.left.toFixed(1)} s left out: the connection is too slow` : "";
@@ -208,7 +215,7 @@ function micEnded() {
   clearInterval(mic.timer);
   if (mic.tracks) for (const track of mic.tracks.getTracks()) track.stop();
   if (mic.context) mic.context.close();
-  Object.assign(mic, { name: null, tracks: null, context: null, open: false });
+  Object.assign(mic, { number: mic.number + 1, name: null, tracks: null, context: null, open: false });
   micButtons();
 }
 
