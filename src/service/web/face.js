@@ -115,7 +115,7 @@ function told(message) {
       buttons();
       break;
     case "heard":
-      if (!state.heard || state.heard.stages !== message.stages) say(`Playing at ${kbps(message.stages)}`);
+      if (!state.heard || state.heard.stages !== message.stages) say(`Playing ${message.stages} ${message.stages === 1 ? "layer" : "layers"}`);
       state.heard = message;
       rateText();
       break;
