@@ -1,6 +1,9 @@
 // Codes on the page: what decodes a stream here instead of in the daemon, and what publishes the microphone.
 "use strict";
 
+/** How the Worker's last words begin when its module can no longer be used. */
+const BROKEN = "The codec failed";
+
 /** The codec's files as the daemon offers them, and why there are none; asked for once. */
 const offer = { index: null, reason: "", asked: null };
 
@@ -51,14 +54,14 @@ class Coder {
     this.loading ??= new Promise((resolve, reject) => {
       const failed = (text) => { this.loading = null; this.worker.terminate(); reject(new Error(text)); };
       this.worker = new Worker("/worker.js");
-      this.worker.onerror = (event) => { failed(event.message || "the Worker cannot be started"); this.told({ type: "ended", failed: true, text: "The codec failed" }); };
+      this.worker.onerror = (event) => { failed(event.message || "the Worker cannot be started"); this.told({ type: "ended", failed: true, text: BROKEN }); };
       this.worker.onmessage = ({ data }) => {
         if (data.type === "loading") progress(data.had, data.all);
         else if (data.type === "loaded") resolve();
         else if (data.type === "unable") failed(data.text);
         else {
           // A module that failed once is not used again.
-          if (data.type === "ended" && data.text.startsWith("The codec failed")) failed(data.text);
+          if (data.type === "ended" && data.text.startsWith(BROKEN)) failed(data.text);
           this.told(data);
         }
       };
@@ -105,6 +108,11 @@ async function listenToCodes(name, isWanted) {
     if (message.type === "ended") {
       stopped();
       say(message.text);
+      // The daemon's decoder is another: it goes on with that.
+      if (message.text.startsWith(BROKEN)) {
+        $("here").checked = false;
+        listen(name);
+      }
     } else if (message.type === "heard" && message.frames > 0) {
       state.samples = message.samples;
       if (message.skipped > skipped) told({ type: "skipped", frames: message.skipped - skipped });
