@@ -219,15 +219,20 @@ async fn a_page_hears_a_stream_in_codes_and_falls_back_to_samples() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs chromium: make test-system"]
-async fn a_page_without_the_module_gets_samples() {
-    let daemon = Daemon::start(Path::new("nowhere.wasm"), "");
-    daemon.play(voice(240.0, RATE));
-    let mut browser = Browser::open(&format!("http://{}/", daemon.http), "light").await;
-    browser.until("!!document.querySelector('[aria-label=\"Listen to main\"]')").await;
-    browser.tab_to("Listen to main").await;
-    browser.press("Enter", 13, "\r").await;
-    browser.until("undertone.decodes === 'daemon' && undertone.seconds > 1 && undertone.level > -40").await;
-    browser.until("document.getElementById('where').textContent.includes('built without it')").await;
+async fn a_page_without_a_module_that_works_gets_samples() {
+    let folder = tempfile::tempdir().unwrap();
+    let broken = folder.path().join("undertone.wasm");
+    std::fs::write(&broken, b"\0asm and no more").unwrap();
+    for (module, reason) in [(Path::new("nowhere.wasm"), "built without it"), (&broken, "WebAssembly")] {
+        let daemon = Daemon::start(module, "");
+        daemon.play(voice(240.0, RATE));
+        let mut browser = Browser::open(&format!("http://{}/", daemon.http), "light").await;
+        browser.until("!!document.querySelector('[aria-label=\"Listen to main\"]')").await;
+        browser.tab_to("Listen to main").await;
+        browser.press("Enter", 13, "\r").await;
+        browser.until("undertone.decodes === 'daemon' && undertone.seconds > 1 && undertone.level > -40").await;
+        browser.until(&format!("document.getElementById('where').textContent.includes('{reason}')")).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
