@@ -80,7 +80,7 @@ impl Dialog {
     ///
     /// # Errors
     /// [`End`]: the session is over.
-    pub fn next(&mut self) -> Result<Option<Heard>, End> {
+    pub fn said(&mut self) -> Result<Option<Heard>, End> {
         while let Some(message) = self.framer.next().map_err(failed)? {
             if let Some(heard) = self.heard(message)? {
                 return Ok(Some(heard));

@@ -76,7 +76,7 @@ impl Listening {
     /// [`End`].
     pub fn receive(&mut self, bytes: &[u8], now: Duration, pcm: &mut Vec<f32>) -> Result<(), End> {
         self.dialog.push(bytes);
-        while let Some(heard) = self.dialog.next()? {
+        while let Some(heard) = self.dialog.said()? {
             match heard {
                 Heard::Bundle(bundle) => self.bundle(bundle, now, pcm)?,
                 Heard::Skipped(frames) => self.figures.skipped += frames,

@@ -85,7 +85,7 @@ impl Publishing {
     /// [`End`].
     pub fn receive(&mut self, bytes: &[u8]) -> Result<(), End> {
         self.dialog.push(bytes);
-        while let Some(heard) = self.dialog.next()? {
+        while let Some(heard) = self.dialog.said()? {
             match heard {
                 Heard::Opened => {
                     self.open = true;
