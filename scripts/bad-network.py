@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A daemon, `undertone send` and `undertone listen` over UDP, with a bad network in between: the figures of docs/udp.md.
+"""A daemon, `undertone send` and `undertone listen` over QUIC, with a bad network in between: the figures of docs/quic.md.
 
     python3 scripts/bad-network.py target/release/undertone RECORDING.wav [SECONDS]
 
@@ -22,7 +22,9 @@ import urllib.request
 import wave
 
 RATE = 24_000
-UDP, HTTP = 17_704, 17_703
+QUIC, HTTP = 17_704, 17_703
+SMALL = 45  # bytes of acknowledgements at most
+IP = 28  # bytes of the heads of IPv4 and UDP
 # Name, loss, mean length of a burst in packets, jitter in ms, outage in s from second 10 on, who suffers.
 SCENARIOS = [
     ("clean", 0.00, 1, 0, 0, "listener"),
@@ -43,13 +45,14 @@ class Network(threading.Thread):
         self.front = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.front.bind(("127.0.0.1", 0))
         self.back = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.back.connect(("127.0.0.1", UDP))
+        self.back.connect(("127.0.0.1", QUIC))
         self.port = self.front.getsockname()[1]
         self.leave = 1 / burst
         self.enter = self.leave * loss / (1 - loss)
         self.jitter, self.outage, self.to_client = jitter_ms / 1e3, outage_s, to_client
         self.random, self.bad, self.began, self.running = random.Random(1), False, None, True
         self.passed = self.dropped = 0
+        self.bytes = [0, 0]  # to the daemon, to the client; since it began
 
     def drops(self, now):
         self.bad = self.random.random() < (1 - self.leave if self.bad else self.enter)
@@ -71,10 +74,10 @@ class Network(threading.Thread):
                     except ConnectionError:
                         continue
                     suffers = self.to_client
-                # The handshake may pass; the network turns bad with the first bundle.
-                if len(data) > 60 and suffers and self.began is None and self.passed > 2:
-                    self.began = now
-                if suffers and self.began and self.drops(now):
+                if self.began:
+                    self.bytes[ready is self.back] += len(data) + IP
+                # Bundles only: packets of QUIC's own would take losses off them.
+                if suffers and self.began and len(data) > SMALL and self.drops(now):
                     self.dropped += 1
                     continue
                 self.passed += 1
@@ -116,23 +119,24 @@ def heard(process, times, latencies):
 def stages(found, stop):
     while not stop.wait(0.5):
         with urllib.request.urlopen(f"http://127.0.0.1:{HTTP}/status.json") as answer:
-            found += [listener["stages"] for listener in json.load(answer)["udp_listeners"]]
+            found += [listener["stages"] for listener in json.load(answer)["quic_listeners"]]
 
 
 def run(binary, pcm, seconds, scenario):
     name, loss, burst, jitter, outage, who = scenario
     network = Network(loss, burst, jitter, outage, who == "listener")
     network.start()
-    ports = {"listener": UDP, "publisher": UDP, who: network.port}
+    ports = {"listener": QUIC, "publisher": QUIC, who: network.port}
     listen = subprocess.Popen(
-        [binary, "listen", "-", "--raw", f"s16le:{RATE}:1", "--from", f"udp://127.0.0.1:{ports['listener']}"],
+        [binary, "listen", "-", "--raw", f"s16le:{RATE}:1", "--from", f"quic://127.0.0.1:{ports['listener']}"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0)
     time.sleep(3)
     send = subprocess.Popen(
-        [binary, "send", "-", "--raw", f"s16le:{RATE}:1", "--to", f"udp://127.0.0.1:{ports['publisher']}"],
+        [binary, "send", "-", "--raw", f"s16le:{RATE}:1", "--to", f"quic://127.0.0.1:{ports['publisher']}"],
         stdin=subprocess.PIPE)
     times, latencies, found, stop = [], [], [], threading.Event()
     time.sleep(3)
+    network.began = time.monotonic()
     threading.Thread(target=stages, args=(found, stop), daemon=True).start()
     threading.Thread(target=fed, args=(send, pcm, seconds, times), daemon=True).start()
     samples = heard(listen, times, latencies)
@@ -143,7 +147,8 @@ def run(binary, pcm, seconds, scenario):
     report = re.search(r"undertone: (.* bundles lost.*)", words)
     middle = latencies[len(latencies) // 4 :] or [0]
     print(f"{name}: {samples / RATE:.1f} s of {seconds:.1f} s heard; {report.group(1) if report else words}; "
-          f"network dropped {network.dropped} of {network.dropped + network.passed}; latency "
+          f"network dropped {network.dropped} of {network.dropped + network.passed}; IP {network.bytes[0] / 125 / seconds:.2f} kbit/s to the daemon, "
+          f"{network.bytes[1] / 125 / seconds:.2f} from it; latency "
           f"{statistics.median(middle):.0f} ms (95 %: {sorted(middle)[int(len(middle) * 0.95) - 1]:.0f}); stages {max(found, default=0)}"
           f" to {min(found, default=0)}, at the end {found[-1] if found else 0}", flush=True)
 
@@ -155,7 +160,7 @@ def main():
         assert (w.getframerate(), w.getnchannels(), w.getsampwidth()) == (RATE, 1, 2), "24 kHz, mono, 16 bits"
         pcm = w.readframes(w.getnframes())
     with tempfile.NamedTemporaryFile("w", suffix=".toml") as config:
-        config.write(f'[udp]\nlisten = "127.0.0.1:{UDP}"\n[http]\nlisten = "127.0.0.1:{HTTP}"\n[codes]\nlisten = ""\n')
+        config.write(f'[quic]\nlisten = "127.0.0.1:{QUIC}"\n[http]\nlisten = "127.0.0.1:{HTTP}"\n[codes]\nlisten = ""\n')
         config.flush()
         daemon = subprocess.Popen([binary, "serve", "--config", config.name], stdout=subprocess.DEVNULL)
         try:

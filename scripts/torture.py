@@ -130,13 +130,13 @@ def free_port():
 
 class Daemon:
     def __init__(self, name, more="", hang=False):
-        self.codes, self.http, self.pcm, self.out, self.udp = (free_port() for _ in range(5))
+        self.codes, self.http, self.pcm, self.out, self.quic = (free_port() for _ in range(5))
         self.config = f"{FOLDER}/{name}.toml"
         with open(self.config, "w") as f:
             f.write(
                 f'[codes]\nlisten = "127.0.0.1:{self.codes}"\n[http]\nlisten = "127.0.0.1:{self.http}"\n'
                 f'[[pcm_input]]\nlisten = "127.0.0.1:{self.pcm}"\nstream = "hostile.raw"\n[[pcm_output]]\nlisten = "127.0.0.1:{self.out}"\n'
-                f'stream = "good.1"\n[udp]\nlisten = "127.0.0.1:{self.udp}"\n[engine]\nthreads = 1\nslots = 16\n'
+                f'stream = "good.1"\n[quic]\nlisten = "127.0.0.1:{self.quic}"\n[engine]\nthreads = 1\nslots = 16\n'
                 f'[log]\nlevel = "error"\n{more}'
             )
         env = dict(os.environ, UNDERTONE_MODEL=MODEL)
@@ -418,7 +418,7 @@ def hostile(daemon, stop, counts):
 
     def datagrams():
         for _ in range(50):
-            udp.sendto(RANDOM.randbytes(RANDOM.randrange(1300)), ("127.0.0.1", daemon.udp))
+            udp.sendto(RANDOM.randbytes(RANDOM.randrange(1300)), ("127.0.0.1", daemon.quic))
 
     kept, udp = [], socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     ways = [garbage, flipped, coded, far, held, deaf, web, short_streams, datagrams]

@@ -6,7 +6,6 @@ mod common;
 mod service;
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use common::{bundle, drain, hello, within};
 use futures_util::{SinkExt, StreamExt};
@@ -16,10 +15,10 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::{WebSocketStream, client_async};
-use undertone::service::{Client, ClientError, UdpClient};
+use undertone::service::{Client, ClientError, ClientOptions, QuicClient};
 use undertone::session::{Hello, PackedBundle, Reason, Role};
 
-const PORTS: &str = "[http]\nlisten = \"127.0.0.1:0\"\n[udp]\nlisten = \"127.0.0.1:0\"\n";
+const PORTS: &str = "[http]\nlisten = \"127.0.0.1:0\"\n[quic]\nlisten = \"127.0.0.1:0\"\n";
 const STUDIO: &str =
     "[[token]]\nname = \"studio\"\nsecret = \"the-studio-secret\"\npublish = [\"*\"]\nlisten = [\"*\"]\n";
 const FAN: &str = "[[token]]\nname = \"fan\"\nsecret = \"the-secret-of-a-fan\"\nlisten = [\"*\"]\n";
@@ -96,10 +95,10 @@ async fn sessions_without_a_token_end_when_tokens_appear() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_withdrawn_token_ends_its_sessions_over_datagrams() {
     let daemon = Reloadable::start(&format!("{PORTS}{STUDIO}{FAN}")).await;
-    let udp = daemon.addresses[2].to_string();
-    let patience = Duration::from_secs(20);
+    let quic = daemon.addresses[2].to_string();
+    let options = ClientOptions::default();
     let connect =
-        async |token, role| within(UdpClient::connect(&udp, with(token, role, "news"), patience)).await.unwrap();
+        async |token, role| within(QuicClient::connect(&quic, with(token, role, "news"), &options)).await.unwrap();
     let mut fan = connect("the-secret-of-a-fan", Role::Subscribe).await;
     let mut publisher = connect("the-studio-secret", Role::Publish).await;
     publisher.publish(&packed(0)).await.unwrap();

@@ -2,61 +2,18 @@
 #![cfg(feature = "full")]
 
 mod common;
+#[path = "common/papers.rs"]
+mod papers;
 
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use common::{Daemon, bundle, bytes, drain, hear, hello, speak, tone, within};
-use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use papers::Papers;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use undertone::config::Config;
-use undertone::service::{Client, ClientError, ClientOptions, ClientTls};
+use undertone::service::{Client, ClientError, ClientOptions};
 use undertone::session::{Control, Hello, Message, PackedBundle, Reason, Role};
-
-/// An authority and what it signed, in files that go away with it.
-struct Papers {
-    dir: tempfile::TempDir,
-}
-
-impl Papers {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().unwrap();
-        let authority = params.self_signed(&key).unwrap();
-        std::fs::write(dir.path().join("ca.pem"), authority.pem()).unwrap();
-        let issuer = Issuer::new(params, key);
-        for (name, usage) in
-            [("server", ExtendedKeyUsagePurpose::ServerAuth), ("client", ExtendedKeyUsagePurpose::ClientAuth)]
-        {
-            let mut params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
-            params.extended_key_usages = vec![usage];
-            let key = KeyPair::generate().unwrap();
-            let certificate = params.signed_by(&key, &issuer).unwrap();
-            std::fs::write(dir.path().join(format!("{name}.pem")), certificate.pem()).unwrap();
-            std::fs::write(dir.path().join(format!("{name}.key")), key.serialize_pem()).unwrap();
-        }
-        Self { dir }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn section(&self, with_clients: bool) -> String {
-        let show = |name| self.path(name).display().to_string();
-        let client = if with_clients { format!("client_ca = \"{}\"\n", show("ca.pem")) } else { String::new() };
-        format!("[tls]\ncert = \"{}\"\nkey = \"{}\"\n{client}", show("server.pem"), show("server.key"))
-    }
-
-    fn options(&self, identity: bool) -> ClientOptions {
-        let (cert, key) = (self.path("client.pem"), self.path("client.key"));
-        let identity: (Option<&Path>, Option<&Path>) = if identity { (Some(&cert), Some(&key)) } else { (None, None) };
-        ClientOptions { tls: Some(ClientTls::new(&self.path("ca.pem"), identity).unwrap()), ..Default::default() }
-    }
-}
 
 async fn connect(daemon: &Daemon, hello: Hello, options: &ClientOptions) -> Result<Client, ClientError> {
     within(Client::connect_with(&daemon.codes.to_string(), hello, options)).await

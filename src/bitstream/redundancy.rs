@@ -7,7 +7,7 @@ use super::{BitstreamError, Bundle};
 use crate::profile::Profile;
 use crate::units::{OutOfRange, StageCount};
 
-/// Stages of the copies that the UDP transport sends.
+/// Stages of the copies that datagrams of QUIC carry.
 pub const COPY_STAGES: u8 = 2;
 
 /// How much is repeated.

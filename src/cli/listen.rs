@@ -8,6 +8,7 @@ use anyhow::{Result, bail};
 use tokio::runtime::Runtime;
 
 use super::encode::{parse_kbps, tokens};
+use super::remote::{datagrams, runtime};
 use super::send::{parse_latency, parse_stream};
 use super::stop::Signals;
 use crate::bitstream::{ContainerWriter, StreamHeader};
@@ -17,7 +18,7 @@ use crate::codec::{Concealer, Decoder, Processor, Profile};
 use crate::infer::LoadedModel;
 use crate::jitter::{Gaps, Quiet, Spans};
 use crate::rvq::BeamWidth;
-use crate::service::{Client, ClientError, ClientOptions, UdpClient, UdpEvent};
+use crate::service::{Client, ClientError, ClientOptions, QuicClient, QuicEvent};
 use crate::session::{Continuation, Hello, PackedBundle, StreamName};
 use crate::token::TokenModel;
 use crate::units::{ModelId, PcmFormat, StageCount};
@@ -36,7 +37,7 @@ pub(super) struct Args {
     /// A sound device instead (`undertone devices` lists them; default is the system's)
     #[arg(long, value_name = "NAME", conflicts_with_all = ["output", "raw"])]
     device: Option<String>,
-    /// The daemon's port for codes; udp://HOST:PORT is its port for datagrams
+    /// The daemon's port for codes; quic://HOST:PORT is its port for datagrams
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7701")]
     from: String,
     /// Name of the stream
@@ -279,15 +280,15 @@ impl Destination {
 /// Where a stream comes from.
 enum Feed {
     Tcp(Box<Client>),
-    Udp(Box<UdpClient>),
+    Quic(Box<QuicClient>),
 }
 
 impl Feed {
     /// Cancel-safe.
-    async fn next(&mut self) -> Result<Option<UdpEvent>, ClientError> {
+    async fn next(&mut self) -> Result<Option<QuicEvent>, ClientError> {
         match self {
-            Self::Tcp(client) => Ok(client.next().await?.map(UdpEvent::Bundle)),
-            Self::Udp(client) => client.next().await,
+            Self::Tcp(client) => Ok(client.next().await?.map(QuicEvent::Bundle)),
+            Self::Quic(client) => client.next().await,
         }
     }
 
@@ -299,7 +300,7 @@ impl Feed {
                 let seconds = (client.frames_skipped() * FRAME_MS) as f64 / 1e3;
                 return Some(format!("{seconds} s were left out: they were not taken as fast as they came"));
             }
-            Self::Udp(client) => client,
+            Self::Quic(client) => client,
         };
         let (r, delay) = (client.report(), client.delay());
         Some(format!(
@@ -314,11 +315,6 @@ impl Feed {
             delay.as_millis()
         ))
     }
-}
-
-/// The address behind udp://, if that is where the stream is to come from.
-fn datagrams(args: &Args) -> Option<&str> {
-    args.from.strip_prefix("udp://")
 }
 
 /// Where the stream goes.
@@ -352,8 +348,14 @@ fn hello(args: &Args, model_id: ModelId) -> Result<Hello> {
 }
 
 async fn connect(args: &Args, hello: Hello, options: &ClientOptions) -> Result<Feed> {
-    Ok(match datagrams(args) {
-        Some(address) => Feed::Udp(Box::new(UdpClient::connect(address, hello, options.patience).await?)),
+    Ok(match datagrams(&args.from)? {
+        Some(address) => {
+            let client = QuicClient::connect(address, hello, options).await?;
+            if args.coded && !client.is_coded() {
+                errln!("undertone: {} does not code with this token model; the codes travel packed", args.from);
+            }
+            Feed::Quic(Box::new(client))
+        }
         None => {
             let client = Client::connect_with(&args.from, hello, options).await?;
             if args.coded && !client.is_coded() {
@@ -366,7 +368,7 @@ async fn connect(args: &Args, hello: Hello, options: &ClientOptions) -> Result<F
 
 /// What ended a wait.
 enum Woken {
-    Came(Result<Option<UdpEvent>, ClientError>),
+    Came(Result<Option<QuicEvent>, ClientError>),
     Quiet,
     Signal,
 }
@@ -415,7 +417,7 @@ fn receive(
             }
         };
         match next {
-            Some(Ok(Some(UdpEvent::Bundle(mut packed)))) => {
+            Some(Ok(Some(QuicEvent::Bundle(mut packed)))) => {
                 frames += u64::from(packed.frames);
                 match &mut quiet {
                     Some(quiet) => {
@@ -432,14 +434,14 @@ fn receive(
                 }
                 sink.write(&packed, profile)?;
             }
-            Some(Ok(Some(UdpEvent::Lost(lost)))) => {
+            Some(Ok(Some(QuicEvent::Lost(lost)))) => {
                 frames += lost;
                 if let Some(quiet) = &mut quiet {
                     quiet.lose(lost);
                 }
                 sink.lose(lost)?;
             }
-            Some(Ok(Some(UdpEvent::Restart))) => sink.restart(profile, model.tokens()?.as_ref()),
+            Some(Ok(Some(QuicEvent::Restart))) => sink.restart(profile, model.tokens()?.as_ref()),
             // The end of the stream, or of our patience.
             Some(Ok(None)) | None => break,
             Some(Err(e)) => {
@@ -452,22 +454,19 @@ fn receive(
 }
 
 pub(super) fn run(args: Args) -> Result<()> {
-    if datagrams(&args).is_some() && (args.coded || args.continuation.is_some() || args.latency.is_some()) {
-        bail!("--coded, --continue and --latency need a connection that loses nothing: leave udp:// or them away");
+    if datagrams(&args.from)?.is_some() && (args.continuation.is_some() || args.latency.is_some()) {
+        bail!("--continue and --latency need a connection that loses nothing: leave quic:// or them away");
     }
     let model = crate::cli::loading::load_model(args.model.as_deref())?;
     let mut sink = destination(&args, &model)?;
     let wanted = args.seconds.map_or(u64::MAX, |s| (s * f64::from(Profile::FRAMES_PER_SECOND)).ceil() as u64);
     let mut options = args.remote.options()?;
-    if datagrams(&args).is_some() && options.tls.is_some() {
-        bail!("--tls is not to be had over udp://");
-    }
-    options.tokens = match (args.coded, args.packed || datagrams(&args).is_some()) {
+    options.tokens = match (args.coded, args.packed) {
         (true, false) => Some(tokens(&model)?),
         (_, true) => None,
         (false, false) => model.tokens()?,
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = runtime()?;
     let hello = hello(&args, model.profile.model_id)?;
     let mut source = runtime.block_on(connect(&args, hello, &options))?;
     let (frames, cut) = receive(&runtime, &mut source, &mut sink, &model, wanted)?;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use tokio::runtime::Runtime;
 
 use crate::service::{ClientOptions, ClientTls};
 
@@ -34,6 +35,22 @@ pub(super) struct Args {
     /// Seconds of the server's silence after which it is given up, 1 to 86400; a healthy one speaks every 15 s
     #[arg(long, value_name = "SECONDS", default_value = "45", value_parser = clap::value_parser!(u32).range(1..=86_400))]
     timeout: u32,
+}
+
+/// What an address begins with that is reached over QUIC.
+pub(super) const QUIC: &str = "quic://";
+
+/// The address behind quic://, if it is one.
+pub(super) fn datagrams(address: &str) -> Result<Option<&str>> {
+    if address.starts_with("udp://") {
+        bail!("{address}: udp:// is no more; quic:// takes its place, encrypted ([quic] at the daemon)");
+    }
+    Ok(address.strip_prefix(QUIC))
+}
+
+/// What connections run on: a thread beside ours, since QUIC has answers to give while we encode or decode.
+pub(super) fn runtime() -> std::io::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()
 }
 
 impl Args {

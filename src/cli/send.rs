@@ -10,6 +10,7 @@ use anyhow::{Result, bail};
 use tokio::runtime::Runtime;
 
 use super::encode::{parse_beam, parse_rate, refiner, remark, tokens};
+use super::remote::{QUIC, datagrams, runtime};
 use crate::bitstream::Bundle;
 use crate::capture::device::{CpalBackend, DeviceInput};
 use crate::capture::{AudioInput, CaptureError};
@@ -18,7 +19,7 @@ use crate::jitter::{Pace, Schedule};
 use crate::profile::Profile;
 use crate::recording::{LIVE_BUNDLE, REFINE_STEPS};
 use crate::rvq::BeamWidth;
-use crate::service::{Client, ClientError, ClientOptions, UdpClient};
+use crate::service::{Client, ClientError, ClientOptions, QuicClient};
 use crate::session::{Hello, StreamName};
 use crate::synthesis::{Analyser, Effort};
 use crate::units::{CODEC_RATE, ModelId, PcmFormat, StageCount};
@@ -26,8 +27,8 @@ use crate::units::{CODEC_RATE, ModelId, PcmFormat, StageCount};
 /// Silence of the input after which the server is told that we are still here; its patience is 30 s by default.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 
-/// The same over UDP, where a pause that is not announced looks like a loss.
-const SIGN_OF_LIFE_UDP: Duration = Duration::from_millis(100);
+/// The same over QUIC, where a pause that is not announced looks like a loss.
+const SIGN_OF_LIFE_QUIC: Duration = Duration::from_millis(100);
 
 /// Share of a core that the search may take.
 const EFFORT_BUDGET: f64 = 0.5;
@@ -55,14 +56,14 @@ pub(super) struct Args {
     /// Stop after so many seconds of the device
     #[arg(long, requires = "device")]
     seconds: Option<f64>,
-    /// The daemon's port for codes; udp://HOST:PORT is its port for datagrams
+    /// The daemon's port for codes; quic://HOST:PORT is its port for datagrams
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7701")]
     to: String,
     /// Name of the stream
     #[arg(long, default_value = "main", value_parser = parse_stream)]
     stream: StreamName,
     /// Rate in kbit/s, 0.5 to 12, every byte of the messages counted: no beginning of the stream is above it, and what quiet sound
-    /// leaves is spent in the next seconds. With --even or over UDP, in steps of 0.5, a stage for each, headers not counted
+    /// leaves is spent in the next seconds. With --even or over QUIC, in steps of 0.5, a stage for each, headers not counted
     #[arg(long, default_value = "6", value_parser = parse_rate)]
     kbps: f64,
     /// The input is bare samples: s16le or f32le, rate, channels, as in s16le:24000:1
@@ -209,20 +210,21 @@ fn read_ahead(mut input: Input) -> Receiver<Result<Vec<f32>, CaptureError>> {
 /// Where a stream goes.
 enum Target {
     Tcp(Box<Client>),
-    Udp(Box<UdpClient>),
+    Quic(Box<QuicClient>),
 }
 
 impl Target {
     /// Connects, and says so if bundles travel packed that should not.
     fn connect(args: &Args, hello: Hello, options: ClientOptions, runtime: &Runtime) -> Result<Self> {
-        if let Some(address) = args.to.strip_prefix("udp://") {
-            if args.coded || args.constant {
-                bail!("--coded and --constant need a connection that loses nothing: leave udp:// or them away");
+        if let Some(address) = datagrams(&args.to)? {
+            if args.constant {
+                bail!("--constant needs a connection that loses nothing: leave quic:// or it away");
             }
-            if options.tls.is_some() {
-                bail!("--tls is not to be had over udp://");
+            let client = runtime.block_on(QuicClient::connect(address, hello, &options))?;
+            if args.coded && !client.is_coded() {
+                errln!("undertone: {} does not code with this token model; the codes travel packed", args.to);
             }
-            return Ok(Self::Udp(Box::new(runtime.block_on(UdpClient::connect(address, hello, options.patience))?)));
+            return Ok(Self::Quic(Box::new(client)));
         }
         let client = runtime.block_on(Client::connect_with(&args.to, hello, &options))?;
         if args.coded && !client.is_coded() {
@@ -235,14 +237,14 @@ impl Target {
     fn silence(&self) -> Duration {
         match self {
             Self::Tcp(_) => SIGN_OF_LIFE,
-            Self::Udp(_) => SIGN_OF_LIFE_UDP,
+            Self::Quic(_) => SIGN_OF_LIFE_QUIC,
         }
     }
 
     async fn sign_of_life(&mut self) -> Result<(), ClientError> {
         match self {
             Self::Tcp(client) => client.sign_of_life().await,
-            Self::Udp(client) => client.sign_of_life().await,
+            Self::Quic(client) => client.sign_of_life().await,
         }
     }
 
@@ -250,7 +252,7 @@ impl Target {
     fn knows_silence(&self) -> bool {
         match self {
             Self::Tcp(client) => client.wire().silence,
-            Self::Udp(client) => client.knows_silence(),
+            Self::Quic(client) => client.knows_silence(),
         }
     }
 
@@ -258,7 +260,7 @@ impl Target {
     fn bundle_frames(&self) -> Option<u8> {
         match self {
             Self::Tcp(client) => client.bundle_frames(),
-            Self::Udp(_) => None,
+            Self::Quic(_) => None,
         }
     }
 
@@ -266,14 +268,14 @@ impl Target {
     fn bytes_sent(&self) -> u64 {
         match self {
             Self::Tcp(client) => client.bytes_sent(),
-            Self::Udp(_) => 0,
+            Self::Quic(_) => 0,
         }
     }
 
     async fn finish(self) -> Result<(), ClientError> {
         match self {
             Self::Tcp(client) => client.finish().await,
-            Self::Udp(client) => client.finish().await,
+            Self::Quic(client) => client.finish().await,
         }
     }
 }
@@ -290,7 +292,7 @@ impl Lengths {
     /// Messages of one size want bundles of one length, and datagrams short ones.
     fn new(args: &Args) -> Self {
         let usual = args.latency.unwrap_or(LIVE_BUNDLE);
-        let fixed = args.bundle.is_some() || args.constant || args.to.starts_with("udp://");
+        let fixed = args.bundle.is_some() || args.constant || args.to.starts_with(QUIC);
         let now = args.bundle.unwrap_or(usual);
         Self { fixed, now, most: if fixed { now } else { args.latency.unwrap_or(Profile::MAX_FRAMES_PER_BUNDLE) } }
     }
@@ -315,7 +317,7 @@ enum Plan {
 impl Plan {
     /// How the encoder is to choose stages, and the most it will; the rate is held from [`Plan::begin`] on.
     fn new(args: &Args, encoder: &mut Encoder, profile: &Profile) -> Result<(Self, StageCount)> {
-        if args.constant || !(args.even || args.to.starts_with("udp://")) {
+        if args.constant || !(args.even || args.to.starts_with(QUIC)) {
             return Ok((Self::Held, profile.stages));
         }
         let stages = StageCount::from_kbps(args.kbps)?;
@@ -363,7 +365,7 @@ impl Plan {
             return Ok(0);
         };
         let client = match client {
-            Target::Udp(client) => return client.publish(&packed).await.map(|()| u64::from(codes(bundle))),
+            Target::Quic(client) => return client.publish(&packed).await.map(|()| u64::from(codes(bundle))),
             Target::Tcp(client) => client,
         };
         match self {
@@ -392,8 +394,8 @@ fn codes(bundle: &Bundle) -> u32 {
 fn summary(client: &Target, hello: u64, encoder: &Encoder, frames: u64, stage_frames: u64) -> Option<String> {
     let client = match client {
         Target::Tcp(client) => client,
-        Target::Udp(client) if client.stale() == 0 => return None,
-        Target::Udp(client) => return Some(format!("{} bundles were too late and not sent", client.stale())),
+        Target::Quic(client) if client.stale() == 0 => return None,
+        Target::Quic(client) => return Some(format!("{} bundles were too late and not sent", client.stale())),
     };
     let seconds = frames as f64 / 50.0;
     if frames == 0 {
@@ -462,9 +464,8 @@ pub(super) fn run(args: Args) -> Result<()> {
     let model = crate::cli::loading::load_model(args.model.as_deref())?;
     let mut processor = model.processor(args.beam)?;
     let profile = processor.profile();
-    let datagrams = args.to.starts_with("udp://");
     let mut options = args.remote.options()?;
-    options.tokens = match (args.coded, args.packed || datagrams) {
+    options.tokens = match (args.coded, args.packed) {
         (true, false) => Some(tokens(&model)?),
         (_, true) => None,
         (false, false) => model.tokens()?,
@@ -486,7 +487,7 @@ pub(super) fn run(args: Args) -> Result<()> {
         analyser
     });
     let hello = hello(&args, profile.model_id, most, lengths.most)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = runtime()?;
     let mut client = Target::connect(&args, hello, options, &runtime)?;
     let hello_bytes = client.bytes_sent();
     let mut plan = plan.begin(&args, bundle, &client, &mut encoder, &profile);

@@ -193,8 +193,8 @@ fn announce(bound: &Bound, config: &Config) {
     if !http.is_empty() {
         info!(address = %http, "HTTP for operators");
     }
-    if let (Some(_), Some(udp)) = (config.udp, bound.addresses.last()) {
-        info!(address = %udp, "UDP");
+    if let (Some(_), Some(quic)) = (config.quic, bound.addresses.last()) {
+        info!(address = %quic, "QUIC");
     }
     // One line for people and scripts, whatever the log level.
     errln!("listening pcm={} codes={codes} pcm_out={}", list(0, inputs), list(inputs, outputs));

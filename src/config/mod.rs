@@ -73,8 +73,8 @@ pub struct Config {
     pub device_output: Vec<DevicePort>,
     /// Where codes are published and subscribed.
     pub codes: Option<SocketAddr>,
-    /// Where codes are published and subscribed over UDP.
-    pub udp: Option<SocketAddr>,
+    /// Where codes are published and subscribed over QUIC.
+    pub quic: Option<SocketAddr>,
     /// Where operators ask for health and metrics, and browsers for the page.
     pub http: Http,
     /// How other daemons are reached; None is not at all.
@@ -177,7 +177,7 @@ struct Raw {
     http: RawHttp,
     nats: RawNats,
     record: RawRecord,
-    udp: RawUdp,
+    quic: RawQuic,
     limits: RawLimits,
     codec: RawCodec,
     engine: RawEngine,
@@ -222,7 +222,7 @@ fn codec_format() -> String {
 }
 
 section!(RawCodes { listen: String = "127.0.0.1:7701".to_owned() });
-section!(RawUdp { listen: String = String::new() });
+section!(RawQuic { listen: String = String::new() });
 section!(RawCodec {
     model: String = String::new(),
     kbps: f64 = 6.0,
@@ -302,9 +302,9 @@ impl Config {
             "" => None,
             listen => Some(address("codes.listen", listen)?),
         };
-        let udp = match raw.udp.listen.as_str() {
+        let quic = match raw.quic.listen.as_str() {
             "" => None,
-            listen => Some(address("udp.listen", listen)?),
+            listen => Some(address("quic.listen", listen)?),
         };
         let config = Self {
             allow_public: public,
@@ -318,7 +318,7 @@ impl Config {
             http: raw.http.check()?,
             nats: raw.nats.check()?,
             record: raw.record.check()?,
-            udp,
+            quic,
             limits: raw.limits.check()?,
             codec: raw.codec.check()?,
             engine: raw.engine.check()?,
@@ -358,7 +358,7 @@ impl Config {
         self.pcm_input.iter().try_for_each(|p| security::open("pcm_input", p.listen, raw(p)))?;
         self.pcm_output.iter().try_for_each(|p| security::open("pcm_output", p.listen, raw(p)))?;
         let codes = Guard { login: certified || !self.tokens.is_empty(), ..guard };
-        self.udp.iter().try_for_each(|&a| security::open_datagrams("udp.listen", a, self.allow_public))?;
+        self.quic.iter().try_for_each(|&a| security::open_quic("quic.listen", a, codes))?;
         self.codes.iter().try_for_each(|&a| security::open("codes.listen", a, codes))?;
         self.http.check_address(codes)
     }
@@ -431,7 +431,7 @@ mod tests {
             let e = Config::parse(&text).unwrap_err().to_string();
             assert!(e.contains(wanted), "{e}");
         }
-        let apart = format!("{output}[udp]\nlisten = \"127.0.0.1:5\"\n[codes]\nlisten = \"127.0.0.1:0\"\n");
+        let apart = format!("{output}[quic]\nlisten = \"127.0.0.1:5\"\n[codes]\nlisten = \"127.0.0.1:0\"\n");
         assert!(Config::parse(&format!("{apart}[http]\nlisten = \"127.0.0.1:0\"\n")).is_ok());
     }
 
@@ -476,7 +476,7 @@ mod tests {
             "rotate_mb",
             "disk_mb",
             "fsync",
-            "[udp]",
+            "[quic]",
             "max_connections",
             "handshake_s",
             "idle_s",
@@ -517,7 +517,7 @@ mod tests {
             ),
             ("[limits]\nidle_s = -1", vec!["idle_s", "-1", "0.05 to 86400"]),
             ("[codes]\nlisten = \"0.0.0.0:7701\"", vec!["codes.listen", "0.0.0.0:7701", "allow_public"]),
-            ("[udp]\nlisten = \"0.0.0.0:7704\"", vec!["udp.listen", "0.0.0.0:7704", "allow_public"]),
+            ("[quic]\nlisten = \"0.0.0.0:7704\"", vec!["quic.listen", "0.0.0.0:7704", "tls"]),
             ("[codes]\nlisten = \"here\"", vec!["codes.listen", "here", "ADDRESS:PORT"]),
             ("[[pcm_input]]\nlisten = \"127.0.0.1:1\"\nstream = \"a b\"", vec!["pcm_input", "a b", "1 to 64"]),
             ("[nats]\nprefix = \"a.b\"", vec!["nats.prefix", "a.b", "1 to 32"]),

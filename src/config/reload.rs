@@ -12,7 +12,7 @@ impl Config {
             ("device_output", self.device_output != new.device_output),
             ("http.listen", self.http.listen != new.http.listen),
             ("record", self.record != new.record),
-            ("udp.listen", self.udp != new.udp),
+            ("quic.listen", self.quic != new.quic),
             ("codes.listen", self.codes != new.codes),
             ("nats", self.nats != new.nats),
             ("tls (its files may change)", self.tls != new.tls),
@@ -42,7 +42,7 @@ impl Config {
             device_output: started.device_output,
             http: Http { listen: started.http.listen, ..new.http },
             record: started.record,
-            udp: started.udp,
+            quic: started.quic,
             codes: started.codes,
             nats: started.nats,
             tls: started.tls,
@@ -83,7 +83,7 @@ mod tests {
     fn whatever_needs_a_restart_stays_as_it_was() {
         let new = "[[pcm_input]]\nlisten = \"127.0.0.1:1\"\nstream = \"x\"\n[[pcm_output]]\nlisten = \"127.0.0.1:2\"\n\
                    stream = \"x\"\n[[device_input]]\nstream = \"x\"\n[[device_output]]\nstream = \"x\"\n[http]\nlisten = \"\"\n\
-                   [record]\nfolder = \"/x\"\n[udp]\nlisten = \"127.0.0.1:3\"\n[codes]\nlisten = \"\"\n[nats]\n\
+                   [record]\nfolder = \"/x\"\n[quic]\nlisten = \"127.0.0.1:3\"\n[codes]\nlisten = \"\"\n[nats]\n\
                    url = \"nats://x\"\n[tls]\ncert = \"c\"\nkey = \"k\"\n[limits]\nsend_buffer_bytes = 5000\n\
                    coded_sessions = 1\nmax_connections = 9\n[codec]\nmodel = \"/x\"\n[engine]\nslots = 5\n[log]\n\
                    target = \"stderr\"\nlevel = \"warn\"\n";
@@ -116,9 +116,9 @@ mod tests {
                 format!("{public_raw}{CERTIFIED}"),
             ),
             (
-                "allow_public goes, UDP moves",
-                "allow_public = true\n[udp]\nlisten = \"0.0.0.0:7704\"".to_owned(),
-                String::new(),
+                "allow_public goes, QUIC moves",
+                format!("allow_public = true\n[quic]\nlisten = \"0.0.0.0:7704\"\n{TLS}"),
+                TLS.to_owned(),
             ),
             ("tokens go, the page moves", format!("[http]\nlisten = \"0.0.0.0:7703\"\n{TLS}{TOKEN}"), TLS.to_owned()),
             (

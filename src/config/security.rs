@@ -197,7 +197,7 @@ pub(super) fn open(key: &'static str, address: SocketAddr, guard: Guard) -> Resu
         (false, true) => "encryption",
         (false, false) => "encryption and login",
     };
-    let tokens = ["codes.listen", "http.listen"].contains(&key);
+    let tokens = ["codes.listen", "quic.listen", "http.listen"].contains(&key);
     let cure = if tokens { "[[token]] or tls.client_ca" } else { "tls.client_ca" };
     let allowed = format!(
         "not a loopback address, and this port is without {missing}: set [tls] cert and key and {cure}, \
@@ -206,16 +206,17 @@ pub(super) fn open(key: &'static str, address: SocketAddr, guard: Guard) -> Resu
     Err(value_error(key, address, allowed))
 }
 
-/// Whether an address may take datagrams, which are not encrypted here: tokens and codes can be read on the way.
+/// Whether an address may be listened on for QUIC, which is encrypted in any case: without certificates of the operator's nobody
+/// but this machine would trust it.
 ///
 /// Errors: [`ConfigError::Value`].
-pub(super) fn open_datagrams(key: &'static str, address: SocketAddr, allow_public: bool) -> Result<(), ConfigError> {
-    if address.ip().is_loopback() || allow_public {
-        return Ok(());
+pub(super) fn open_quic(key: &'static str, address: SocketAddr, guard: Guard) -> Result<(), ConfigError> {
+    if !guard.tls && !address.ip().is_loopback() {
+        let allowed =
+            "not a loopback address: QUIC needs a certificate there that clients can check, [tls] cert and key";
+        return Err(value_error(key, address, allowed));
     }
-    let allowed = "not a loopback address, and UDP is not encrypted: carry it through a VPN to a loopback address, \
-                   or set allow_public = true if you mean it";
-    Err(value_error(key, address, allowed))
+    open(key, address, guard)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::run::IP_UDP_BYTES;
+use super::run::{IP_UDP_BYTES, QUIC_BYTES};
 use super::{Codec, Packet, RefereeError};
 use crate::bitstream::{Bundle, COPY_STAGES, Item, ReaderOptions, Redundancy, RedundancyWriter, read_redundancy};
 use crate::codec::{self, Concealer, Decoder, ProcessError, Processor};
@@ -25,7 +25,7 @@ pub enum Payload {
     Packed,
     /// By the token model, with continuous context: for transports without loss. The whole message counts as payload.
     Coded,
-    /// Ten bits a code in datagrams as UDP carries them, each with coarse copies of so many packets before it. The whole
+    /// Ten bits a code in datagrams as QUIC carries them, each with coarse copies of so many packets before it. The whole
     /// datagram counts as payload.
     Datagrams {
         /// Packets that are repeated.
@@ -98,9 +98,9 @@ impl<'a> Undertone<'a> {
             let mut written = Vec::new();
             writer.write(bundle, &mut written);
             let copies = if copies > 0 && written.len() > 1 { written } else { Vec::new() };
-            let content = Message::Bundle { sequence, bundle: PackedBundle::pack(bundle) };
-            let payload = Datagram { copies, ..Datagram::message(1, content) }.encode();
-            Packet { message_bytes: payload.len(), ip_bytes: payload.len() + IP_UDP_BYTES, payload }
+            let message = Message::Bundle { sequence, bundle: PackedBundle::pack(bundle) };
+            let payload = Datagram::bundle(message, copies).map_or_else(Vec::new, |d| d.encode());
+            Packet { message_bytes: payload.len(), ip_bytes: payload.len() + QUIC_BYTES + IP_UDP_BYTES, payload }
         };
         Ok((0..).zip(bundles).map(packet).collect())
     }
@@ -110,9 +110,11 @@ impl<'a> Undertone<'a> {
         let mut bundles = Vec::new();
         for packet in packets.iter().flatten() {
             let datagram = Datagram::decode(&packet.payload).map_err(error)?;
-            let Some(Message::Bundle { bundle, .. }) = datagram.content else { continue };
-            if !datagram.copies.is_empty() {
-                bundles.extend(read_redundancy(bundle.first_frame, &datagram.copies).map_err(error)?);
+            let Datagram::Bundle { sequence, first_frame, thin, copies } = datagram else { continue };
+            let whole = thin.whole(sequence, first_frame, false, Wire::ALL).map_err(error)?;
+            let Message::Bundle { bundle, .. } = whole else { continue };
+            if !copies.is_empty() {
+                bundles.extend(read_redundancy(bundle.first_frame, &copies).map_err(error)?);
             }
             bundles.push(bundle.unpack().map_err(error)?);
         }

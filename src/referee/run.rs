@@ -36,6 +36,9 @@ pub enum RefereeError {
 /// IPv4 and UDP headers.
 pub(super) const IP_UDP_BYTES: usize = 28;
 
+/// What QUIC adds to a datagram on its way to a listener: flags, packet number, head of the frame, seal.
+pub(super) const QUIC_BYTES: usize = 1 + 2 + 3 + 16;
+
 /// What travels at once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Packet {
@@ -43,7 +46,7 @@ pub struct Packet {
     pub payload: Vec<u8>,
     /// Payload with its framing: protobuf for undertone, RTP for Opus.
     pub message_bytes: usize,
-    /// Message with IP headers: TCP or UDP for undertone, UDP for Opus.
+    /// Message with IP headers: TCP or QUIC for undertone, UDP for Opus.
     pub ip_bytes: usize,
 }
 

@@ -278,28 +278,41 @@ fn network(address: IpAddr) -> IpAddr {
 
 /// Messages of one connection: more than a peer can have reason to send are a flood.
 pub(super) struct Flood {
+    what: &'static str,
+    rate: f64,
+    at_once: f64,
     credit: f64,
     at: Instant,
 }
 
-/// Messages a second that are not bundles; bundles are held to real time.
-const MESSAGES_PER_S: f64 = 50.0;
-/// Messages that may come at once.
-const MESSAGES_AT_ONCE: f64 = 200.0;
+/// Messages a second that are not bundles, and such that may come at once; bundles are held to real time.
+const MESSAGES: (f64, f64) = (50.0, 200.0);
+
+/// Bundles in datagrams, which nothing holds up: twice as many as there are frames in a second, and what a network keeps for some.
+const BUNDLES: (f64, f64) = (100.0, 500.0);
 
 impl Flood {
     pub(super) fn new(now: Instant) -> Self {
-        Self { credit: MESSAGES_AT_ONCE, at: now }
+        Self::of("messages", MESSAGES, now)
+    }
+
+    pub(super) fn of_bundles(now: Instant) -> Self {
+        Self::of("bundles", BUNDLES, now)
+    }
+
+    fn of(what: &'static str, (rate, at_once): (f64, f64), now: Instant) -> Self {
+        Self { what, rate, at_once, credit: at_once, at: now }
     }
 
     /// Counts a message.
     pub(super) fn message(&mut self, now: Instant) -> Result<(), Close> {
-        let earned = now.saturating_duration_since(self.at).as_secs_f64() * MESSAGES_PER_S;
-        (self.credit, self.at) = ((self.credit + earned).min(MESSAGES_AT_ONCE) - 1.0, now);
+        let earned = now.saturating_duration_since(self.at).as_secs_f64() * self.rate;
+        (self.credit, self.at) = ((self.credit + earned).min(self.at_once) - 1.0, now);
         if self.credit >= 0.0 {
             return Ok(());
         }
-        let text = format!("a flood of messages, allowed {MESSAGES_PER_S} a second and {MESSAGES_AT_ONCE} at once");
+        let Self { what, rate, at_once, .. } = self;
+        let text = format!("a flood of {what}, allowed {rate} a second and {at_once} at once");
         Err(Close::new(Reason::Protocol, text))
     }
 }
@@ -420,5 +433,11 @@ mod tests {
         assert!((0..200).all(|_| flood.message(now).is_ok()));
         assert!(flood.message(now).is_err());
         assert!((0..2_000).all(|n| trickle.message(now + Duration::from_millis(20 * n)).is_ok()));
+        // Bundles of one frame, after a network has kept five seconds of them.
+        let mut bundles = Flood::of_bundles(now);
+        assert!((0..250).all(|_| bundles.message(now).is_ok()));
+        assert!((0..2_000).all(|n| bundles.message(now + Duration::from_millis(20 * n)).is_ok()));
+        let close = (0..501).find_map(|_| bundles.message(now + Duration::from_secs(40)).err()).unwrap();
+        assert!(close.text.contains("a flood of bundles, allowed 100 a second"), "{close}");
     }
 }

@@ -18,6 +18,7 @@ use super::door::Guest;
 use super::ending::Ending;
 use super::foreign::Foreign;
 use super::hub::{Ended, Heard, Listener, Publisher};
+use super::intake::Intake;
 use super::outbox::Outbox;
 use super::plainly::Plainly;
 use super::tls::Socket;
@@ -27,8 +28,8 @@ use crate::config::Config;
 use crate::jitter::{Keep, Pacing, Passed, Spans};
 use crate::profile::Profile;
 use crate::session::{
-    Close, Control, Event, Hello, Joiner, Message, PackedBundle, Reason, Role, ServerSession, SessionDecoder,
-    StreamName, ThinReader, ThinWriter, Wire,
+    Close, Control, Event, Hello, Joiner, Message, PackedBundle, Reason, Role, ServerSession, StreamName, ThinReader,
+    ThinWriter, Wire,
 };
 use crate::units::StageCount;
 use crate::wire::Framer;
@@ -45,17 +46,6 @@ const SIGNS_OF_LIFE: u32 = 2;
 
 /// And at least this often, whatever the idle time: clients lose patience after `client::PATIENCE`.
 const LONGEST_SILENCE: Duration = Duration::from_secs(15);
-
-/// What a connection's coded bundles cost in its first seconds is charged to its address: a client that connects again
-/// and again must not cost more than one that stays.
-const PROOF: Duration = Duration::from_secs(5);
-
-/// How far coded bundles may be ahead of real time, besides what live sound may lag, before their decoding waits.
-const AHEAD: Duration = Duration::from_millis(1_500);
-
-/// What decoding a code takes at least, about (docs/performance.md). What it really takes is asked of the system, not of the
-/// clock: on a busy machine honest clients would pay for the time in which others had the core.
-const CODE: Duration = Duration::from_micros(20);
 
 /// Where a session comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,8 +99,6 @@ struct Connection<'a> {
     /// What the session was let in for.
     pass: Option<Pass>,
     since: Instant,
-    /// Length of the coded bundles that were decoded.
-    media: Duration,
     session: ServerSession,
     framer: Framer,
     task: Task,
@@ -124,10 +112,10 @@ struct Connection<'a> {
     told_at: Instant,
 }
 
-/// Whether this session is coded; a coder is away while it works in a thread of its own.
+/// Whether this session is coded.
 enum Coder {
     Packed,
-    Publisher(Option<Box<SessionDecoder>>, #[allow(dead_code)] OwnedSemaphorePermit),
+    Publisher(Intake),
     Subscriber(Box<ListenerCoder>, #[allow(dead_code)] OwnedSemaphorePermit),
 }
 
@@ -144,7 +132,6 @@ pub(super) async fn serve(shared: Shared, mut socket: Socket, guest: &Guest, via
         config,
         pass: None,
         since: Instant::now(),
-        media: Duration::ZERO,
         session,
         framer: Framer::default(),
         task: Task::Waiting,
@@ -352,8 +339,8 @@ impl Connection<'_> {
                 self.flood.message(Instant::now())?;
             }
             let handled = self.session.handle(message, &profile, Instant::now());
-            if handled.is_err() || self.since.elapsed() < PROOF {
-                self.guest.visit.charge(work, Instant::now());
+            if let Coder::Publisher(intake) = &self.coder {
+                intake.charge(handled.is_err(), work, &self.guest.visit);
             }
             match handled? {
                 Event::Opened(hello, ack) => self.open(&hello, ack, socket).await?,
@@ -544,11 +531,6 @@ impl Publishing {
 /// A bundle that a peer or the hub should not have let through.
 fn unfit(e: BitstreamError) -> Close {
     Close::new(Reason::Protocol, e.to_string())
-}
-
-/// A coder was lost, which happens only when the process ends.
-fn stopped() -> Close {
-    Close::new(Reason::ShuttingDown, "the server is shutting down")
 }
 
 /// What woke a connection up.

@@ -12,7 +12,7 @@ use tokio::sync::OnceCell;
 use tokio::task::spawn_blocking;
 
 use crate::bitstream::CodedBundle;
-use crate::session::{CodingError, PackedBundle, SessionEncoder, Wire};
+use crate::session::{Close, CodingError, PackedBundle, Reason, SessionEncoder, Wire};
 use crate::token::TokenModel;
 use crate::units::StageCount;
 
@@ -32,6 +32,20 @@ pub(super) enum CodingsError {
     Stopped,
 }
 
+impl From<CodingsError> for Close {
+    fn from(e: CodingsError) -> Self {
+        match e {
+            CodingsError::Bundle(e) => Self::new(Reason::Protocol, e.to_string()),
+            CodingsError::Stopped => stopped(),
+        }
+    }
+}
+
+/// A coder was lost, or a shutdown does not wait for it.
+pub(super) fn stopped() -> Close {
+    Close::new(Reason::ShuttingDown, "the server is shutting down")
+}
+
 /// What listeners want alike. Only those of one kind can stand at the same place for long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Kind {
@@ -39,6 +53,8 @@ pub(super) struct Kind {
     pub(super) stages: StageCount,
     /// Frames that may wait for each other.
     pub(super) latency: Option<u8>,
+    /// Every bundle begins anew, since the one before may be lost: such listeners always stand at the same place.
+    pub(super) alone: bool,
 }
 
 /// Where a listener's coder stands: what it was given so far. Places of a stream with one number are the same.
@@ -172,7 +188,10 @@ impl ListenerCoder {
     /// after [`ListenerCoder::sent`], so that a bundle may be tried with fewer stages. `runs` counts what was really done.
     pub(super) async fn encode(&mut self, bundle: &PackedBundle, runs: &AtomicU64) -> Result<Trial, CodingsError> {
         let window = bundle.first_frame / TOGETHER_FRAMES;
-        if self.window.replace(window).is_some_and(|w| w != window) && self.codings.is_split(self.kind, self.at.chain) {
+        if !self.kind.alone
+            && self.window.replace(window).is_some_and(|w| w != window)
+            && self.codings.is_split(self.kind, self.at.chain)
+        {
             self.at = Arc::clone(&self.start);
         }
         // What begins anew does not depend on what was before.
@@ -192,6 +211,9 @@ impl ListenerCoder {
 
     /// Notes what was sent.
     pub(super) fn sent(&mut self, trial: Trial) {
+        if self.kind.alone {
+            return;
+        }
         self.at = trial.0.place;
         self.silence = false;
         self.codings.lock().members.insert(self.member, (self.kind, self.at.chain));
@@ -234,7 +256,7 @@ mod tests {
 
     impl Ear {
         fn new(codings: &Arc<Codings>, model: &Arc<TokenModel>, stages: u8) -> Self {
-            let kind = Kind { wire: Wire::ALL, stages: StageCount::new(stages).unwrap(), latency: None };
+            let kind = Kind { wire: Wire::ALL, stages: StageCount::new(stages).unwrap(), latency: None, alone: false };
             Self(codings.join(Arc::clone(model), kind), SessionDecoder::new(Arc::clone(model)).on(Wire::ALL))
         }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -19,11 +19,12 @@ use super::devices::Devices;
 use super::door::{Door, Room};
 use super::hub::Hub;
 use super::outbox::Outbox;
+use super::quic::{Port, PortError};
 use super::record::{self, Recorder};
 use super::sockets::{self, Pulse};
 use super::tls::{Server, Socket, TlsError};
 use super::web::PageCodec;
-use super::{Coding, Counters, Shared, codes, http, pcm, udp};
+use super::{Coding, Counters, Shared, codes, http, pcm};
 use crate::bus::{Bus, BusError};
 use crate::config::{Config, PcmPort, Record};
 use crate::engine::EngineHandle;
@@ -139,9 +140,9 @@ pub struct Bound {
     tls: Option<Arc<Server>>,
     bus: Option<Bus>,
     recorder: Option<Recorder>,
-    udp: Option<UdpSocket>,
+    quic: Option<Port>,
     page_codec: Option<Arc<PageCodec>>,
-    /// Addresses in the order raw in, raw out, codes, HTTP, UDP; port 0 has become a real one.
+    /// Addresses in the order raw in, raw out, codes, HTTP, QUIC; port 0 has become a real one.
     pub addresses: Vec<SocketAddr>,
 }
 
@@ -200,7 +201,7 @@ impl Bound {
             None => None,
         };
         let mut bound =
-            Self { tls, bus, recorder, page_codec: None, udp: None, ports: Vec::new(), addresses: Vec::new() };
+            Self { tls, bus, recorder, page_codec: None, quic: None, ports: Vec::new(), addresses: Vec::new() };
         let wanted: Vec<(SocketAddr, Kind)> = input.chain(output).chain(codes).chain(http).collect();
         if let Some((stray, _)) = passed.iter().find(|(a, _)| wanted.iter().all(|(w, _)| w != a)) {
             let all: Vec<String> = wanted.iter().map(|(a, _)| a.to_string()).collect();
@@ -220,11 +221,14 @@ impl Bound {
             bound.addresses.push(listener.local_addr().map_err(bind)?);
             bound.ports.push((listener, kind));
         }
-        if let Some(address) = config.udp {
+        if let Some(address) = config.quic {
             let bind = |source| ServiceError::Bind { address, source };
-            let socket = UdpSocket::bind(address).await.map_err(bind)?;
-            bound.addresses.push(socket.local_addr().map_err(bind)?);
-            bound.udp = Some(socket);
+            let port = Port::open(address, bound.tls.as_deref()).map_err(|e| match e {
+                PortError::Io(e) => bind(e),
+                PortError::Tls(e) => e.into(),
+            })?;
+            bound.addresses.push(port.address().map_err(bind)?);
+            bound.quic = Some(port);
         }
         Ok(bound)
     }
@@ -267,8 +271,8 @@ pub async fn run(
     let (inputs, outputs) = (TaskTracker::new(), TaskTracker::new());
     let accepting = TaskTracker::new();
     let door = || Door { room: Arc::clone(&room), gate: Arc::clone(&gate), refusals: Arc::clone(&refusals) };
-    if let Some(socket) = bound.udp {
-        accepting.spawn(udp::serve(socket, shared.clone(), door(), inputs.clone()));
+    if let Some(port) = bound.quic {
+        accepting.spawn(port.serve(shared.clone(), door(), inputs.clone()));
     }
     for (listener, kind) in bound.ports {
         let tracker = if matches!(kind, Kind::Output(_)) { outputs.clone() } else { inputs.clone() };

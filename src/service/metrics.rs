@@ -50,7 +50,7 @@ impl Collector for State {
         }
         self.streams(&mut page)?;
         self.devices(&mut page)?;
-        self.shared.counters.udp.page(&mut page, &self.view)
+        self.shared.counters.quic.page(&mut page, &self.view)
     }
 }
 

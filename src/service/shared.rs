@@ -11,9 +11,9 @@ use tracing::warn;
 
 use super::cluster::Cluster;
 use super::hub::{Hub, Listener, Publisher};
+use super::quic::QuicCounters;
 use super::record::Recorded;
 use super::tls;
-use super::udp::UdpCounters;
 use super::web::PageCodec;
 use crate::bitstream::Bundle;
 use crate::capture::device::DeviceStats;
@@ -119,7 +119,7 @@ pub(super) struct Counters {
     pub(super) stage_bits: [AtomicU64; MAX_STAGES as usize],
     /// How long messages to peers took to leave.
     pub(super) send: Histogram,
-    pub(super) udp: UdpCounters,
+    pub(super) quic: QuicCounters,
 }
 
 impl Counters {

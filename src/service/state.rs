@@ -7,8 +7,8 @@ use serde::Serialize;
 use super::Shared;
 use super::access::View;
 use super::hub::StreamState;
+use super::quic::ListenerState;
 use super::shared::DeviceState;
-use super::udp::ListenerState;
 use crate::profile::Profile;
 
 /// Why no new work should come; None if it may.
@@ -35,7 +35,7 @@ pub(super) struct State {
     effort: Option<u32>,
     streams: Vec<Stream>,
     devices: Vec<Device>,
-    udp_listeners: Vec<ListenerState>,
+    quic_listeners: Vec<ListenerState>,
 }
 
 #[derive(Serialize)]
@@ -107,7 +107,7 @@ impl State {
             effort: shared.engine.effort(),
             streams: shared.hub.list().into_iter().filter(|s| view.shows(&s.name)).map(Stream::from).collect(),
             devices: shared.devices.iter().filter(|d| view.shows(&d.port.stream)).map(Device::from).collect(),
-            udp_listeners: shared.counters.udp.listeners(view),
+            quic_listeners: shared.counters.quic.listeners(view),
         }
     }
 
@@ -141,12 +141,12 @@ impl State {
         if !self.devices.is_empty() {
             page = page + "\n" + &rows(&head, devices.collect());
         }
-        let head = ["listener over UDP", "stages", "loss %", "jitter ms"];
-        let listeners = self.udp_listeners.iter().map(|l| {
+        let head = ["listener over QUIC", "stages", "loss %", "jitter ms"];
+        let listeners = self.quic_listeners.iter().map(|l| {
             let numbers = [format!("{:.1}", l.loss * 100.0), format!("{:.1}", l.jitter_s * 1e3)];
             [l.stream.to_string(), l.stages.to_string()].into_iter().chain(numbers).collect()
         });
-        if !self.udp_listeners.is_empty() {
+        if !self.quic_listeners.is_empty() {
             page = page + "\n" + &rows(&head, listeners.collect());
         }
         page

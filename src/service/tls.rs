@@ -1,14 +1,16 @@
 //! TLS of listeners and of clients. The only file that names rustls.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
@@ -23,11 +25,11 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 /// A connection, encrypted or not.
 pub(super) type Socket = Box<dyn Duplex>;
 
-/// Random bytes that nobody can guess; None if the system has none.
-pub(super) fn random<const N: usize>() -> Option<[u8; N]> {
-    let mut bytes = [0; N];
-    ring::default_provider().secure_random.fill(&mut bytes).ok().map(|()| bytes)
-}
+/// What both ends of QUIC say that they speak.
+const QUIC_PROTOCOL: &[u8] = b"undertone";
+
+/// Keys and certificates of a port for QUIC.
+pub(super) type QuicSide = Arc<ServerConfig>;
 
 /// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +60,9 @@ pub enum TlsError {
     /// Not a name that a certificate can have.
     #[error("{0} is not a server name that a certificate can have")]
     Name(String),
+    /// QUIC cannot use them.
+    #[error("QUIC: {0}")]
+    Quic(String),
     /// A client certificate without its key, or the other way round.
     #[error("a client certificate and its key must both be given")]
     Half,
@@ -133,29 +138,49 @@ fn provider() -> Arc<CryptoProvider> {
 
 /// The listeners' side. The files can be read again while the daemon runs.
 pub(super) struct Server {
-    acceptor: RwLock<TlsAcceptor>,
+    /// Of connections over TCP, and over QUIC.
+    sides: RwLock<(TlsAcceptor, QuicSide)>,
 }
 
 impl Server {
     pub(super) fn load(tls: &Tls) -> Result<Self, TlsError> {
-        Ok(Self { acceptor: RwLock::new(acceptor(tls)?) })
+        Ok(Self { sides: RwLock::new(sides(tls)?) })
     }
 
     /// Takes renewed files; if they do not work, the old ones stay.
     pub(super) fn reload(&self, tls: &Tls) -> Result<(), TlsError> {
-        let new = acceptor(tls)?;
-        *self.acceptor.write().unwrap_or_else(PoisonError::into_inner) = new;
+        let new = sides(tls)?;
+        *self.sides.write().unwrap_or_else(PoisonError::into_inner) = new;
         Ok(())
+    }
+
+    pub(super) fn quic(&self) -> QuicSide {
+        Arc::clone(&self.sides.read().unwrap_or_else(PoisonError::into_inner).1)
+    }
+
+    /// A certificate made in memory, for a port that only this machine reaches.
+    pub(super) fn made_here() -> Result<QuicSide, TlsError> {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]);
+        let made = made.map_err(|e| TlsError::Quic(e.to_string()))?;
+        let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+        let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
+        let config = builder.with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key.into())?;
+        Ok(quic_side(config))
     }
 
     /// The server's half of the handshake; the caller sets the deadline.
     pub(super) async fn accept(&self, socket: TcpStream) -> io::Result<Socket> {
-        let acceptor = self.acceptor.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let acceptor = self.sides.read().unwrap_or_else(PoisonError::into_inner).0.clone();
         Ok(Box::new(acceptor.accept(socket).await.map_err(explained)?))
     }
 }
 
-fn acceptor(tls: &Tls) -> Result<TlsAcceptor, TlsError> {
+fn quic_side(mut config: ServerConfig) -> QuicSide {
+    config.alpn_protocols = vec![QUIC_PROTOCOL.to_vec()];
+    Arc::new(config)
+}
+
+fn sides(tls: &Tls) -> Result<(TlsAcceptor, QuicSide), TlsError> {
     let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
     let builder = match &tls.client_ca {
         None => builder.with_no_client_auth(),
@@ -169,7 +194,7 @@ fn acceptor(tls: &Tls) -> Result<TlsAcceptor, TlsError> {
         rustls::Error::InconsistentKeys(_) => TlsError::Pair { cert: tls.cert.clone(), key: tls.key.clone() },
         e => TlsError::Rustls(e),
     })?;
-    Ok(TlsAcceptor::from(Arc::new(config)))
+    Ok((TlsAcceptor::from(Arc::new(config.clone())), quic_side(config)))
 }
 
 /// A client's side: whom it trusts, and what it shows.
@@ -208,10 +233,83 @@ impl ClientTls {
 
     /// The client's half of the handshake with the server at `address` (HOST:PORT).
     pub(super) async fn connect(&self, address: &str, socket: TcpStream) -> io::Result<Socket> {
-        let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
-        let name = self.name.as_deref().unwrap_or(host).to_owned();
+        let name = self.name.as_deref().unwrap_or(host(address)).to_owned();
         let name = ServerName::try_from(name.clone())
             .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, TlsError::Name(name)))?;
         Ok(Box::new(self.connector.connect(name, socket).await.map_err(explained)?))
+    }
+
+    /// The client's half of a handshake over QUIC with the server at `address`, which is `server`, and the name that its
+    /// certificate must have. Without authorities, a server on this machine is trusted, as it is without TLS.
+    pub(super) fn quic(
+        tls: Option<&Self>,
+        address: &str,
+        server: SocketAddr,
+    ) -> io::Result<(Arc<ClientConfig>, String)> {
+        let (mut config, name) = match tls {
+            Some(tls) => {
+                let name = tls.name.as_deref().unwrap_or(host(address));
+                (ClientConfig::clone(tls.connector.config()), name.to_owned())
+            }
+            None if server.ip().to_canonical().is_loopback() => (here()?, "localhost".to_owned()),
+            None => {
+                let why = "QUIC is encrypted, and only a server on this machine is trusted without knowing who signed \
+                           its certificate: give --tls and --ca FILE";
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+            }
+        };
+        config.alpn_protocols = vec![QUIC_PROTOCOL.to_vec()];
+        Ok((Arc::new(config), name))
+    }
+}
+
+fn host(address: &str) -> &str {
+    address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']'])
+}
+
+/// Trusts whoever answers.
+fn here() -> io::Result<ClientConfig> {
+    let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
+    let builder = builder.map_err(io::Error::other)?.dangerous();
+    let verifier = Arc::new(AnyServer(provider()));
+    Ok(builder.with_custom_certificate_verifier(verifier).with_no_client_auth())
+}
+
+/// Takes any certificate: for servers on this machine, which plain TCP would not ask for one, either.
+#[derive(Debug)]
+struct AnyServer(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyServer {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, cert, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, cert, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
     }
 }

@@ -15,9 +15,6 @@ impl Wire {
     /// All that this program knows over a connection that loses nothing.
     pub const ALL: Self = Self { thin: true, graded: true, silence: true };
 
-    /// All that this program knows over datagrams.
-    pub const DATAGRAMS: Self = Self { thin: false, graded: true, silence: true };
-
     /// Whether coded bundles have graded payloads: the old message has no place to say so.
     pub fn is_graded_when_coded(self) -> bool {
         self.thin && self.graded

@@ -137,6 +137,8 @@ pub struct Control {
     pub skipped: u64,
     /// Server: most frames of bundles that a publisher's listeners want, 1 to 50.
     pub bundle_frames: Option<u8>,
+    /// Over QUIC, from the sender of bundles when it pauses or is done: bundles sent so far.
+    pub bundles_sent: Option<u64>,
 }
 
 /// Why a session ends.

@@ -86,49 +86,89 @@ impl ThinReader {
     pub fn whole(&mut self, message: Message) -> Result<Message, OutOfRange> {
         let Message::Thin(thin) = message else { return Ok(message) };
         let Self { place, sequence: next, coded, wire } = self;
-        let (coded, graded) = (*coded && !thin.background, wire.graded);
-        let error = |what, got: String, allowed| OutOfRange { what, got, allowed };
         let frames = thin.frames.unwrap_or(place.regular);
-        if !(1..=Profile::MAX_FRAMES_PER_BUNDLE).contains(&frames) {
-            return Err(error("frames of a bundle", frames.to_string(), "1 to 50"));
-        }
-        let first_frame = place.next_frame.checked_add(thin.gap).filter(|f| f.checked_add(u64::from(frames)).is_some());
-        let first_frame =
-            first_frame.ok_or_else(|| error("first frame", thin.gap.to_string(), "less than 2^64 - 50"))?;
-        let form = match (thin.background, thin.graded || (coded && graded)) {
-            (true, _) => Form::Background,
-            (false, true) => Form::Graded,
-            (false, false) => Form::Plain,
-        };
-        let packed_len = PackedBundle::payload_len(frames, thin.stages, form);
-        let check = if thin.checked { 2 } else { 0 };
-        let length = thin.payload.len();
-        let fits = match (coded, thin.plain) {
-            _ if thin.background && !wire.silence => false,
-            (false, _) => {
-                let said = thin.plain || thin.restart || thin.checked || (thin.graded && !graded);
-                !said && PackedBundle::allows(frames, thin.stages, form, length)
-            }
-            (true, _) if thin.graded => false,
-            (true, true) => {
-                length.checked_sub(check).is_some_and(|n| PackedBundle::allows(frames, thin.stages, form, n))
-            }
-            (true, false) => (check..packed_len + check).contains(&length),
-        };
-        if !fits {
-            return Err(error("payload in bytes", length.to_string(), "what its frames and stages take"));
-        }
+        let first_frame = place.next_frame.checked_add(thin.gap);
+        let first_frame = first_frame.ok_or_else(|| no_frame(thin.gap))?;
         let sequence = *next;
+        let whole = whole(thin, (sequence, first_frame, frames), *coded, *wire)?;
         *next += 1;
         *place = Place { next_frame: first_frame + u64::from(frames), regular: frames };
-        let Thin { stages, restart, plain: packed, checked, payload, .. } = thin;
-        Ok(if coded {
-            let bundle = CodedBundle { first_frame, frames, stages, graded, restart, packed, payload };
-            Message::Coded { sequence, bundle, checked }
-        } else {
-            Message::Bundle { sequence, bundle: PackedBundle { first_frame, frames, stages, form, payload } }
-        })
+        Ok(whole)
     }
+}
+
+impl Thin {
+    /// The thin form of a bundle that is understood without others, with its number and its first frame; None for any other message.
+    pub fn alone(message: Message) -> Option<(u64, u64, Self)> {
+        let (sequence, first_frame, frames) = match &message {
+            Message::Bundle { sequence, bundle } => (*sequence, bundle.first_frame, bundle.frames),
+            Message::Coded { sequence, bundle, .. } => (*sequence, bundle.first_frame, bundle.frames),
+            _ => return None,
+        };
+        let Message::Thin(thin) = ThinWriter::default().thin(message) else { return None };
+        // It begins anew in any case.
+        let frames = (frames != FIRST_REGULAR).then_some(frames);
+        Some((sequence, first_frame, Self { gap: 0, restart: false, frames, ..thin }))
+    }
+
+    /// The bundle that it stands for by itself.
+    ///
+    /// # Errors
+    /// As [`ThinReader::whole`].
+    pub fn whole(self, sequence: u64, first_frame: u64, coded: bool, wire: Wire) -> Result<Message, OutOfRange> {
+        let frames = self.frames.unwrap_or(FIRST_REGULAR);
+        let restart = coded && !self.background;
+        whole(Self { restart, ..self }, (sequence, first_frame, frames), coded, wire)
+    }
+}
+
+fn no_frame(got: u64) -> OutOfRange {
+    OutOfRange { what: "first frame", got: got.to_string(), allowed: "less than 2^64 - 50" }
+}
+
+/// A bundle with this number, first frame and so many frames.
+fn whole(
+    thin: Thin,
+    (sequence, first_frame, frames): (u64, u64, u8),
+    coded: bool,
+    wire: Wire,
+) -> Result<Message, OutOfRange> {
+    let (coded, graded) = (coded && !thin.background, wire.graded);
+    let error = |what, got: String, allowed| OutOfRange { what, got, allowed };
+    if !(1..=Profile::MAX_FRAMES_PER_BUNDLE).contains(&frames) {
+        return Err(error("frames of a bundle", frames.to_string(), "1 to 50"));
+    }
+    if first_frame.checked_add(u64::from(frames)).is_none() {
+        return Err(no_frame(first_frame));
+    }
+    let form = match (thin.background, thin.graded || (coded && graded)) {
+        (true, _) => Form::Background,
+        (false, true) => Form::Graded,
+        (false, false) => Form::Plain,
+    };
+    let packed_len = PackedBundle::payload_len(frames, thin.stages, form);
+    let check = if thin.checked { 2 } else { 0 };
+    let length = thin.payload.len();
+    let fits = match (coded, thin.plain) {
+        _ if thin.background && !wire.silence => false,
+        (false, _) => {
+            let said = thin.plain || thin.restart || thin.checked || (thin.graded && !graded);
+            !said && PackedBundle::allows(frames, thin.stages, form, length)
+        }
+        (true, _) if thin.graded => false,
+        (true, true) => length.checked_sub(check).is_some_and(|n| PackedBundle::allows(frames, thin.stages, form, n)),
+        (true, false) => (check..packed_len + check).contains(&length),
+    };
+    if !fits {
+        return Err(error("payload in bytes", length.to_string(), "what its frames and stages take"));
+    }
+    let Thin { stages, restart, plain: packed, checked, payload, .. } = thin;
+    Ok(if coded {
+        let bundle = CodedBundle { first_frame, frames, stages, graded, restart, packed, payload };
+        Message::Coded { sequence, bundle, checked }
+    } else {
+        Message::Bundle { sequence, bundle: PackedBundle { first_frame, frames, stages, form, payload } }
+    })
 }
 
 #[cfg(test)]
@@ -171,6 +211,27 @@ mod tests {
                 assert_eq!(reader.whole(thin).unwrap(), message);
             }
         }
+    }
+
+    #[test]
+    fn what_stands_alone_says_all_that_is_needed() {
+        for (sequence, first, frames, stages) in [(0, 0, 5, 3), (7, 1 << 40, 5, 8), (3, 12, 2, 24)] {
+            let packed = bundle(first, frames, stages);
+            let (message, wire) = (Message::Bundle { sequence, bundle: packed.clone() }, Wire::ALL);
+            let (n, at, thin) = Thin::alone(message.clone()).unwrap();
+            assert_eq!((n, at, thin.gap, thin.frames), (sequence, first, 0, (frames != 5).then_some(frames)));
+            assert_eq!(thin.whole(n, at, false, wire).unwrap(), message);
+            let PackedBundle { first_frame, frames, stages, mut payload, .. } = packed;
+            payload.pop();
+            let coded =
+                CodedBundle { first_frame, frames, stages, graded: true, restart: true, packed: false, payload };
+            let message = Message::Coded { sequence, bundle: coded, checked: false };
+            let (n, at, thin) = Thin::alone(message.clone()).unwrap();
+            assert!(!thin.restart);
+            assert_eq!(thin.clone().whole(n, at, true, wire).unwrap(), message);
+            assert!(thin.whole(n, u64::MAX - 1, true, wire).is_err());
+        }
+        assert_eq!(Thin::alone(Message::Control(crate::session::Control::default())), None);
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! Generated messages <-> checked ones.
 
+use std::time::Duration;
+
 use super::proto::envelope::Kind;
 use super::{WireError, proto};
 use crate::bitstream::{Bundle, CodedBundle, Form};
-use crate::jitter::Pace;
+use crate::jitter::{Pace, Report};
 use crate::profile::Profile;
 use crate::session::{
     Close, Continuation, Control, Hello, Message, PackedBundle, Reason, Role, StreamName, TokenTag, Wire,
@@ -64,6 +66,7 @@ pub(super) fn from_proto(envelope: proto::Envelope) -> Result<Message, WireError
             stages: optional_stages(m.stages)?,
             skipped: m.skipped_frames,
             bundle_frames: optional_frames(m.bundle_frames)?,
+            bundles_sent: (m.bundles_sent > 0).then_some(m.bundles_sent),
         })),
         Kind::Close(m) => {
             let reason = reason(m.reason())?;
@@ -183,6 +186,36 @@ fn proto_reason(reason: Reason) -> proto::Reason {
     }
 }
 
+pub(super) fn report_to_proto(r: &Report) -> proto::Report {
+    let us = |d: Duration| u32::try_from(d.as_micros()).unwrap_or(u32::MAX);
+    proto::Report {
+        expected: r.expected,
+        received: r.received,
+        late: r.late,
+        reordered: r.reordered,
+        duplicated: r.duplicated,
+        rebuilt_frames: r.rebuilt_frames,
+        concealed_frames: r.concealed_frames,
+        jitter_us: us(r.jitter),
+        queued_us: us(r.queued),
+    }
+}
+
+pub(super) fn report(r: &proto::Report) -> Report {
+    let us = |n| Duration::from_micros(u64::from(n));
+    Report {
+        expected: r.expected,
+        received: r.received,
+        late: r.late,
+        reordered: r.reordered,
+        duplicated: r.duplicated,
+        rebuilt_frames: r.rebuilt_frames,
+        concealed_frames: r.concealed_frames,
+        jitter: us(r.jitter_us),
+        queued: us(r.queued_us),
+    }
+}
+
 /// The envelope of a message. A thin bundle has none of its own: see [`super::thin`].
 pub(super) fn to_proto(message: &Message) -> proto::Envelope {
     let count = |s: Option<StageCount>| s.map_or(0, |s| u32::from(s.value()));
@@ -223,7 +256,7 @@ pub(super) fn to_proto(message: &Message) -> proto::Envelope {
             sequence: *sequence,
             first_frame: bundle.first_frame,
             frames: u32::from(bundle.frames),
-            stages: count(Some(bundle.stages)),
+            stages: u32::from(bundle.stages.value()),
             payload: bundle.payload.clone(),
             coding: proto::Coding::Packed.into(),
             form: match bundle.form {
@@ -248,12 +281,13 @@ pub(super) fn to_proto(message: &Message) -> proto::Envelope {
             .into(),
             form: proto::Form::Plain.into(),
         }),
-        // Written by the framer; over UDP there is none.
+        // Written by the framer; in datagrams there is none.
         Message::Thin(_) => return proto::Envelope::default(),
         Message::Control(c) => Kind::Control(proto::Control {
             stages: count(c.stages),
             skipped_frames: c.skipped,
             bundle_frames: u32::from(c.bundle_frames.unwrap_or(0)),
+            bundles_sent: c.bundles_sent.unwrap_or(0),
         }),
         Message::Close(c) => Kind::Close(proto::Close { reason: proto_reason(c.reason).into(), text: c.text.clone() }),
     };

@@ -1,105 +1,75 @@
-//! Datagrams: one message each, with what an unreliable transport needs besides.
-
-use std::time::Duration;
+//! Datagrams of QUIC: a bundle with coarse copies of the frames before it, or a report.
 
 use prost::Message as _;
 
-use super::{WireError, convert, proto};
+use super::{WireError, convert, proto, thin};
 use crate::jitter::Report;
-use crate::session::Message;
-use crate::units::OutOfRange;
+use crate::session::{Message, Thin};
 
-/// Largest datagram in bytes: it passes every network that carries IPv6, with room for tunnels.
-pub const MAX_DATAGRAM: usize = 1200;
+/// Largest datagram in bytes: one packet of QUIC carries it, of 1200 bytes with the longest head.
+pub const MAX_DATAGRAM: usize = 1150;
 
-/// Bytes of a cookie.
-pub const COOKIE_LEN: usize = 24;
-
-/// What proves that a client receives what is sent to its address.
-pub type Cookie = [u8; COOKIE_LEN];
-
-/// One datagram, checked.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Datagram {
-    /// Session as numbered by the server; 0 before there is one.
-    pub session: u64,
-    /// With a Hello, and in the server's answer to one that has no valid cookie.
-    pub cookie: Option<Cookie>,
-    /// A message as over TCP.
-    pub content: Option<Message>,
-    /// Copies that came with a bundle; [`crate::bitstream::read_redundancy`] reads them.
-    pub copies: Vec<u8>,
+/// One datagram.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Datagram {
+    /// Frames of codes; [`Thin::whole`] checks them.
+    Bundle {
+        /// Number of the bundle in its connection.
+        sequence: u64,
+        /// Its first frame.
+        first_frame: u64,
+        /// The rest.
+        thin: Thin,
+        /// Copies of frames before it; [`crate::bitstream::read_redundancy`] reads them.
+        copies: Vec<u8>,
+    },
     /// What the other end has received.
-    pub report: Option<Report>,
-    /// Bundles sent, from a sender that pauses or is done.
-    pub bundles_sent: Option<u64>,
+    Report(Report),
 }
 
 impl Datagram {
-    /// A message in a session.
-    pub fn message(session: u64, content: Message) -> Self {
-        Self { session, content: Some(content), ..Self::default() }
+    /// The datagram of a bundle; None for any other message.
+    pub fn bundle(message: Message, copies: Vec<u8>) -> Option<Self> {
+        let (sequence, first_frame, thin) = Thin::alone(message)?;
+        Some(Self::Bundle { sequence, first_frame, thin, copies })
     }
 
-    /// The bytes to send.
+    /// The bytes to send: 0 and a report, or the number after that of the bundle, its first frame, its thin form.
     pub fn encode(&self) -> Vec<u8> {
-        let us = |d: Duration| u32::try_from(d.as_micros()).unwrap_or(u32::MAX);
-        proto::Datagram {
-            session: self.session,
-            cookie: self.cookie.map_or_else(Vec::new, |c| c.to_vec()),
-            content: self.content.as_ref().map(convert::to_proto),
-            copies: self.copies.clone(),
-            report: self.report.map(|r| proto::Report {
-                expected: r.expected,
-                received: r.received,
-                late: r.late,
-                reordered: r.reordered,
-                duplicated: r.duplicated,
-                rebuilt_frames: r.rebuilt_frames,
-                concealed_frames: r.concealed_frames,
-                jitter_us: us(r.jitter),
-                queued_us: us(r.queued),
-            }),
-            bundles_sent: self.bundles_sent.unwrap_or(0),
+        let mut out = Vec::new();
+        match self {
+            Self::Bundle { sequence, first_frame, thin, copies } => {
+                prost::encoding::encode_varint(sequence.saturating_add(1), &mut out);
+                prost::encoding::encode_varint(*first_frame, &mut out);
+                thin::encode_with(thin, copies, &mut out);
+            }
+            Self::Report(report) => {
+                out.push(0);
+                out.extend(convert::report_to_proto(report).encode_to_vec());
+            }
         }
-        .encode_to_vec()
+        out
     }
 
     /// Reads a datagram.
     ///
-    /// Errors: [`WireError`]; the datagram should be ignored, for anybody could have sent it.
+    /// Errors: [`WireError`] for what no peer writes.
     pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
         if bytes.len() > MAX_DATAGRAM {
-            return Err(WireError::TooLarge { got: bytes.len() as u64 });
+            return Err(WireError::LargeDatagram { got: bytes.len() });
         }
-        let m = proto::Datagram::decode(bytes).map_err(|e| WireError::Syntax(e.to_string()))?;
-        let us = |n| Duration::from_micros(u64::from(n));
-        let cookie = match m.cookie.len() {
-            0 => None,
-            _ => Some(m.cookie.as_slice().try_into().map_err(|_| OutOfRange {
-                what: "cookie",
-                got: format!("of {} bytes", m.cookie.len()),
-                allowed: "24 bytes",
-            })?),
+        let mut rest = bytes;
+        let mut varint = || prost::encoding::decode_varint(&mut rest).map_err(|e| WireError::Syntax(e.to_string()));
+        let Some(sequence) = varint()?.checked_sub(1) else {
+            let report = proto::Report::decode(rest).map_err(|e| WireError::Syntax(e.to_string()))?;
+            return Ok(Self::Report(convert::report(&report)));
         };
-        Ok(Self {
-            session: m.session,
-            cookie,
-            content: m.content.map(convert::from_proto).transpose()?,
-            copies: m.copies,
-            report: m.report.map(|r| Report {
-                expected: r.expected,
-                received: r.received,
-                late: r.late,
-                reordered: r.reordered,
-                duplicated: r.duplicated,
-                rebuilt_frames: r.rebuilt_frames,
-                concealed_frames: r.concealed_frames,
-                jitter: us(r.jitter_us),
-                queued: us(r.queued_us),
-            }),
-            bundles_sent: (m.bundles_sent > 0).then_some(m.bundles_sent),
-        })
+        let first_frame = varint()?;
+        if !thin::is_thin(rest) {
+            return Err(WireError::Missing("a bundle"));
+        }
+        let (thin, copies) = thin::decode_with(rest)?;
+        Ok(Self::Bundle { sequence, first_frame, thin, copies: copies.to_vec() })
     }
 }
 
@@ -107,37 +77,46 @@ impl Datagram {
 mod tests {
     use proptest::prelude::*;
 
+    use std::time::Duration;
+
     use super::*;
-    use crate::session::{Close, Reason};
+    use crate::bitstream::Bundle;
+    use crate::session::PackedBundle;
+    use crate::units::StageCount;
 
     #[test]
     fn datagrams_come_back_and_large_ones_are_refused() {
-        let full = Datagram {
-            session: u64::MAX,
-            cookie: Some([7; COOKIE_LEN]),
-            content: Some(Message::Close(Close::new(Reason::Done, "bye"))),
-            copies: vec![1, 2, 3],
-            report: Some(Report { expected: 9, received: 8, jitter: Duration::from_millis(3), ..Report::default() }),
-            bundles_sent: Some(5),
+        let codes = (0..30).collect();
+        let bundle = PackedBundle::pack(&Bundle::new(9, 5, StageCount::new(6).unwrap(), codes).unwrap());
+        let full = |sequence, copies| {
+            let message = Message::Bundle { sequence, bundle: bundle.clone() };
+            Datagram::bundle(message, copies).unwrap()
         };
-        for d in [full.clone(), Datagram::default()] {
+        let report = Report { expected: 9, received: 8, jitter: Duration::from_millis(3), ..Report::default() };
+        for d in [
+            full(0, Vec::new()),
+            full(1 << 60, vec![1, 2, 3]),
+            Datagram::Report(report),
+            Datagram::Report(Report::default()),
+        ] {
             assert_eq!(Datagram::decode(&d.encode()).unwrap(), d);
         }
-        let large = Datagram { copies: vec![0; MAX_DATAGRAM], ..full };
-        assert!(matches!(Datagram::decode(&large.encode()), Err(WireError::TooLarge { .. })));
-    }
-
-    #[test]
-    fn an_answer_without_proof_is_shorter_than_what_asked_for_it() {
-        let retry = Datagram { cookie: Some([1; COOKIE_LEN]), ..Datagram::default() }.encode();
-        let shortest = Datagram { cookie: Some([0; COOKIE_LEN]), ..Datagram::default() }.encode();
-        assert!(retry.len() <= shortest.len());
+        let large = full(0, vec![0; MAX_DATAGRAM]);
+        let e = Datagram::decode(&large.encode()).unwrap_err();
+        assert!(e.to_string().contains("at most 1150"), "{e}");
+        assert!(Datagram::decode(&[]).is_err());
+        // After an hour of bundles of 100 ms: number, frame and head.
+        let bundle = PackedBundle { first_frame: 180_000, ..bundle };
+        let late = Datagram::bundle(Message::Bundle { sequence: 36_000, bundle: bundle.clone() }, Vec::new());
+        assert_eq!(late.unwrap().encode().len(), bundle.payload.len() + 7);
     }
 
     proptest! {
         #[test]
         fn foreign_bytes_are_errors_or_datagrams(bytes in prop::collection::vec(any::<u8>(), 0..1300)) {
-            let _ = Datagram::decode(&bytes);
+            if let Ok(datagram) = Datagram::decode(&bytes) {
+                prop_assert_eq!(Datagram::decode(&datagram.encode()).unwrap(), datagram);
+            }
         }
     }
 }

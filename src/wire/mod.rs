@@ -5,7 +5,7 @@ mod datagram;
 mod framer;
 mod thin;
 
-pub use datagram::{COOKIE_LEN, Cookie, Datagram, MAX_DATAGRAM};
+pub use datagram::{Datagram, MAX_DATAGRAM};
 pub use framer::{Framer, MAX_MESSAGE, encode, encode_padded};
 
 use crate::units::OutOfRange;
@@ -26,6 +26,12 @@ pub enum WireError {
         /// Length as claimed.
         got: u64,
     },
+    /// A datagram beyond the limit.
+    #[error("a datagram of {got} bytes, allowed at most 1150")]
+    LargeDatagram {
+        /// Its length.
+        got: usize,
+    },
     /// A length prefix that is not a varint of at most 5 bytes.
     #[error("the length of a message is not a varint of at most 5 bytes")]
     Length,
@@ -44,7 +50,7 @@ impl WireError {
     /// Name of the kind of error for metrics.
     pub fn name(&self) -> &'static str {
         match self {
-            Self::TooLarge { .. } => "too_large",
+            Self::TooLarge { .. } | Self::LargeDatagram { .. } => "too_large",
             Self::Length => "length",
             Self::Syntax(_) => "syntax",
             Self::Missing(_) => "missing",

@@ -42,14 +42,19 @@ fn error(what: &'static str, got: impl ToString, allowed: &'static str) -> WireE
 
 /// Reads a message for which [`is_thin`] holds.
 pub(super) fn decode(body: &[u8]) -> Result<Thin, WireError> {
+    decode_with(body).map(|(thin, _)| thin)
+}
+
+/// The same, with what follows the payload.
+pub(super) fn decode_with(body: &[u8]) -> Result<(Thin, &[u8]), WireError> {
     let mut at = Cursor(body);
     let head = at.byte()? >> 3;
     if head == BACKGROUND || head == BACKGROUND_OF {
-        return background(at, head == BACKGROUND_OF);
+        return background(at, head == BACKGROUND_OF).map(|thin| (thin, [].as_slice()));
     }
     if head != LONG {
         let stages = StageCount::new(head)?;
-        return Ok(Thin { stages, payload: at.0.to_vec(), ..Thin::default() });
+        return Ok((Thin { stages, payload: at.0.to_vec(), ..Thin::default() }, &[]));
     }
     let flags = at.byte()?;
     if flags & !flag::ALL != 0 {
@@ -59,16 +64,18 @@ pub(super) fn decode(body: &[u8]) -> Result<Thin, WireError> {
     let stages = StageCount::new(at.byte()?)?;
     let frames = if has(flag::FRAMES) { Some(at.byte()?) } else { None };
     let gap = if has(flag::GAP) { at.varint()? } else { 0 };
-    let payload = match has(flag::PADDED) {
-        false => at.0,
+    let (payload, rest) = match has(flag::PADDED) {
+        false => (at.0, [].as_slice()),
         true => {
             let length = usize::try_from(at.varint()?).unwrap_or(usize::MAX);
-            at.0.get(..length).ok_or_else(|| error("payload in bytes", length, "what the message has"))?
+            let split = at.0.split_at_checked(length);
+            split.ok_or_else(|| error("payload in bytes", length, "what the message has"))?
         }
     };
     let (restart, plain, checked) = (has(flag::RESTART), has(flag::PLAIN), has(flag::CHECKED));
     let graded = has(flag::GRADED);
-    Ok(Thin { gap, frames, stages, restart, plain, graded, background: false, checked, payload: payload.to_vec() })
+    let payload = payload.to_vec();
+    Ok((Thin { gap, frames, stages, restart, plain, graded, background: false, checked, payload }, rest))
 }
 
 fn background(mut at: Cursor<'_>, says_frames: bool) -> Result<Thin, WireError> {
@@ -96,6 +103,17 @@ pub(super) fn encode(thin: &Thin, out: &mut Vec<u8>) {
         head(thin, flags, out);
     }
     out.extend_from_slice(&thin.payload);
+}
+
+/// Appends a bundle and what is to follow its payload; a background has nothing behind it.
+pub(super) fn encode_with(thin: &Thin, rest: &[u8], out: &mut Vec<u8>) {
+    if rest.is_empty() || thin.background {
+        return encode(thin, out);
+    }
+    head(thin, flags(thin) | flag::PADDED, out);
+    put_varint(thin.payload.len() as u64, out);
+    out.extend_from_slice(&thin.payload);
+    out.extend_from_slice(rest);
 }
 
 /// Appends a bundle in exactly `bytes` bytes, without the length of the message; None if it does not fit.

@@ -27,7 +27,7 @@ pub struct Daemon {
     pub codes: SocketAddr,
     /// Only if the text says `[http]`.
     pub http: Option<SocketAddr>,
-    /// All addresses; that of `[udp]` is the last.
+    /// All addresses; that of `[quic]` is the last.
     pub addresses: Vec<SocketAddr>,
     stop: Option<oneshot::Sender<()>>,
     running: JoinHandle<Summary>,

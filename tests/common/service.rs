@@ -14,7 +14,7 @@ use undertone::service::{self, Bound, Summary};
 
 pub(crate) struct Reloadable {
     pub(crate) codes: SocketAddr,
-    /// That of codes first; those of `[http]` and `[udp]`, as far as they are asked for, behind it.
+    /// That of codes first; those of `[http]` and `[quic]`, as far as they are asked for, behind it.
     pub(crate) addresses: Vec<SocketAddr>,
     stop: oneshot::Sender<()>,
     running: JoinHandle<Summary>,

@@ -127,8 +127,8 @@ fn notes(args: &Args, recordings: usize, expected_loss: u8) -> Vec<String> {
         format!(
             "Packets of {} ms for both, the same packets lost. Opus 1.6.1 at constant rate, NoLACE and deep PLC on (decoder complexity 7), told to expect {expected_loss} % \
              loss; LBRR and DRED (up to 1 s) inside the rate shown. LBRR and DRED are read from the next packet that arrives, so a gap is filled when it ends. \
-             undertone sends datagrams as its UDP transport does, with two stages of the packets before as copies where it says so; what is lost in spite of them \
-             is concealed by the token model. Both are counted with IPv4 and UDP headers, Opus with RTP besides.",
+             undertone sends datagrams as over QUIC, with two stages of the packets before as copies where it says so; what is lost in spite of them \
+             is concealed by the token model. Both are counted with IPv4 and UDP headers, undertone with those of QUIC besides (encrypted), Opus with RTP (not).",
             args.packet_ms
         ),
     ]

@@ -48,8 +48,8 @@ impl Entry {
                 match payload {
                     Payload::Packed => format!("undertone packed {ms} ms"),
                     Payload::Coded => format!("undertone coded {ms} ms"),
-                    Payload::Datagrams { copies: 0 } => format!("undertone UDP {ms} ms"),
-                    Payload::Datagrams { copies } => format!("undertone UDP {ms} ms {copies} repeated"),
+                    Payload::Datagrams { copies: 0 } => format!("undertone QUIC {ms} ms"),
+                    Payload::Datagrams { copies } => format!("undertone QUIC {ms} ms {copies} repeated"),
                 }
             }
             Self::File { searched: true, .. } => "undertone file".to_owned(),

@@ -7,11 +7,11 @@ use std::time::Instant;
 use tokio::task::spawn_blocking;
 use tracing::warn;
 
-use super::{Coder, Connection, Task, stopped, unfit};
+use super::{Coder, Connection, Task, unfit};
 use crate::bitstream::Form;
 use crate::profile::Profile;
 use crate::service::Counters;
-use crate::service::codings::CodingsError;
+use crate::service::codings::stopped;
 use crate::service::hub::Heard;
 use crate::service::pacer::Pacer;
 use crate::service::plainly::Plainly;
@@ -110,7 +110,7 @@ impl Connection<'_> {
             let (mut trial, mut thin) = (None, self.thin.0.clone());
             let message = match &mut self.coder {
                 Coder::Subscriber(coder, _) => {
-                    let made = coder.encode(&bundle, &self.shared.counters.coder_runs).await.map_err(uncoded)?;
+                    let made = coder.encode(&bundle, &self.shared.counters.coder_runs).await.map_err(Close::from)?;
                     let (bundle, checked) = made.bundle();
                     trial = Some(made);
                     Message::Coded { sequence: number, bundle, checked }
@@ -176,18 +176,11 @@ impl Connection<'_> {
             coder.silence();
             return Ok(Message::Bundle { sequence, bundle });
         }
-        let trial = coder.encode(&bundle, &self.shared.counters.coder_runs).await.map_err(uncoded)?;
+        let trial = coder.encode(&bundle, &self.shared.counters.coder_runs).await.map_err(Close::from)?;
         let (bundle, checked) = trial.bundle();
         coder.sent(trial);
         Counters::add(&self.shared.counters.coded);
         Ok(Message::Coded { sequence, bundle, checked })
-    }
-}
-
-fn uncoded(e: CodingsError) -> Close {
-    match e {
-        CodingsError::Bundle(e) => Close::new(Reason::Protocol, e.to_string()),
-        CodingsError::Stopped => stopped(),
     }
 }
 

@@ -2,11 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use crate::bitstream::{BitstreamError, Bundle, COPY_STAGES, Redundancy, RedundancyWriter, read_redundancy};
+use crate::bitstream::{
+    BitstreamError, Bundle, COPY_STAGES, CodedBundle, Redundancy, RedundancyWriter, read_redundancy,
+};
 use crate::codec::DESCRIPTION_FRAMES;
 use crate::jitter::{Played, Playout, PlayoutOptions, RateControl, Report};
 use crate::profile::Profile;
-use crate::session::{Message, PackedBundle, Wire};
+use crate::session::{Control, Message, PackedBundle, Wire};
 use crate::units::StageCount;
 use crate::wire::Datagram;
 
@@ -16,16 +18,68 @@ const MAX_PAYLOAD: usize = 900;
 /// Most frames of copies in a datagram.
 const MAX_COPIES: u8 = Profile::MAX_FRAMES_PER_BUNDLE;
 
-/// A sender that had nothing to send for this long, and for longer than a bundle and a half, says so, twice: what is said
-/// once may be lost.
+/// A sender that had nothing to send for this long, and for longer than a bundle and a half, says so.
 const PAUSE: Duration = Duration::from_millis(250);
+
+/// Frames after which a coded bundle ends with a check sum again: peers' coders should agree, and packets have seals of their own.
+const CHECK_FRAMES: u32 = 50;
 
 /// How often it says so after that, and how often a receiver reports.
 pub(super) const REPORT: Duration = Duration::from_secs(1);
 
+/// What QUIC sessions agree on at most; datagrams are thin in any case.
+pub(super) fn agreed(wire: Wire) -> Wire {
+    Wire { thin: true, ..wire.common(Wire::ALL) }
+}
+
+/// Frames of a bundle that one datagram carries.
+pub(super) struct Part {
+    sequence: u64,
+    pub(super) bundle: PackedBundle,
+    copies: Vec<u8>,
+    /// A check sum is due, if it is coded.
+    check: bool,
+}
+
+impl Part {
+    /// The datagram in a packed session, or of a description of silence.
+    pub(super) fn packed(self) -> Vec<u8> {
+        let Self { sequence, bundle, copies, .. } = self;
+        datagram(Message::Bundle { sequence, bundle }, copies)
+    }
+
+    /// The datagram in a coded session.
+    pub(super) fn coded(self, mut bundle: CodedBundle, checked: bool) -> Vec<u8> {
+        let Self { sequence, copies, check, .. } = self;
+        if checked && !check {
+            bundle.payload.truncate(bundle.payload.len().saturating_sub(2));
+        }
+        datagram(Message::Coded { sequence, bundle, checked: checked && check }, copies)
+    }
+
+    /// The datagram in a coded session of codes that are to have one size: not coded.
+    ///
+    /// Errors: [`BitstreamError`] for a payload that does not fit.
+    pub(super) fn plain(self, graded: bool) -> Result<Vec<u8>, BitstreamError> {
+        let PackedBundle { first_frame, frames, stages, .. } = self.bundle;
+        let codes = self.bundle.unpack()?;
+        let mut payload = Vec::new();
+        if graded {
+            codes.pack_graded_into(&mut payload)
+        } else {
+            codes.pack_into(&mut payload)
+        }
+        let bundle = CodedBundle { first_frame, frames, stages, graded, restart: true, packed: true, payload };
+        Ok(self.coded(bundle, false))
+    }
+}
+
+fn datagram(message: Message, copies: Vec<u8>) -> Vec<u8> {
+    Datagram::bundle(message, copies).map_or_else(Vec::new, |d| d.encode())
+}
+
 /// What goes to one receiver.
 pub(super) struct Outgoing {
-    session: u64,
     /// What the receiver knows.
     wire: Wire,
     sequence: u64,
@@ -38,14 +92,15 @@ pub(super) struct Outgoing {
     said_at: Instant,
     length: Duration,
     said: u32,
+    /// Frames since the last check sum of a coded bundle.
+    unchecked: u32,
 }
 
 impl Outgoing {
-    pub(super) fn new(session: u64, wanted: StageCount, wire: Wire, now: Instant) -> Result<Self, BitstreamError> {
+    pub(super) fn new(wanted: StageCount, wire: Wire, now: Instant) -> Self {
         let stages = StageCount::new(COPY_STAGES).unwrap_or(StageCount::MAX);
         let how = Redundancy { stages, frames: 1 };
-        Ok(Self {
-            session,
+        Self {
             wire,
             sequence: 0,
             copies: RedundancyWriter::new(how),
@@ -55,7 +110,8 @@ impl Outgoing {
             said_at: now,
             length: Duration::ZERO,
             said: u32::MAX,
-        })
+            unchecked: CHECK_FRAMES,
+        }
     }
 
     /// The receiver asks for another number of stages.
@@ -69,10 +125,10 @@ impl Outgoing {
         self.sequence
     }
 
-    /// The datagrams that carry a bundle, with as many stages as the receiver gets now: one, or several if it is long.
+    /// A bundle as datagrams carry it, with as many stages as the receiver gets now: in one part, or several if it is long.
     ///
     /// Errors: [`BitstreamError`] for a payload that does not fit.
-    pub(super) fn pack(&mut self, bundle: &PackedBundle, now: Instant) -> Result<Vec<Vec<u8>>, BitstreamError> {
+    pub(super) fn pack(&mut self, bundle: &PackedBundle, now: Instant) -> Result<Vec<Part>, BitstreamError> {
         if self.had.is_none_or(|had| bundle.stages > had) {
             // Lowering a rate that the stream never has would change nothing.
             self.had = Some(bundle.stages);
@@ -85,19 +141,18 @@ impl Outgoing {
             self.length = frame_time(bundle.frames.saturating_add(DESCRIPTION_FRAMES as u8));
             let sequence = self.sequence;
             self.sequence += 1;
-            let content = Message::Bundle { sequence, bundle: limited };
-            return Ok(vec![Datagram::message(self.session, content).encode()]);
+            return Ok(vec![Part { sequence, bundle: limited, copies: Vec::new(), check: false }]);
         }
         let parts = if self.wire.graded { vec![limited] } else { limited.plain_runs()? };
-        let mut datagrams = Vec::new();
+        let mut made = Vec::new();
         for part in parts {
-            self.pack_part(&part.unpack()?, &mut datagrams);
+            self.pack_part(&part.unpack()?, &mut made);
         }
-        Ok(datagrams)
+        Ok(made)
     }
 
-    /// Appends the datagrams of a bundle with the stages that it is to have.
-    fn pack_part(&mut self, whole: &Bundle, datagrams: &mut Vec<Vec<u8>>) {
+    /// Appends the parts of a bundle with the stages that it is to have.
+    fn pack_part(&mut self, whole: &Bundle, parts: &mut Vec<Part>) {
         let most = MAX_PAYLOAD * usize::from(whole.frames) / Bundle::payload_len(whole.frames, whole.stages).max(1);
         for part in split(whole, most.clamp(1, usize::from(Profile::MAX_FRAMES_PER_BUNDLE)) as u8) {
             self.copies.set_frames(self.rate.copies().saturating_mul(part.frames).min(MAX_COPIES));
@@ -105,26 +160,31 @@ impl Outgoing {
             self.copies.write(&part, &mut copies);
             let sequence = self.sequence;
             self.sequence += 1;
-            let content = Message::Bundle { sequence, bundle: PackedBundle::pack(&part) };
             // A single zero says that there are none, as no bytes do.
             let copies = if copies.len() > 1 { copies } else { Vec::new() };
-            datagrams.push(Datagram { copies, ..Datagram::message(self.session, content) }.encode());
+            let check = self.unchecked >= CHECK_FRAMES;
+            self.unchecked = if check { 0 } else { self.unchecked } + u32::from(part.frames);
+            parts.push(Part { sequence, bundle: PackedBundle::pack(&part), copies, check });
         }
+    }
+
+    /// How many bundles were sent, as a sender says it that has nothing to send.
+    pub(super) fn count(&self) -> Message {
+        Message::Control(Control { bundles_sent: Some(self.sequence), ..Control::default() })
     }
 
     /// What is said when there is nothing to send: soon, so that the receiver does not take the pause for a loss, and then as
     /// a sign of life; None: it is not time.
-    pub(super) fn announcement(&mut self, now: Instant) -> Option<Datagram> {
+    pub(super) fn announcement(&mut self, now: Instant) -> Option<Message> {
         let wait = match self.said {
             0 => PAUSE.max(self.length.mul_f64(1.5)),
-            1 => PAUSE,
             _ => REPORT,
         };
         if now.saturating_duration_since(self.said_at) < wait {
             return None;
         }
         (self.said_at, self.said) = (now, self.said.saturating_add(1));
-        Some(Datagram { session: self.session, bundles_sent: Some(self.sequence), ..Datagram::default() })
+        Some(self.count())
     }
 }
 
@@ -243,7 +303,7 @@ mod tests {
     #[test]
     fn the_largest_bundle_is_sent_in_parts_that_fit_and_comes_back_whole() {
         let now = Instant::now();
-        let mut out = Outgoing::new(u64::MAX, StageCount::MAX, Wire::DATAGRAMS, now).unwrap();
+        let mut out = Outgoing::new(StageCount::MAX, Wire::ALL, now);
         // Losses bring the most copies; the rate is lowered, so ask for everything again.
         let lossy = Report { expected: 10, received: 0, ..Report::default() };
         out.rate.report(&lossy, now + Duration::from_secs(1));
@@ -253,11 +313,16 @@ mod tests {
         for n in 0..3 {
             let whole = bundle(n * 50, 50, StageCount::MAX);
             let wanted = whole.truncated(out.rate.stages());
-            for bytes in out.pack(&PackedBundle::pack(&whole), now).unwrap() {
+            for part in out.pack(&PackedBundle::pack(&whole), now).unwrap() {
+                let bytes = part.packed();
                 assert!(bytes.len() <= MAX_DATAGRAM, "{}", bytes.len());
                 let d = Datagram::decode(&bytes).unwrap();
-                let Some(Message::Bundle { sequence, bundle }) = d.content else { panic!("{d:?}") };
-                incoming.push(sequence, &bundle, &d.copies, now).unwrap();
+                let Datagram::Bundle { sequence, first_frame, thin, copies } = d else { panic!("{d:?}") };
+                let Ok(Message::Bundle { sequence, bundle }) = thin.whole(sequence, first_frame, false, Wire::ALL)
+                else {
+                    panic!("not a packed bundle")
+                };
+                incoming.push(sequence, &bundle, &copies, now).unwrap();
             }
             got.push(wanted);
         }
@@ -272,23 +337,23 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_is_announced_soon_and_again_and_then_every_second() {
+    fn a_pause_is_announced_soon_and_then_every_second() {
         let (now, ms) = (Instant::now(), Duration::from_millis);
-        let mut out = Outgoing::new(1, StageCount::MAX, Wire::DATAGRAMS, now).unwrap();
+        let mut out = Outgoing::new(StageCount::MAX, Wire::ALL, now);
         out.pack(&PackedBundle::pack(&bundle(0, 5, StageCount::MAX)), now).unwrap();
         let said: Vec<_> = (0..300).filter(|n| out.announcement(now + ms(n * 10)).is_some()).map(|n| n * 10).collect();
-        assert_eq!(said, [250, 500, 1_500, 2_500]);
+        assert_eq!(said, [250, 1_250, 2_250]);
         // Long bundles have long gaps between them.
         let at = now + ms(5_000);
         out.pack(&PackedBundle::pack(&bundle(5, 50, StageCount::MAX)), at).unwrap();
         assert_eq!(out.announcement(at + ms(1_400)), None);
-        assert_eq!(out.announcement(at + ms(1_500)).unwrap().bundles_sent, Some(out.sent()));
+        assert_eq!(out.announcement(at + ms(1_500)), Some(out.count()));
     }
 
     #[test]
     fn a_rate_falls_from_what_the_stream_has_not_from_what_is_asked_for() {
         let now = Instant::now();
-        let mut out = Outgoing::new(1, StageCount::MAX, Wire::DATAGRAMS, now).unwrap();
+        let mut out = Outgoing::new(StageCount::MAX, Wire::ALL, now);
         let stages = StageCount::new(6).unwrap();
         out.pack(&PackedBundle::pack(&bundle(0, 5, stages)), now).unwrap();
         let lossy = Report { expected: 10, received: 5, ..Report::default() };

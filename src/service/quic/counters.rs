@@ -30,10 +30,8 @@ fn name<S: serde::Serializer>(name: &StreamName, to: S) -> Result<S::Ok, S::Erro
 
 /// What happened to datagrams since the start.
 #[derive(Debug, Default)]
-pub(crate) struct UdpCounters {
-    /// Not of the protocol, too large, or of no session.
-    pub(super) ignored: AtomicU64,
-    /// Hellos answered with a cookie.
+pub(crate) struct QuicCounters {
+    /// Connections that were asked to prove their address.
     pub(super) unproven: AtomicU64,
     /// Dropped because a session, or the system, had no room for them.
     pub(super) overflow: AtomicU64,
@@ -49,7 +47,7 @@ pub(crate) struct UdpCounters {
     sessions: AtomicU64,
 }
 
-impl UdpCounters {
+impl QuicCounters {
     /// A number for a session that tells nothing about it.
     pub(super) fn number(&self) -> u64 {
         self.sessions.fetch_add(1, Ordering::Relaxed)
@@ -91,8 +89,7 @@ impl UdpCounters {
     /// For Prometheus.
     pub(in crate::service) fn page(&self, page: &mut Page<'_>, view: &View) -> fmt::Result {
         for (name, help, value) in [
-            ("ignored", "Datagrams that are not of the protocol, too large, or of no session.", &self.ignored),
-            ("unproven", "Hellos that were answered with a cookie only.", &self.unproven),
+            ("unproven", "Connections that were asked to prove their address first.", &self.unproven),
             ("overflow", "Datagrams dropped for lack of room.", &self.overflow),
             ("packets_lost", "Bundles that receivers missed.", &self.lost),
             ("packets_late", "Bundles that came after their frames had been given up.", &self.late),
@@ -101,7 +98,7 @@ impl UdpCounters {
             ("concealed_ms", "Sound that receivers had to guess.", &self.concealed_ms),
             ("rebuilt_ms", "Sound that receivers played from coarse copies.", &self.rebuilt_ms),
         ] {
-            page.counter(&format!("udp_{name}"), help, value.load(Ordering::Relaxed))?;
+            page.counter(&format!("quic_{name}"), help, value.load(Ordering::Relaxed))?;
         }
         let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
         type Value = fn(&ListenerState) -> f64;
@@ -116,7 +113,7 @@ impl UdpCounters {
                 let labels = [("listener", number.to_string()), ("stream", l.stream.as_str().to_owned())];
                 (labels, value(l))
             });
-            page.family(&format!("udp_listener_{name}"), (MetricType::Gauge, help), values)?;
+            page.family(&format!("quic_listener_{name}"), (MetricType::Gauge, help), values)?;
         }
         Ok(())
     }
