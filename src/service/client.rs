@@ -10,10 +10,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::foreign::Foreign;
 use super::outbox::Outbox;
 use super::tls::{ClientTls, Socket};
-use crate::bitstream::BitstreamError;
 use crate::session::{
-    Close, CodingError, Control, Hello, Message, PackedBundle, Reason, SessionDecoder, SessionEncoder, ThinReader,
-    ThinWriter, TokenTag, Wire,
+    BundleError, ClientSession, Close, CodingError, Control, Hello, Message, PackedBundle, Reason, Wire,
 };
 use crate::token::TokenModel;
 use crate::units::StageCount;
@@ -97,21 +95,11 @@ pub struct Client {
     patience: Duration,
     /// The oldest thing we said that the server said nothing after.
     unanswered: Option<Instant>,
-    sequence: u64,
-    coder: Option<Coder>,
-    /// What was agreed on, and both directions of thin bundles.
-    wire: Wire,
-    thin: (ThinWriter, ThinReader),
+    session: ClientSession,
     skipped: u64,
     sent: u64,
     /// Frames of a bundle that the server says our listeners want.
     bundle_frames: Option<u8>,
-}
-
-/// Both directions of a coded session.
-struct Coder {
-    out: SessionEncoder,
-    back: SessionDecoder,
 }
 
 struct Reader {
@@ -162,13 +150,15 @@ impl Reader {
     }
 }
 
-fn unfit(_: BitstreamError) -> WireError {
-    WireError::Missing("codes")
-}
-
-fn coded(sequence: u64, coder: &mut SessionEncoder, bundle: &PackedBundle) -> Result<Message, CodingError> {
-    let (bundle, checked) = coder.encode(bundle)?;
-    Ok(Message::Coded { sequence, bundle, checked })
+impl From<BundleError> for ClientError {
+    fn from(e: BundleError) -> Self {
+        match e {
+            BundleError::Coding(e) => e.into(),
+            BundleError::Range(e) => WireError::from(e).into(),
+            BundleError::Bitstream(_) => WireError::Missing("codes").into(),
+            BundleError::NotAgreed => WireError::Missing("a token model that was agreed on").into(),
+        }
+    }
 }
 
 impl Client {
@@ -182,9 +172,7 @@ impl Client {
     /// Connects and shakes hands.
     ///
     /// Errors: [`ClientError`], with the server's reason if it refused.
-    pub async fn connect_with(address: &str, mut hello: Hello, options: &ClientOptions) -> Result<Self, ClientError> {
-        hello.coding = options.tokens.as_ref().map(TokenTag::of);
-        hello.wire = options.wire;
+    pub async fn connect_with(address: &str, hello: Hello, options: &ClientOptions) -> Result<Self, ClientError> {
         let io = |source| ClientError::Io { address: address.to_owned(), source };
         let answer = ANSWER.min(options.patience);
         let silent = |_| ClientError::Silent { address: address.to_owned(), patience: answer };
@@ -202,25 +190,16 @@ impl Client {
             out: Outbox::default(),
             patience: options.patience,
             unanswered: None,
-            sequence: 0,
-            coder: None,
-            wire: Wire::default(),
-            thin: (ThinWriter::default(), ThinReader::new(false, Wire::default())),
+            session: ClientSession::new(options.tokens.clone(), options.wire),
             skipped: 0,
             sent: 0,
             bundle_frames: None,
         };
-        client.tell(&Message::Hello(hello)).await?;
+        client.tell(&client.session.greet(hello)).await?;
         match timeout(answer, client.reader.receive()).await.map_err(silent)?? {
             Message::HelloAck { coding, wire, .. } => {
                 client.unanswered = None;
-                let agreed = options.tokens.as_ref().filter(|t| coding == Some(t.id()));
-                client.wire = wire.common(options.wire);
-                client.thin.1 = ThinReader::new(agreed.is_some(), client.wire);
-                client.coder = agreed.map(|t| Coder {
-                    out: SessionEncoder::new(Arc::clone(t)).on(client.wire),
-                    back: SessionDecoder::new(Arc::clone(t)).on(client.wire),
-                });
+                client.session.agree(coding, wire);
                 Ok(client)
             }
             Message::Close(close) => Err(ClientError::Closed(close)),
@@ -242,12 +221,12 @@ impl Client {
 
     /// Whether the server agreed to coded bundles.
     pub fn is_coded(&self) -> bool {
-        self.coder.is_some()
+        self.session.is_coded()
     }
 
     /// Newer forms of messages that are used.
     pub fn wire(&self) -> Wire {
-        self.wire
+        self.session.wire()
     }
 
     /// Most frames of bundles that all who listen want, as the server said last; None if it has not.
@@ -281,19 +260,8 @@ impl Client {
     ///
     /// Errors: [`ClientError`], with the server's reason if it closed the session.
     pub async fn publish(&mut self, bundle: PackedBundle) -> Result<(), ClientError> {
-        let parts = if self.is_graded() { vec![bundle] } else { bundle.plain_runs().map_err(unfit)? };
-        for bundle in parts {
-            let sequence = self.sequence;
-            let message = match &mut self.coder {
-                Some(coder) if bundle.is_background() => {
-                    coder.out.silence();
-                    Message::Bundle { sequence, bundle }
-                }
-                Some(coder) => coded(sequence, &mut coder.out, &bundle)?,
-                None => Message::Bundle { sequence, bundle },
-            };
-            let message = if self.wire.thin { self.thin.0.thin(message) } else { message };
-            self.sequence += 1;
+        for bundle in self.session.parts(bundle)? {
+            let message = self.session.writer().message(bundle)?;
             self.tell(&message).await?;
         }
         Ok(())
@@ -301,7 +269,7 @@ impl Client {
 
     /// Whether frames of a bundle may have stage counts of their own; otherwise graded bundles are published in parts.
     pub fn is_graded(&self) -> bool {
-        if self.is_coded() { self.wire.is_graded_when_coded() } else { self.wire.graded }
+        self.session.is_graded()
     }
 
     /// Publishes a bundle as a message of exactly `bytes` bytes: stages that do not fit are left out, and what is then missing is
@@ -316,23 +284,13 @@ impl Client {
         while let Some(said) = self.reader.arrived().await {
             self.heard(said)?;
         }
-        let sequence = self.sequence;
         for stages in (1..=bundle.stages.value()).rev().filter_map(|n| StageCount::new(n).ok()) {
-            let bundle = bundle.limited(stages).map_err(unfit)?;
+            let bundle = bundle.limited(stages).map_err(BundleError::from)?;
             // The context goes on only from what was really sent.
-            let mut coder = self.coder.as_ref().map(|c| c.out.clone());
-            let mut thin = self.thin.0.clone();
-            let message = match &mut coder {
-                Some(coder) => coded(sequence, coder, &bundle)?,
-                None => Message::Bundle { sequence, bundle },
-            };
-            let message = if self.wire.thin { thin.thin(message) } else { message };
+            let mut tried = self.session.writer().clone();
+            let message = tried.message(bundle)?;
             if let Some(length) = self.out.put_padded(&message, bytes) {
-                if let (Some(ours), Some(coder)) = (&mut self.coder, coder) {
-                    ours.out = coder;
-                }
-                self.thin.0 = thin;
-                self.sequence += 1;
+                *self.session.writer() = tried;
                 self.send_out().await?;
                 return Ok((stages, length));
             }
@@ -401,23 +359,17 @@ impl Client {
     pub async fn next(&mut self) -> Result<Option<PackedBundle>, ClientError> {
         loop {
             let message = self.receive().await?;
-            match self.thin.1.whole(message).map_err(WireError::from)? {
-                Message::Bundle { bundle, .. } => {
-                    if let Some(coder) = self.coder.as_mut().filter(|_| bundle.is_background()) {
-                        coder.back.silence();
-                    }
-                    return Ok(Some(bundle));
-                }
-                Message::Coded { bundle, checked, .. } => {
-                    let coder = self.coder.as_mut().ok_or(WireError::Missing("a token model that was agreed on"))?;
-                    return Ok(Some(coder.back.decode(&bundle, checked)?));
-                }
+            let other = match self.session.bundle(message)? {
+                Ok(bundle) => return Ok(Some(bundle)),
+                Err(other) => other,
+            };
+            match other {
                 Message::Close(c) if matches!(c.reason, Reason::StreamEnded | Reason::ShuttingDown | Reason::Done) => {
                     return Ok(None);
                 }
                 Message::Close(close) => return Err(ClientError::Closed(close)),
                 Message::Control(control) => self.skipped = self.skipped.saturating_add(control.skipped),
-                Message::Hello(_) | Message::HelloAck { .. } | Message::Thin(_) => {}
+                _ => {}
             }
         }
     }

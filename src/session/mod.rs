@@ -1,5 +1,7 @@
-//! The server's side of a session as a state machine: messages and time come in, events and answers come out.
+//! Both sides of a session, without a connection. The server's is a state machine: messages and time come in, events and answers come
+//! out. The client's makes messages of bundles and bundles of messages.
 
+mod client;
 mod coding;
 mod forms;
 mod joiner;
@@ -9,6 +11,7 @@ mod thin;
 mod words;
 
 pub use crate::bitstream::PackedBundle;
+pub use client::{BundleError, BundleWriter, ClientSession};
 pub use coding::{CodingError, SessionDecoder, SessionEncoder, TokenTag};
 pub use forms::Wire;
 pub use joiner::Joiner;

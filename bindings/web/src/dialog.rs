@@ -2,10 +2,7 @@
 
 use std::sync::Arc;
 
-use codec::session::{
-    Close, Control, Hello, Message, PackedBundle, Reason, SessionDecoder, SessionEncoder, ThinReader, ThinWriter,
-    TokenTag, Wire,
-};
+use codec::session::{ClientSession, Close, Control, Hello, Message, PackedBundle, Reason, Wire};
 use codec::wire::{Framer, encode};
 use codec::{StageCount, TokenModel};
 
@@ -36,34 +33,24 @@ pub fn failed(error: impl std::fmt::Display) -> End {
     End::Failed(error.to_string())
 }
 
-/// What was agreed on.
-#[derive(Debug)]
-struct Agreed {
-    wire: Wire,
-    writer: ThinWriter,
-    reader: ThinReader,
-    coder: Option<(SessionEncoder, SessionDecoder)>,
-}
-
 /// One session.
 #[derive(Debug)]
 pub struct Dialog {
     framer: Framer,
-    tokens: Option<Arc<TokenModel>>,
-    agreed: Option<Agreed>,
-    sequence: u64,
+    session: ClientSession,
+    /// The daemon has agreed.
+    open: bool,
     /// Bytes that are to be sent.
     out: Vec<u8>,
 }
 
 impl Dialog {
     /// Says Hello, and that bundles may be coded if the model here can.
-    pub fn new(mut hello: Hello, tokens: Option<&Arc<TokenModel>>) -> Self {
-        hello.coding = tokens.map(TokenTag::of);
-        hello.wire = Wire::ALL;
+    pub fn new(hello: Hello, tokens: Option<&Arc<TokenModel>>) -> Self {
+        let session = ClientSession::new(tokens.cloned(), Wire::ALL);
         let mut out = Vec::new();
-        encode(&Message::Hello(hello), &mut out);
-        Self { framer: Framer::default(), tokens: tokens.cloned(), agreed: None, sequence: 0, out }
+        encode(&session.greet(hello), &mut out);
+        Self { framer: Framer::default(), session, open: false, out }
     }
 
     /// What is to be sent.
@@ -100,54 +87,23 @@ impl Dialog {
                 });
             }
             Message::HelloAck { coding, wire, .. } => {
-                self.agree(coding, wire);
+                self.session.agree(coding, wire);
+                self.open = true;
                 return Ok(Some(Heard::Opened));
             }
             Message::Control(Control { bundle_frames: Some(frames), .. }) => return Ok(Some(Heard::Frames(frames))),
             Message::Control(Control { skipped, .. }) => return Ok((skipped > 0).then_some(Heard::Skipped(skipped))),
             _ => {}
         }
-        let Some(agreed) = &mut self.agreed else { return Err(failed("the daemon's first word is no HelloAck")) };
-        match agreed.reader.whole(message).map_err(failed)? {
-            Message::Bundle { bundle, .. } => {
-                if let Some((_, decoder)) = agreed.coder.as_mut().filter(|_| bundle.is_background()) {
-                    decoder.silence();
-                }
-                Ok(Some(Heard::Bundle(bundle)))
-            }
-            Message::Coded { bundle, checked, .. } => {
-                let (_, decoder) = agreed.coder.as_mut().ok_or_else(|| failed("a coded bundle was not agreed on"))?;
-                Ok(Some(Heard::Bundle(decoder.decode(&bundle, checked).map_err(failed)?)))
-            }
-            _ => Ok(None),
+        if !self.open {
+            return Err(failed("the daemon's first word is no HelloAck"));
         }
+        Ok(self.session.bundle(message).map_err(failed)?.ok().map(Heard::Bundle))
     }
 
-    fn agree(&mut self, coding: Option<[u8; 8]>, wire: Wire) {
-        let tokens = self.tokens.as_ref().filter(|t| coding == Some(t.id()));
-        let wire = wire.common(Wire::ALL);
-        self.agreed = Some(Agreed {
-            wire,
-            writer: ThinWriter::default(),
-            reader: ThinReader::new(tokens.is_some(), wire),
-            coder: tokens
-                .map(|t| (SessionEncoder::new(Arc::clone(t)).on(wire), SessionDecoder::new(Arc::clone(t)).on(wire))),
-        });
-    }
-
-    /// Newer forms of messages that were agreed on.
-    pub fn wire(&self) -> Wire {
-        self.agreed.as_ref().map(|a| a.wire).unwrap_or_default()
-    }
-
-    /// Whether bundles are coded.
-    pub fn is_coded(&self) -> bool {
-        self.agreed.as_ref().is_some_and(|a| a.coder.is_some())
-    }
-
-    /// Whether frames of a bundle may have stage counts of their own.
-    pub fn is_graded(&self) -> bool {
-        if self.is_coded() { self.wire().is_graded_when_coded() } else { self.wire().graded }
+    /// What was agreed on.
+    pub fn session(&self) -> &ClientSession {
+        &self.session
     }
 
     /// Asks for at most so many stages.
@@ -170,25 +126,12 @@ impl Dialog {
     /// # Errors
     /// [`End`] if it cannot be coded, or the session is not open.
     pub fn publish(&mut self, bundle: PackedBundle) -> Result<usize, End> {
-        let parts = if self.is_graded() { vec![bundle] } else { bundle.plain_runs().map_err(failed)? };
+        if !self.open {
+            return Err(failed("the session is not open"));
+        }
         let before = self.out.len();
-        for bundle in parts {
-            let Some(agreed) = &mut self.agreed else { return Err(failed("the session is not open")) };
-            let sequence = self.sequence;
-            self.sequence += 1;
-            let message = match &mut agreed.coder {
-                Some((encoder, _)) if bundle.is_background() => {
-                    encoder.silence();
-                    Message::Bundle { sequence, bundle }
-                }
-                Some((encoder, _)) => {
-                    let (bundle, checked) = encoder.encode(&bundle).map_err(failed)?;
-                    Message::Coded { sequence, bundle, checked }
-                }
-                None => Message::Bundle { sequence, bundle },
-            };
-            let message = if agreed.wire.thin { agreed.writer.thin(message) } else { message };
-            encode(&message, &mut self.out);
+        for bundle in self.session.parts(bundle).map_err(failed)? {
+            encode(&self.session.writer().message(bundle).map_err(failed)?, &mut self.out);
         }
         Ok(self.out.len() - before)
     }

@@ -257,7 +257,7 @@ pub extern "C" fn undertone_figure(which: u32) -> f64 {
             }
             None => (Figures::default(), false),
         };
-        let coded = state.session.as_mut().is_some_and(|s| s.dialog().is_coded());
+        let coded = state.session.as_mut().is_some_and(|s| s.dialog().session().is_coded());
         match which {
             0 => f64::from(figures.stages),
             1 => figures.frames as f64,

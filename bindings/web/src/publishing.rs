@@ -89,10 +89,11 @@ impl Publishing {
             match heard {
                 Heard::Opened => {
                     self.open = true;
-                    let bits = if self.dialog.is_coded() { CODED_BITS } else { PACKED_BITS };
-                    let by_frame = self.dialog.is_coded() && self.dialog.is_graded();
+                    let session = self.dialog.session();
+                    let bits = if session.is_coded() { CODED_BITS } else { PACKED_BITS };
+                    let by_frame = session.is_coded() && session.is_graded();
                     self.encoder.hold_rate(Bucket::new(self.kbps, HEAD, bits), by_frame);
-                    if self.dialog.wire().silence {
+                    if self.dialog.session().wire().silence {
                         self.encoder.leave_out_silence();
                     }
                 }
