@@ -20,6 +20,8 @@ help:
 	@echo "make bench [AUDIO=dir]                 beside Opus: quality by rate, under loss, speed: out/bench-*"
 	@echo "make bench-parts                       benchmarks of single parts (criterion)"
 	@echo "make deb                               a Debian package: target/debian/"
+	@echo "make dist                              a folder and an archive that run from anywhere: target/dist/"
+	@echo "make container                         a container image, by podman, buildah or docker"
 	@echo "make setup | build | install | clean"
 
 setup:
@@ -118,6 +120,17 @@ install: build web-if-possible
 deb: build web-if-possible
 	@command -v cargo-deb >/dev/null || $(CARGO) install --locked cargo-deb --version 3.8.0
 	$(CARGO) deb --no-build --strip --locked
+
+# target/dist/undertone-*.tar.gz
+.PHONY: dist
+dist: build web-if-possible
+	@bash scripts/install.sh binutils=objcopy
+	@bash scripts/dist.sh
+	@bash scripts/try-dist.sh target/dist/undertone-*.tar.gz
+
+.PHONY: container
+container: dist
+	@bash scripts/container.sh
 
 clean:
 	$(CARGO) clean
