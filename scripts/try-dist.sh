@@ -14,7 +14,8 @@ if [ "$(id -u)" = 0 ]; then
   as=(setpriv --reuid=nobody --regid=nogroup --clear-groups)
 fi
 chmod 755 "$work"
-undertone() { (cd / && exec "${as[@]}" env -i PATH=/usr/bin:/bin "$work/undertone/bin/undertone" "$@"); }
+in_its_place() { cd / && exec "${as[@]}" env -i PATH=/usr/bin:/bin "$work/undertone/bin/undertone" "$@"; }
+undertone() { (in_its_place "$@"); }
 say() { echo "try-dist: $*"; }
 # Root mean square of the samples of a recording.
 loudness() { tail -c +45 "$1" | od -An -v -td2 -w2 | awk '{ s += $1 * $1 } END { print int(sqrt(s / (NR + 1))) }'; }
@@ -30,9 +31,10 @@ undertone encode "$voice" "$work/own/a.utn" --kbps 3
 undertone decode "$work/own/a.utn" "$work/own/a.wav"
 as_loud "$work/own/a.wav" "$voice"
 port=$((20000 + RANDOM % 10000))
-sed -e "s/127.0.0.1:7701/127.0.0.1:$port/" -e "s/127.0.0.1:7703/127.0.0.1:$((port + 1))/" -e '/^\[\[pcm_/,/^$/d' \
+sed -e "s/127.0.0.1:7701/127.0.0.1:$port/" -e "s/127.0.0.1:7703/127.0.0.1:$((port + 1))/" \
+  -e "s/127.0.0.1:7700/127.0.0.1:$((port + 2))/" -e "s/127.0.0.1:7702/127.0.0.1:$((port + 3))/" \
   "$work/undertone/share/undertone/etc/undertone.toml" >"$work/own/undertone.toml"
-undertone serve --config "$work/own/undertone.toml" 2>"$work/own/log" &
+in_its_place serve --config "$work/own/undertone.toml" 2>"$work/own/log" & # the program itself, so that it can be ended
 daemon=$!
 for _ in $(seq 100); do undertone status --from "127.0.0.1:$((port + 1))" --timeout 2 >/dev/null 2>&1 && break; sleep 0.1; done
 undertone status --from "127.0.0.1:$((port + 1))" >/dev/null && say "the daemon serves"
