@@ -97,7 +97,8 @@ async fn a_daemon_and_a_worker_are_killed_and_nobody_loses_anything() {
     let server = NatsServer::start().await;
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
-    let peers = Peers { model: infer::load_model(Some(&model())).unwrap().profile.model_id };
+    let profile = infer::load_model(Some(&model())).unwrap().profile;
+    let peers = Peers { model: profile.model_id };
     let text = format!(
         "pcm_input = []\npcm_output = []\n[codes]\nlisten = \"127.0.0.1:0\"\n[http]\nlisten = \"\"\n[engine]\nthreads = 1\n\
          [nats]\nurl = \"{}\"\nprefix = \"test\"\nreplay_s = 600\n",
@@ -144,7 +145,8 @@ async fn a_daemon_and_a_worker_are_killed_and_nobody_loses_anything() {
     let decoded = undertone().arg("decode").args([path("past.utn"), path("past.wav")]).status().unwrap();
     assert!(decoded.success());
     // 50 frames of 480 samples, but for the overlap of the last one.
-    assert_eq!(fs::metadata(path("past.wav")).unwrap().len(), 80 + (50 * 480 - 240) * 2);
+    let samples = 50 * 480 - profile.overlap_samples() as u64;
+    assert_eq!(fs::metadata(path("past.wav")).unwrap().len(), 80 + samples * 2);
     drop(daemons);
 
     // A queue of recordings; the worker that has one of them in hand dies.
