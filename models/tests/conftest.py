@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
+
 from undertone_recipe import config
 from undertone_recipe.codec import Codec
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import HERE, SMOKE, small_codec
 from safetensors import safe_open
+
 from undertone_recipe import config
 from undertone_recipe.__main__ import main
 from undertone_recipe.codec import Codec, save

@@ -13,6 +13,7 @@ import soundfile as sf
 import torch
 from conftest import HERE, SMOKE, small_codec, voice
 from safetensors.numpy import load_file
+
 from undertone_recipe import config, digests, int8
 from undertone_recipe.balance import balance, dead_gains, observe
 from undertone_recipe.codec import Codec, decoder_noise, load, save

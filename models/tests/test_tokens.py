@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+
 from undertone_recipe.tokens.export import export
 from undertone_recipe.tokens.integer import Reference, from_float
 from undertone_recipe.tokens.model import Shape, TokenModel

@@ -10,6 +10,7 @@ import onnxruntime as ort
 import pytest
 import torch
 from conftest import HERE, SMOKE, voice
+
 from undertone_recipe import int8, postfilter, signals
 from undertone_recipe.balance import balance, observe
 from undertone_recipe.codec import Codec, decoder_noise, load

@@ -21,7 +21,7 @@ COMB_SINGLES = (HOP, PAST, HOP, 2 * CODED)
 class Taps(NamedTuple):
     """What a comb adds to each of N samples: four others, weighted, and less of the sample itself."""
 
-    index: str  # [B, 1, 4 N] in PAST samples and the N
+    places: str  # [B, 1, 4 N] in PAST samples and the N
     weights: str  # [B, 4, N]
     own: str  # [B, 1, N]
     coded: str  # for the next call [B, 1, 2 CODED]
@@ -58,7 +58,7 @@ class Filters(Nodes):
         kept = self.reshape(self.slice(all, -CODED, 2**31 - 1, 1), 0, 1, CODED)
         return self.slice(all, 0, -2, 1), self.slice(all, 1, -1, 1), kept
 
-    def ramp(self, start: str, end: str, size: int) -> str:
+    def ramp(self, size: int, start: str, end: str) -> str:
         """[B, N, 1] at both ends of N stretches of `size` samples -> samples [B, 1, N * size]."""
         within = self.const(f"within_{size}", np.arange(1, size + 1, dtype=np.float64) / size)
         between = self.op("Add", start, self.op("Mul", self.op("Sub", end, start), within))
@@ -73,7 +73,7 @@ class Filters(Nodes):
         glides = op("And", voiced[0], op("Not", op("And", voiced[1], apart)))
         start, end = op("Where", glides, first, last), op("Where", voiced[1], last, first)
         on = [op("Where", v, self.scalar("one_hz", 1.0), self.scalar("no_hz", 0.0)) for v in voiced]
-        return self.ramp(start, end, FRAME), self.ramp(*on, FRAME)
+        return self.ramp(FRAME, start, end), self.ramp(FRAME, *on)
 
     def comb_taps(self, pitch: str, voicing: str, coded: str) -> Taps:
         """pitch [B, T, 1], voicing of the lowest bands [B, 2 T, 1], coded [B, 1, 2 CODED] from the call before."""
@@ -81,7 +81,7 @@ class Filters(Nodes):
         *ends, pitches = self.in_pairs(self.slice(coded, 0, CODED, -1), pitch)
         *shares, voicings = self.in_pairs(self.slice(coded, CODED, 2 * CODED, -1), voicing)
         period, share = self.periods(*ends)
-        share = op("Mul", share, self.ramp(*shares, HOP))
+        share = op("Mul", share, self.ramp(HOP, *shares))
         none, one = self.const("no_steps", np.float32(0)), self.const("all_steps", np.float32(1))
         after = op("Sub", self.scalar("comb_delay", DELAY / FADE), op("Mul", period, self.scalar("per_fade", 1 / FADE)))
         after = op("Mul", op("Clip", after, none, one), self.scalar("half", 0.5))
@@ -109,7 +109,7 @@ class Filters(Nodes):
         low, tail = self.overlap(op("MatMul", self.slice(x, 0, LOW_BINS, -1), self.low_transform()), tail)
         low = op("Concat", past, self.reshape(low, 0, 1, -1), axis=2)
         taps = self.comb_taps(pitch, voicing, coded)
-        seen = self.reshape(op("GatherElements", low, taps.index, axis=2), 0, 4, -1)
+        seen = self.reshape(op("GatherElements", low, taps.places, axis=2), 0, 4, -1)
         mixed = op("ReduceSum", op("Mul", seen, taps.weights), self.integer(1), keepdims=1)
         mixed = op("Sub", mixed, op("Mul", taps.own, self.slice(low, PAST - DELAY, -DELAY, 2)))
         held = op("Concat", held, self.reshape(hops, 0, 1, -1), axis=2)
@@ -122,8 +122,9 @@ class Filters(Nodes):
         op = self.op
         flat = self.reshape(op("Mul", taps.weights, slope), 0, 1, -1)
         nothing = op("Mul", op("Concat", past, slope, axis=2), self.scalar("silence", 0.0))
-        to_low = op("ScatterElements", nothing, taps.index, flat, axis=2, reduction="add")
+        to_low = op("ScatterElements", nothing, taps.places, flat, axis=2, reduction="add")
         later = self.slice(nothing, 0, DELAY, 2)
         back = lambda x: op("Concat", self.slice(x, DELAY, 2**31 - 1, 2), later, axis=2)
         to_low = op("Sub", self.slice(to_low, PAST, 2**31 - 1, 2), back(op("Mul", taps.own, slope)))
-        return tuple(self.reshape(v, 0, -1, HOP) for v in (back(slope), to_low))
+        hops = lambda x: self.reshape(x, 0, -1, HOP)
+        return hops(back(slope)), hops(to_low)
