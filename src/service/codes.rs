@@ -12,6 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{sleep_until, timeout};
 use tracing::{debug, info, warn};
 
+use super::Shared;
 use super::access::{Flood, Pass, authorize};
 use super::codings::ListenerCoder;
 use super::door::Guest;
@@ -22,7 +23,6 @@ use super::intake::Intake;
 use super::outbox::Outbox;
 use super::plainly::Plainly;
 use super::tls::Socket;
-use super::{Counters, Shared};
 use crate::bitstream::BitstreamError;
 use crate::config::Config;
 use crate::jitter::{Keep, Pacing, Passed, Spans};
@@ -149,12 +149,7 @@ pub(super) async fn serve(shared: Shared, mut socket: Socket, guest: &Guest, via
         debug!(%peer, "connection closed by the peer");
         return;
     };
-    match close.reason {
-        Reason::Protocol | Reason::Timeout | Reason::Model => Counters::add(&shared.counters.hostile),
-        Reason::Busy | Reason::Full | Reason::Denied => Counters::add(&shared.counters.refused),
-        Reason::SlowConsumer => Counters::add(&shared.counters.slow),
-        Reason::StreamEnded | Reason::Done | Reason::ShuttingDown => {}
-    }
+    shared.counters.ended(close.reason);
     match close.reason {
         Reason::StreamEnded | Reason::Done | Reason::ShuttingDown => info!(%peer, reason = %close, "session ended"),
         _ => warn!(%peer, reason = %close, "session closed"),

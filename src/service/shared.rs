@@ -22,7 +22,7 @@ use crate::config::{Config, DevicePort};
 use crate::engine::{EngineError, EngineHandle, Histogram, Job, SearchJob, Slot};
 use crate::jitter::{Backlog, Keep};
 use crate::profile::Profile;
-use crate::session::{PackedBundle, StreamName, TokenTag};
+use crate::session::{PackedBundle, Reason, StreamName, TokenTag};
 use crate::synthesis::Track;
 use crate::token::TokenModel;
 use crate::units::{CODEC_RATE, MAX_STAGES};
@@ -125,6 +125,16 @@ pub(super) struct Counters {
 impl Counters {
     pub(super) fn add(counter: &AtomicU64) {
         counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts why a session ended, unless it ended as it should.
+    pub(super) fn ended(&self, reason: Reason) {
+        match reason {
+            Reason::Protocol | Reason::Timeout | Reason::Model => Self::add(&self.hostile),
+            Reason::Busy | Reason::Full | Reason::Denied => Self::add(&self.refused),
+            Reason::SlowConsumer => Self::add(&self.slow),
+            Reason::StreamEnded | Reason::Done | Reason::ShuttingDown => {}
+        }
     }
 
     /// Counts a bundle that is published.

@@ -164,12 +164,7 @@ async fn session(shared: Shared, guest: &Guest, link: Link, mut hello: Hello) {
 
 /// Counts why a session ended, and says so.
 async fn end(shared: &Shared, peer: SocketAddr, mut link: Link, close: Close) {
-    match close.reason {
-        Reason::Protocol | Reason::Timeout | Reason::Model => Counters::add(&shared.counters.hostile),
-        Reason::Busy | Reason::Full | Reason::Denied => Counters::add(&shared.counters.refused),
-        Reason::SlowConsumer => Counters::add(&shared.counters.slow),
-        Reason::StreamEnded | Reason::Done | Reason::ShuttingDown => {}
-    }
+    shared.counters.ended(close.reason);
     match close.reason {
         Reason::StreamEnded | Reason::Done | Reason::ShuttingDown => {
             info!(%peer, reason = %close, "QUIC session ended");
