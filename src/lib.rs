@@ -59,6 +59,8 @@ pub mod bus;
 pub mod capture;
 #[cfg(feature = "full")]
 pub mod infer;
+#[cfg(feature = "full")]
+mod table;
 #[cfg(feature = "wire")]
 pub mod wire;
 

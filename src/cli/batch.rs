@@ -10,8 +10,9 @@ use clap::Subcommand;
 
 use super::encode::{parse_rate, parse_stages};
 use crate::bus::Bus;
-use crate::bus::jobs::{Job, Wanted};
+use crate::bus::jobs::{Job, Progress, Wanted};
 use crate::profile::Profile;
+use crate::table;
 use crate::units::StageCount;
 
 /// Recordings that workers can read, by the ends of their names.
@@ -188,10 +189,10 @@ async fn submit(args: Submit) -> Result<()> {
 async fn status(args: Status) -> Result<()> {
     let queue = Bus::connect(&args.nats.options()).await?.jobs().await?;
     let status = queue.status().await?;
-    outln!("{:<32} {:>9} {:>9} {:>9}", "batch", "open", "done", "given up");
-    for (name, p) in status.batches.iter().filter(|(n, _)| args.name.as_ref().is_none_or(|wanted| wanted == *n)) {
-        outln!("{name:<32} {:>9} {:>9} {:>9}", p.open, p.done, p.dead);
-    }
+    let wanted = status.batches.iter().filter(|(n, _)| args.name.as_ref().is_none_or(|wanted| wanted == *n));
+    let row =
+        |(name, p): (&String, &Progress)| [name.clone(), p.open.to_string(), p.done.to_string(), p.dead.to_string()];
+    out!("{}", table::lines(&["batch", "open", "done", "given up"], &wanted.map(row).collect::<Vec<_>>()));
     outln!("{} jobs are worked on now", status.running);
     if let Some(name) = &args.name {
         for record in queue.dead(name, MOST_DEAD).await? {

@@ -8,7 +8,8 @@ use crate::capture::AudioInput;
 use crate::codec::{EncodeJob, Encoder};
 use crate::profile::Profile;
 use crate::referee::write_codebook_map;
-use crate::rvq::{BeamWidth, Codebooks, neighbours, stage_health, standing_apart};
+use crate::rvq::{BeamWidth, Codebooks, StageHealth, neighbours, stage_health, standing_apart};
+use crate::table;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -56,23 +57,20 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let books = processor.codebooks();
     let (health, apart) = (stage_health(books, &latents, &codes, stages)?, standing_apart(books));
     outln!("{frames} frames of {} recordings, beam {}", args.inputs.len(), args.beam.value());
-    outln!("stage   used   perplexity of {:<6} energy left", books.entries());
-    for (stage, h) in health.iter().enumerate() {
+    let row = |(stage, h): (usize, &StageHealth)| {
         let mark = match (h.collapsed(), apart[stage]) {
-            (_, true) => "   the pitch",
-            (true, false) => "   collapsed",
+            (_, true) => "the pitch",
+            (true, false) => "collapsed",
             _ => "",
         };
-        let (used, left) = (h.used * 100.0, h.left * 100.0);
-        outln!("{:>5}   {used:>3.0} %   {:>20.0}   {left:>9.2} %{mark}", stage + 1, h.perplexity);
-    }
+        let (used, left) = (format!("{:.0} %", h.used * 100.0), format!("{:.2} %", h.left * 100.0));
+        [(stage + 1).to_string(), used, format!("{:.0}", h.perplexity), left, mark.to_owned()]
+    };
+    let head = ["stage", "used", &format!("perplexity of {}", books.entries()), "energy left", ""];
+    out!("{}", table::lines(&head, &health.iter().enumerate().map(row).collect::<Vec<_>>()));
     if let Some(entry) = args.neighbours {
-        outln!("\nstage   nearest to entry {entry} by cosine");
-        for stage in 0..stages {
-            let near: Vec<String> =
-                neighbours(books, stage, entry, 5).into_iter().map(|(e, c)| format!("{e} ({c:.2})")).collect();
-            outln!("{:>5}   {}", stage + 1, near.join("  "));
-        }
+        outln!("\nnearest to entry {entry} by cosine");
+        out!("{}", super::tokens::nearest(stages, |stage| neighbours(books, stage, entry, 5)));
     }
     if let Some(path) = &args.map {
         write_codebook_map(path, books, &uses(books, &codes, stages)).with_context(|| path.display().to_string())?;

@@ -19,6 +19,7 @@ use crate::referee::write_spectrograms;
 use crate::rvq::BeamWidth;
 use crate::service::Client;
 use crate::session::{Hello, Message, SessionEncoder, StreamName, ThinWriter, Wire};
+use crate::table;
 use crate::units::{CODEC_RATE, PcmFormat, StageCount};
 use crate::wire;
 
@@ -94,14 +95,12 @@ pub(super) fn run(args: &Args) -> Result<()> {
     }
     let picture = args.out.join("spectrograms.png");
     write_spectrograms(&picture, &panels).with_context(|| picture.display().to_string())?;
-    outln!("\noriginal      {}", original.display());
-    for row in &rows {
-        outln!("{:>3} kbit/s    {}", row.stages.kbps(), row.file.display());
-    }
-    for (stages, file) in &files {
-        outln!("{:>3} as a file {}", stages.kbps(), file.display());
-    }
-    outln!("spectrograms  {}", picture.display());
+    let mut made = vec![("original".to_owned(), original)];
+    made.extend(rows.into_iter().map(|r| (format!("{} kbit/s, live", r.stages.kbps()), r.file)));
+    made.extend(files.into_iter().map(|(stages, file)| (format!("{} kbit/s, file", stages.kbps()), file)));
+    made.push(("spectrograms".to_owned(), picture));
+    let made: Vec<_> = made.into_iter().map(|(what, path)| [what, path.display().to_string()]).collect();
+    out!("\n{}", table::lines(&["what", "where"], &made));
     Ok(())
 }
 
@@ -114,8 +113,7 @@ fn read(path: &Path) -> Result<Vec<f32>> {
 
 /// The same recording through `encode` and `decode` at the same rates: coded, and searched for.
 fn as_files(args: &Args, original: &Path, seconds: f64) -> Result<Vec<(StageCount, PathBuf)>> {
-    let mut out = Vec::new();
-    outln!("\nAs files:\n  rate  file bytes  kbit/s, every byte  encode x real time  decode x real time");
+    let (mut out, mut rows) = (Vec::new(), Vec::new());
     for &stages in &args.kbps {
         let kbps = stages.kbps().to_string();
         let codes = args.out.join(format!("undertone-{kbps}kbps.utn"));
@@ -134,38 +132,41 @@ fn as_files(args: &Args, original: &Path, seconds: f64) -> Result<Vec<(StageCoun
         let encode = call("encode", original, &codes, &["--kbps", &kbps])?;
         let decode = call("decode", &codes, &sound, &[])?;
         let bytes = std::fs::metadata(&codes)?.len();
-        let rate = bytes as f64 * 8.0 / 1e3 / seconds;
-        outln!("{:6.1} {bytes:11} {rate:19.2} {encode:19.1} {decode:19.1}", stages.kbps());
+        let rate = format!("{:.2}", bytes as f64 * 8.0 / 1e3 / seconds);
+        rows.push([kbps, bytes.to_string(), rate, format!("{encode:.1}"), format!("{decode:.1}")]);
         out.push((stages, sound));
     }
+    let head = ["kbit/s", "file bytes", "kbit/s, every byte", "encode x real time", "decode x real time"];
     outln!(
-        "coded by the token model, loud frames finer than quiet ones, latents searched for; the times include loading the model."
+        "\nAs files:\n{}coded by the token model, loud frames finer than quiet ones, latents searched for; the times include loading the model.",
+        table::lines(&head, &rows)
     );
     Ok(out)
 }
 
 fn print_table(rows: &[Measured], algorithmic: f64) {
+    let row = |r: &Measured| {
+        let rates = [r.code_kbps, r.message_kbps, r.ip_kbps].map(|v| format!("{v:.2}"));
+        let delay = format!("{algorithmic:.0} / {:.0}", r.delay_ms);
+        let times = [delay, format!("{:.3}", r.cpu_ms), format!("{:.0}", 20.0 / r.cpu_ms)];
+        let what = [r.stages.kbps().to_string(), format!("{:.1}", r.seconds)];
+        what.into_iter().chain(rates).chain(times).collect::<Vec<_>>()
+    };
+    let head = [
+        "kbit/s",
+        "seconds",
+        "code kbit/s",
+        "message kbit/s",
+        "IP kbit/s",
+        "delay ms: codec / measured",
+        "CPU ms a frame",
+        "x real time",
+    ];
     outln!(
-        "\n  rate  seconds  code kbit/s  message kbit/s  IP kbit/s  delay: codec / measured ms  CPU ms/frame  x real time"
-    );
-    for r in rows {
-        outln!(
-            "{:6.1} {:8.1} {:12.2} {:15.2} {:10.2} {:15.0} / {:<9.0} {:13.3} {:12.0}",
-            r.stages.kbps(),
-            r.seconds,
-            r.code_kbps,
-            r.message_kbps,
-            r.ip_kbps,
-            algorithmic,
-            r.delay_ms,
-            r.cpu_ms,
-            20.0 / r.cpu_ms
-        );
-    }
-    outln!(
-        "\ncode: packed indices; message: with what is around them; IP: with {IP_TCP_BYTES} bytes of IPv4 and TCP headers a message.\n\
+        "\n{}\ncode: packed indices; message: with what is around them; IP: with {IP_TCP_BYTES} bytes of IPv4 and TCP headers a message.\n\
          measured delay: median over samples from a sample's entry into the daemon's PCM port to its return from the PCM\n\
-         output port; it includes bundles of 100 ms. CPU: the whole daemon, encoding, searching and decoding, from the kernel's count."
+         output port; it includes bundles of 100 ms. CPU: the whole daemon, encoding, searching and decoding, from the kernel's count.",
+        table::lines(&head, &rows.iter().map(row).collect::<Vec<_>>())
     );
 }
 
@@ -176,8 +177,7 @@ const LATENCIES: [u8; 3] = [3, 10, 50];
 fn by_latency(args: &Args, model: &LoadedModel, pcm: &[f32]) -> Result<()> {
     let Some(tokens) = model.tokens()? else { return Ok(()) };
     let mut processor = model.processor(BeamWidth::GREEDY)?;
-    outln!("\nCoded by the token model, by how long sound waits for what travels with it:");
-    outln!("  rate  latency  code kbit/s  message kbit/s  IP kbit/s");
+    let mut rows = Vec::new();
     for &stages in &args.kbps {
         for frames in LATENCIES {
             let mut encoder = Encoder::new(model.profile.clone(), model.profile.stages, frames)?;
@@ -210,11 +210,14 @@ fn by_latency(args: &Args, model: &LoadedModel, pcm: &[f32]) -> Result<()> {
             }
             let seconds = pcm.len() as f64 / f64::from(CODEC_RATE.hz());
             let kbps = |bytes: u64| bytes as f64 * 8.0 / 1e3 / seconds;
-            let ip = kbps(bytes + messages * IP_TCP_BYTES);
-            let (rate, ms) = (stages.kbps(), u32::from(frames) * 20);
-            outln!("{rate:6.1} {ms:5} ms {:12.2} {:15.2} {ip:10.2}", kbps(codes), kbps(bytes));
+            let rates = [codes, bytes, bytes + messages * IP_TCP_BYTES].map(|b| format!("{:.2}", kbps(b)));
+            let what = [stages.kbps().to_string(), format!("{} ms", u32::from(frames) * 20)];
+            rows.push(what.into_iter().chain(rates).collect::<Vec<_>>());
         }
     }
+    let head = ["kbit/s", "latency", "code kbit/s", "message kbit/s", "IP kbit/s"];
+    let what = "Coded by the token model, by how long sound waits for what travels with it:";
+    out!("\n{what}\n{}", table::lines(&head, &rows));
     Ok(())
 }
 

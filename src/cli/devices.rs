@@ -6,6 +6,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use crate::capture::device::{DeviceEvent, DeviceInfo, Report, list};
+use crate::table;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -21,13 +22,12 @@ pub(super) fn run(args: &Args) -> Result<()> {
         writeln!(out, "{:#}", devices.iter().map(json).collect::<Value>())?;
         return Ok(());
     }
-    writeln!(out, "{:<40} {:>14} {:>14} {:>7}  description", "device", "input", "output", "default")?;
-    for d in &devices {
-        let shape =
-            |s: Option<(u32, u16)>| s.map_or_else(|| "-".to_owned(), |(hz, channels)| format!("{hz} Hz x {channels}"));
-        let (input, output, default) = (shape(d.input), shape(d.output), if d.default { "yes" } else { "" });
-        writeln!(out, "{:<40} {input:>14} {output:>14} {default:>7}  {}", d.name, one_line(&d.description))?;
-    }
+    let shape =
+        |s: Option<(u32, u16)>| s.map_or_else(|| "-".to_owned(), |(hz, channels)| format!("{hz} Hz x {channels}"));
+    let default = |d: &DeviceInfo| if d.default { "yes" } else { "" }.to_owned();
+    let row = |d: &DeviceInfo| [d.name.clone(), shape(d.input), shape(d.output), default(d), one_line(&d.description)];
+    let head = ["device", "input", "output", "default", "description"];
+    out.write_all(table::lines(&head, &devices.iter().map(row).collect::<Vec<_>>()).as_bytes())?;
     if devices.is_empty() {
         errln!("undertone: no sound system answers here");
     }

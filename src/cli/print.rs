@@ -5,7 +5,11 @@ use std::io::{ErrorKind, Write};
 
 /// Prints a line to the standard output.
 macro_rules! outln {
-    () => { $crate::cli::print::out(format_args!("")) };
+    ($($arg:tt)*) => { $crate::cli::print::out(format_args!("{}\n", format_args!($($arg)*))) };
+}
+
+/// Prints what has its line ends, as tables do.
+macro_rules! out {
     ($($arg:tt)*) => { $crate::cli::print::out(format_args!($($arg)*)) };
 }
 
@@ -15,8 +19,8 @@ macro_rules! errln {
 }
 
 /// The program ends when its reader has gone (`undertone model info | head -1`), and fails when its lines find no room.
-pub(super) fn out(line: Arguments<'_>) {
-    match writeln!(std::io::stdout(), "{line}") {
+pub(super) fn out(text: Arguments<'_>) {
+    match std::io::stdout().write_fmt(text) {
         Ok(()) => {}
         Err(e) if e.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
         Err(e) => {

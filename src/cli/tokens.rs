@@ -10,6 +10,7 @@ use super::encode::{parse_kbps, tokens};
 use crate::capture::AudioInput;
 use crate::codec::encode_all;
 use crate::rvq::{BeamWidth, SimdLevel};
+use crate::table;
 use crate::token::{Context, Frequencies, TokenModel};
 use crate::units::StageCount;
 
@@ -72,25 +73,28 @@ pub(super) fn run(args: &Args) -> Result<()> {
     ensure!(frames > 0, "the recordings hold no frame of 20 ms");
     let whole = bits(&model, &recordings, args.kbps, usize::MAX);
     outln!("\n{frames} frames of {} recordings at {} kbit/s", recordings.len(), args.kbps.kbps());
-    outln!("stage   bits of 10   perplexity of {}", s.entries);
-    for (stage, sum) in whole.iter().enumerate() {
-        let mean = sum / frames as f64;
-        outln!("{:>5}   {mean:>10.2}   {:>10.0}", stage + 1, mean.exp2());
-    }
+    let means = whole.iter().map(|sum| sum / frames as f64).enumerate();
+    let rows: Vec<_> = means
+        .map(|(stage, mean)| [(stage + 1).to_string(), format!("{mean:.2}"), format!("{:.0}", mean.exp2())])
+        .collect();
+    out!("{}", table::lines(&["stage", "bits of 10", &format!("perplexity of {}", s.entries)], &rows));
     let packed = (frames * args.kbps.index() * 10) as f64;
-    outln!("\ncontext in frames   bits a code   saved");
-    for span in SPANS {
+    let rows = SPANS.map(|span| {
         let sum: f64 = bits(&model, &recordings, args.kbps, span).iter().sum();
         let name = if span == usize::MAX { "all".to_owned() } else { span.to_string() };
-        outln!("{name:>17}   {:>11.3}   {:>4.1} %", 10.0 * sum / packed, 100.0 * (1.0 - sum / packed));
-    }
+        [name, format!("{:.3}", 10.0 * sum / packed), format!("{:.1} %", 100.0 * (1.0 - sum / packed))]
+    });
+    out!("\n{}", table::lines(&["context in frames", "bits a code", "saved"], &rows));
     if let Some(entry) = args.neighbours {
-        outln!("\nstage   nearest to entry {entry} by cosine of the output embedding");
-        for stage in 0..args.kbps.index() {
-            let near: Vec<String> =
-                model.neighbours(stage, entry, 5).into_iter().map(|(e, c)| format!("{e} ({c:.2})")).collect();
-            outln!("{:>5}   {}", stage + 1, near.join("  "));
-        }
+        outln!("\nnearest to entry {entry} by cosine of the output embedding");
+        out!("{}", nearest(args.kbps.index(), |stage| model.neighbours(stage, entry, 5)));
     }
     Ok(())
+}
+
+/// A table of the entries that are nearest, with their cosines, a row a stage.
+pub(super) fn nearest(stages: usize, near: impl Fn(usize) -> Vec<(u16, f32)>) -> String {
+    let entry = |(entry, cosine): (u16, f32)| format!("{entry} ({cosine:.2})");
+    let row = |k| [(k + 1).to_string()].into_iter().chain(near(k).into_iter().map(entry)).collect();
+    table::lines(&["stage", "1", "2", "3", "4", "5"], &(0..stages).map(row).collect::<Vec<Vec<_>>>())
 }

@@ -40,5 +40,6 @@ pub use stats::{Interval, bootstrap, mean, rate_at};
 pub use stoi::estoi;
 #[cfg(feature = "referee")]
 pub use table::{
-    Row, Summary, equivalent_rate, read_rows, summarise, write_rows, write_summary_csv, write_summary_json,
+    Row, Summary, equivalent_rate, read_rows, summarise, summary_lines, write_rows, write_summary_csv,
+    write_summary_json,
 };

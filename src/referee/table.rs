@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::RefereeError;
 use super::stats::{Interval, bootstrap, mean, rate_at};
+use crate::table;
 
 /// One recording through one codec at one setting.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,13 +47,12 @@ const HEAD: [&str; 4] = ["item", "kind", "system", "nominal_kbps"];
 ///
 /// Errors: [`RefereeError::Table`].
 pub fn write_rows(rows: &[Row]) -> Result<String, RefereeError> {
-    let mut out = csv::Writer::from_writer(Vec::new());
-    out.write_record(HEAD.iter().chain(&Row::NUMBERS))?;
-    for row in rows {
+    let head: Vec<_> = HEAD.into_iter().chain(Row::NUMBERS).collect();
+    let cells = |row: &Row| {
         let names = [row.item.clone(), row.kind.clone(), row.system.clone(), row.nominal.to_string()];
-        out.write_record(names.into_iter().chain(row.values.map(|v| format!("{v:.5}"))))?;
-    }
-    text(out)
+        names.into_iter().chain(row.values.map(|v| format!("{v:.5}"))).collect::<Vec<_>>()
+    };
+    Ok(table::csv(&head, &rows.iter().map(cells).collect::<Vec<_>>())?)
 }
 
 /// Reads what [`write_rows`] wrote.
@@ -66,11 +66,6 @@ pub fn read_rows(text: &str) -> Result<Vec<Row>, RefereeError> {
             Ok(Row { item, kind, system, nominal, values })
         })
         .collect()
-}
-
-fn text(out: csv::Writer<Vec<u8>>) -> Result<String, RefereeError> {
-    let bytes = out.into_inner().map_err(|e| csv::Error::from(e.into_error()))?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Means of one codec at one setting over the recordings of a kind.
@@ -150,17 +145,31 @@ pub fn equivalent_rate(
 ///
 /// Errors: [`RefereeError::Table`].
 pub fn write_summary_csv(summary: &[Summary]) -> Result<String, RefereeError> {
-    let mut out = csv::Writer::from_writer(Vec::new());
     let names = Row::NUMBERS.iter().flat_map(|n| [(*n).to_owned(), format!("{n}_low"), format!("{n}_high")]);
-    out.write_record(["kind", "system", "nominal_kbps", "items"].map(str::to_owned).into_iter().chain(names))?;
-    for s in summary {
-        let head = [s.kind.clone(), s.system.clone(), s.nominal.to_string(), s.items.to_string()];
+    let head: Vec<_> =
+        ["kind", "system", "nominal_kbps", "items"].map(str::to_owned).into_iter().chain(names).collect();
+    let cells = |s: &Summary| {
         let number = |v| format!("{v:.4}");
         let means =
             s.means.iter().flat_map(|m| m.map_or_else(Default::default, |m| [m.mean, m.low, m.high].map(number)));
-        out.write_record(head.into_iter().chain(means))?;
-    }
-    text(out)
+        [s.kind.clone(), s.system.clone(), s.nominal.to_string(), s.items.to_string()]
+            .into_iter()
+            .chain(means)
+            .collect()
+    };
+    let head: Vec<_> = head.iter().map(String::as_str).collect();
+    Ok(table::csv(&head, &summary.iter().map(cells).collect::<Vec<Vec<_>>>())?)
+}
+
+/// Means as lines for people; `numbers` are those of [`Row::NUMBERS`] to show, by place, head and digits.
+pub fn summary_lines(summary: &[Summary], numbers: &[(usize, &str, usize)]) -> String {
+    let head: Vec<_> = ["recordings", "codec", "kbit/s"].into_iter().chain(numbers.iter().map(|n| n.1)).collect();
+    let mean = |m: Option<Interval>, digits| m.map_or_else(|| "-".to_owned(), |m| format!("{:.digits$}", m.mean));
+    let cells = |s: &Summary| {
+        let means = numbers.iter().map(|&(place, _, digits)| mean(s.means[place], digits));
+        [s.kind.clone(), s.system.clone(), s.nominal.to_string()].into_iter().chain(means).collect()
+    };
+    table::lines(&head, &summary.iter().map(cells).collect::<Vec<Vec<_>>>())
 }
 
 /// Summary as a JSON array of objects; a number is `[mean, low, high]` or null.

@@ -1,7 +1,5 @@
 //! What the daemon does now, as a table for people and as JSON for programs.
 
-use comfy_table::presets::NOTHING;
-use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 
 use super::Shared;
@@ -10,6 +8,7 @@ use super::hub::StreamState;
 use super::quic::ListenerState;
 use super::shared::DeviceState;
 use crate::profile::Profile;
+use crate::table;
 
 /// Why no new work should come; None if it may.
 pub(super) fn unready(shared: &Shared) -> Option<String> {
@@ -130,7 +129,7 @@ impl State {
             let times = [or_dash(s.age_s.map(|a| a * 1e3), 0), format!("{:.1}", s.silent_s), or_dash(s.saved_s, 1)];
             [s.stream.clone(), yes(s.published)].into_iter().chain(numbers).chain(times).collect()
         });
-        page += &rows(&head, streams.collect());
+        page += &table::lines(&head, &streams.collect::<Vec<Vec<_>>>());
         let head = ["device", "direction", "stream", "open", "ring ms", "overruns", "underruns", "ppm"];
         let devices = self.devices.iter().map(|d| {
             let names = [d.device.clone(), d.direction.to_owned(), d.stream.clone(), yes(d.open)];
@@ -139,7 +138,7 @@ impl State {
             names.into_iter().chain(numbers).collect()
         });
         if !self.devices.is_empty() {
-            page = page + "\n" + &rows(&head, devices.collect());
+            page = page + "\n" + &table::lines(&head, &devices.collect::<Vec<Vec<_>>>());
         }
         let head = ["listener over QUIC", "stages", "loss %", "jitter ms"];
         let listeners = self.quic_listeners.iter().map(|l| {
@@ -147,16 +146,8 @@ impl State {
             [l.stream.to_string(), l.stages.to_string()].into_iter().chain(numbers).collect()
         });
         if !self.quic_listeners.is_empty() {
-            page = page + "\n" + &rows(&head, listeners.collect());
+            page = page + "\n" + &table::lines(&head, &listeners.collect::<Vec<Vec<_>>>());
         }
         page
     }
-}
-
-/// A table: the first column to the left, the others to the right.
-fn rows(head: &[&str], rows: Vec<Vec<String>>) -> String {
-    let mut table = Table::new();
-    table.load_preset(NOTHING).set_header(head.to_vec()).add_rows(rows);
-    table.column_iter_mut().skip(1).for_each(|c| c.set_cell_alignment(CellAlignment::Right));
-    table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
 }

@@ -1,6 +1,5 @@
 //! `undertone bench load`: more and more duplex streams through a daemon, until it says no and past that.
 
-use std::fmt::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,6 +14,7 @@ use super::rig::{Meter, Rig, Setup, State, file, percentile, stream};
 use crate::cli::encode::parse_kbps;
 use crate::engine::EngineOptions;
 use crate::referee::{Chart, Scale, svg};
+use crate::table;
 use crate::units::StageCount;
 
 /// How long new streams may take to start before a step is measured.
@@ -88,7 +88,22 @@ struct Step {
     own_p99: f32,
 }
 
-const HEAD: &str = "asked,running,refused,lost,frames,p50_ms,p99_ms,max_ms,missed,rss_mib,mib_a_stream,cores,stage_share,own_lateness_p99_ms";
+const HEAD: [&str; 14] = [
+    "asked",
+    "running",
+    "refused",
+    "lost",
+    "frames",
+    "p50_ms",
+    "p99_ms",
+    "max_ms",
+    "missed",
+    "rss_mib",
+    "mib_a_stream",
+    "cores",
+    "stage_share",
+    "own_lateness_p99_ms",
+];
 
 impl Step {
     fn numbers(&self) -> [String; 14] {
@@ -121,11 +136,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
     );
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let steps = runtime.block_on(steps(args, overlap))?;
-    let mut text = format!("{HEAD}\n");
-    for step in &steps {
-        let _ = writeln!(text, "{}", step.numbers().join(","));
-    }
-    std::fs::write(&csv, text).with_context(|| csv.display().to_string())?;
+    let rows: Vec<_> = steps.iter().map(Step::numbers).collect();
+    out!("{}", table::lines(&HEAD, &rows));
+    std::fs::write(&csv, table::csv(&HEAD, &rows)?).with_context(|| csv.display().to_string())?;
     let knee = steps.iter().take_while(|s| met(s, args)).last().map_or(0, |s| s.running);
     std::fs::write(args.out.join("load.json"), json(&steps, knee))?;
     std::fs::write(args.out.join("load.svg"), picture(&steps)?)?;
@@ -150,7 +163,7 @@ async fn steps(args: &Args, overlap: usize) -> Result<Vec<Step>> {
     let setup = Setup { model, kbps: args.kbps, searches: args.searches, ports, engine, out: &args.out };
     let rig = Rig::start(&setup)?;
     let idle_mib = rig.rss_mib();
-    outln!("idle daemon: {idle_mib:.1} MiB\n{}", HEAD.replace(',', "  "));
+    outln!("idle daemon: {idle_mib:.1} MiB");
     let mut ports = rig.ports.iter().enumerate();
     let (mut streams, mut out, mut past): (Vec<Arc<Meter>>, Vec<Step>, u16) = (Vec::new(), Vec::new(), 0);
     loop {
@@ -168,7 +181,7 @@ async fn steps(args: &Args, overlap: usize) -> Result<Vec<Step>> {
         let (start, cpu) = (Instant::now(), rig.cpu_s());
         sleep(Duration::from_secs(u64::from(args.seconds))).await;
         let step = measure(args, &rig, &streams, idle_mib, (start, cpu))?;
-        outln!("{}", step.numbers().join("  "));
+        errln!("{} of {} streams: p50 {:.2} ms, p99 {:.2} ms", step.running, step.asked, step.p50, step.p99);
         let met = met(&step, args);
         out.push(step);
         // Who was refused does not come again: the next step brings others.
@@ -224,7 +237,7 @@ fn measure(
 fn json(steps: &[Step], knee: usize) -> String {
     let number = |v: String| serde_json::from_str(&v).unwrap_or(Value::Null);
     let step =
-        |s: &Step| HEAD.split(',').zip(s.numbers().map(number)).map(|(k, v)| (k.to_owned(), v)).collect::<Value>();
+        |s: &Step| HEAD.into_iter().zip(s.numbers().map(number)).map(|(k, v)| (k.to_owned(), v)).collect::<Value>();
     let steps: Vec<Value> = steps.iter().map(step).collect();
     format!("{:#}\n", json!({"command": command(), "machine": machine(), "knee": knee, "steps": steps}))
 }

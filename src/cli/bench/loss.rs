@@ -12,7 +12,8 @@ use super::recordings::recordings;
 use crate::cli::encode::{parse_beam, parse_kbps};
 use crate::referee::{LossModel, parse_trace};
 use crate::referee::{
-    OpusSettings, Payload, Repair, summarise, write_report, write_rows, write_summary_csv, write_summary_json,
+    OpusSettings, Payload, Repair, summarise, summary_lines, write_report, write_rows, write_summary_csv,
+    write_summary_json,
 };
 use crate::rvq::BeamWidth;
 use crate::units::StageCount;
@@ -165,21 +166,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
     write("summary.csv", write_summary_csv(&summary)?)?;
     write("summary.json", write_summary_json(&summary))?;
     write("report.html", write_report("undertone and Opus under packet loss", &notes, &summary, &[], &[])?)?;
-    for s in &summary {
-        let at = |k: usize| s.means[k].map_or(f64::NAN, |m: crate::referee::Interval| m.mean);
-        outln!(
-            "{:<7} {:<42} {:>4} kbit/s: payload {:.2}, IP {:.2}; {:.1} % lost; PESQ-WB {:.3}, ESTOI {:.3}, LSD {:.2} dB",
-            s.kind,
-            s.system,
-            s.nominal,
-            at(0),
-            at(2),
-            at(10) * 100.0,
-            at(3),
-            at(4),
-            at(5)
-        );
-    }
+    let numbers =
+        [(0, "payload", 2), (2, "IP", 2), (10, "lost", 3), (3, "PESQ-WB", 3), (4, "ESTOI", 3), (5, "LSD dB", 2)];
+    out!("{}", summary_lines(&summary, &numbers));
     outln!("{}", args.out.join("report.html").display());
     Ok(())
 }

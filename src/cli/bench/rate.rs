@@ -13,7 +13,7 @@ use crate::cli::encode::{parse_beam, parse_kbps};
 use crate::profile::Profile;
 use crate::recording::REFINE_STEPS;
 use crate::referee::{
-    Listening, OpusSettings, Payload, Repair, Row, equivalent_rate, summarise, write_report, write_rows,
+    Listening, OpusSettings, Payload, Repair, Row, equivalent_rate, summarise, summary_lines, write_report, write_rows,
     write_spectrograms, write_summary_csv, write_summary_json,
 };
 use crate::rvq::BeamWidth;
@@ -146,25 +146,12 @@ pub(super) fn run(args: &Args) -> Result<()> {
     write("summary.csv", write_summary_csv(&summary)?)?;
     write("summary.json", write_summary_json(&summary))?;
     write("report.html", write_report("undertone and Opus by rate", &notes, &summary, &equivalents, &listening)?)?;
-    for s in &summary {
-        let at = |k: usize| s.means[k].map_or(f64::NAN, |m: crate::referee::Interval| m.mean);
-        outln!(
-            "{:<7} {:<24} {:>4} kbit/s: payload {:.2}, message {:.2}, IP {:.2}; PESQ-WB {:.3}, ESTOI {:.3}, LSD {:.2} dB{}; {:.0} x / {:.0} x real time, {} ms",
-            s.kind,
-            s.system,
-            s.nominal,
-            at(0),
-            at(1),
-            at(2),
-            at(3),
-            at(4),
-            at(5),
-            other.as_ref().map_or(String::new(), |name| format!(", {name} {:.3}", at(Row::NUMBERS.len() - 1))),
-            at(6),
-            at(7),
-            at(8)
-        );
-    }
+    let rates = [(0, "payload", 2), (1, "message", 2), (2, "IP", 2)];
+    let scores = [(3, "PESQ-WB", 3), (4, "ESTOI", 3), (5, "LSD dB", 2)];
+    let other = other.as_deref().map(|name| (Row::NUMBERS.len() - 1, name, 3));
+    let times = [(6, "encode x", 0), (7, "decode x", 0), (8, "delay ms", 0)];
+    let numbers: Vec<_> = rates.into_iter().chain(scores).chain(other).chain(times).collect();
+    out!("{}", summary_lines(&summary, &numbers));
     for (kind, what, rate) in &equivalents {
         if let Some(r) = rate {
             outln!("{kind}: {what} sounds like Opus at {:.1} kbit/s ({:.1} to {:.1})", r.mean, r.low, r.high);

@@ -1,6 +1,5 @@
 //! `undertone bench soak`: a daemon near its limit for a long time, with streams that come and go and clients that misbehave.
 
-use std::fmt::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,6 +12,7 @@ use super::rig::{Meter, Rig, Setup, State, file, misbehave, percentile, stream};
 use crate::cli::encode::parse_kbps;
 use crate::engine::EngineOptions;
 use crate::referee::{Chart, Scale, svg};
+use crate::table;
 use crate::units::StageCount;
 
 /// Ports for clients that misbehave, and for streams that start while others end.
@@ -60,6 +60,14 @@ struct Look {
     missed: usize,
 }
 
+impl Look {
+    fn numbers(&self) -> [String; 7] {
+        let [rss, p50, p99, max] =
+            [self.rss_mib, self.p50.into(), self.p99.into(), self.max.into()].map(|v: f64| format!("{v:.2}"));
+        [format!("{:.0}", self.at_s), rss, p50, p99, max, self.frames.to_string(), self.missed.to_string()]
+    }
+}
+
 #[derive(Default)]
 struct Totals {
     joins: usize,
@@ -86,12 +94,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
     outln!("{}\n{}", command(), machine());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (rows, totals) = runtime.block_on(soak(args, overlap, Duration::from_secs_f64(length)))?;
-    let mut text = "at_s,rss_mib,p50_ms,p99_ms,max_ms,frames,missed\n".to_owned();
-    for r in &rows {
-        let (at, rss) = (r.at_s, r.rss_mib);
-        let _ = writeln!(text, "{at:.0},{rss:.2},{:.2},{:.2},{:.2},{},{}", r.p50, r.p99, r.max, r.frames, r.missed);
-    }
-    std::fs::write(&csv, text).with_context(|| csv.display().to_string())?;
+    let head = ["at_s", "rss_mib", "p50_ms", "p99_ms", "max_ms", "frames", "missed"];
+    let numbers: Vec<_> = rows.iter().map(Look::numbers).collect();
+    std::fs::write(&csv, table::csv(&head, &numbers)?).with_context(|| csv.display().to_string())?;
     std::fs::write(args.out.join("soak.svg"), picture(&rows)?)?;
     let (frames, missed) = (rows.iter().map(|r| r.frames).sum::<usize>(), rows.iter().map(|r| r.missed).sum::<usize>());
     // The first fifth is warm-up: buffers find their size.
@@ -139,16 +144,8 @@ async fn soak(args: &Args, overlap: usize, length: Duration) -> Result<(Vec<Look
         if start.elapsed() >= LOOK * (rows.len() as u32 + 1) {
             let row = look(args, &rig, start, &crowd.streams);
             if rows.len().is_multiple_of(12) {
-                outln!(
-                    "{:6.0} s  RSS {:.1} MiB  p50 {:.2}  p99 {:.2}  longest {:.2} ms  missed {} of {}",
-                    row.at_s,
-                    row.rss_mib,
-                    row.p50,
-                    row.p99,
-                    row.max,
-                    row.missed,
-                    row.frames
-                );
+                let [at, rss, p50, p99, max, frames, missed] = row.numbers();
+                outln!("{at} s: RSS {rss} MiB, p50 {p50}, p99 {p99}, longest {max} ms, missed {missed} of {frames}");
             }
             rows.push(row);
         }

@@ -1,6 +1,5 @@
 //! `undertone bench speed`.
 
-use std::fmt::Write;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -12,6 +11,7 @@ use crate::codec::{self, Decoder, Encoder, Processor};
 use crate::infer::{LoadedModel, Networks};
 use crate::referee::{Chart, Codec, Opus, OpusSettings, Packet, Repair, cpu_time, svg};
 use crate::rvq::{BeamWidth, Searcher, SimdLevel, Wanted};
+use crate::table;
 use crate::units::{CODEC_RATE, StageCount};
 
 /// Samples of a second.
@@ -61,8 +61,10 @@ pub(super) fn run(args: &Args) -> Result<()> {
     lines.add(opus()?);
     let growth = Growth::measure(&mut processor, stages, args.longest as usize, &mut lines)?;
     lines.add(memory(&processor));
+    out!("{}", table::lines(&Lines::HEAD, &lines.numbers(3)));
     std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
-    for (name, text) in [("speed.csv", lines.csv()), ("growth.svg", growth.picture()?)] {
+    let csv = table::csv(&Lines::HEAD, &lines.numbers(4))?;
+    for (name, text) in [("speed.csv", csv), ("growth.svg", growth.picture()?)] {
         std::fs::write(args.out.join(name), text).with_context(|| args.out.display().to_string())?;
     }
     Ok(())
@@ -73,19 +75,16 @@ pub(super) fn run(args: &Args) -> Result<()> {
 struct Lines(Vec<Line>);
 
 impl Lines {
+    const HEAD: [&str; 3] = ["what", "unit", "value"];
+
     fn add(&mut self, new: Vec<Line>) {
-        for (what, unit, value) in &new {
-            outln!("{what:<64} {value:>12.3} {unit}");
-        }
+        new.iter().for_each(|(what, ..)| errln!("measured: {what}"));
         self.0.extend(new);
     }
 
-    fn csv(&self) -> String {
-        let mut csv = "what,unit,value\n".to_owned();
-        for (what, unit, value) in &self.0 {
-            let _ = writeln!(csv, "{},{unit},{value:.4}", what.replace(',', ";"));
-        }
-        csv
+    fn numbers(&self, digits: usize) -> Vec<[String; 3]> {
+        let row = |(what, unit, value): &Line| [what.clone(), (*unit).to_owned(), format!("{value:.digits$}")];
+        self.0.iter().map(row).collect()
     }
 }
 
