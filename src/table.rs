@@ -7,7 +7,7 @@ use comfy_table::{CellAlignment, Table};
 pub(crate) fn lines<R: AsRef<[String]>>(head: &[&str], rows: &[R]) -> String {
     let mut table = Table::new();
     table.load_preset(NOTHING).set_header(head.to_vec()).add_rows(rows.iter().map(AsRef::as_ref));
-    let is_word = |cell: &String| cell.starts_with(char::is_alphabetic);
+    let is_word = |cell: &String| cell.starts_with(|c: char| c != '-' && !c.is_ascii_digit());
     for (k, column) in table.column_iter_mut().enumerate().skip(1) {
         if !rows.iter().any(|row| row.as_ref().get(k).is_some_and(is_word)) {
             column.set_cell_alignment(CellAlignment::Right);

@@ -95,6 +95,6 @@ pub(super) fn run(args: &Args) -> Result<()> {
 /// A table of the entries that are nearest, with their cosines, a row a stage.
 pub(super) fn nearest(stages: usize, near: impl Fn(usize) -> Vec<(u16, f32)>) -> String {
     let entry = |(entry, cosine): (u16, f32)| format!("{entry} ({cosine:.2})");
-    let row = |k| [(k + 1).to_string()].into_iter().chain(near(k).into_iter().map(entry)).collect();
+    let row = |k: usize| [(k + 1).to_string()].into_iter().chain(near(k).into_iter().map(entry)).collect();
     table::lines(&["stage", "1", "2", "3", "4", "5"], &(0..stages).map(row).collect::<Vec<Vec<_>>>())
 }
