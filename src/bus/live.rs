@@ -2,12 +2,13 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use async_nats::{Client, Request, Subscriber};
 use futures_util::{Stream, StreamExt};
 
 use super::layers::{Epoch, Kind, LAYERS, LayerMessage, MessageError, split};
+use super::rights::{Rights, Verdict};
 use super::{Bus, BusCounters, BusError, Prefix, refused, stream_token};
 use crate::session::{PackedBundle, StreamName};
 use crate::units::ModelId;
@@ -15,23 +16,17 @@ use crate::units::ModelId;
 /// How long an earlier publisher has to object. Where there is none, NATS says so at once.
 const OBJECTION: Duration = Duration::from_millis(300);
 
-/// How often a publisher repeats its claim, so that two that could not hear each other find out.
-const REPEAT: Duration = Duration::from_secs(2);
-
 /// The right to publish a stream; dropping it gives the right up.
 pub struct Claim {
     bus: Bus,
     name: StreamName,
-    model: ModelId,
-    epoch: Epoch,
+    rights: Rights,
     others: Subscriber,
-    repeat: tokio::time::Interval,
-    sequence: u64,
 }
 
 impl std::fmt::Debug for Claim {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Claim").field("stream", &self.name).field("epoch", &self.epoch).finish_non_exhaustive()
+        f.debug_struct("Claim").field("stream", &self.name).field("epoch", &self.rights.epoch).finish_non_exhaustive()
     }
 }
 
@@ -46,21 +41,19 @@ impl Bus {
         let subject = self.prefix.subject("claim", &stream_token(name));
         // Listening before asking: of two that ask at the same time, one hears the other.
         let others = self.client.subscribe(subject.clone()).await.map_err(refused("claim a stream"))?;
-        let mut repeat = tokio::time::interval_at(tokio::time::Instant::now() + REPEAT, REPEAT);
-        repeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut claim = Claim { bus: self.clone(), name: name.clone(), model, epoch, others, repeat, sequence: 0 };
+        let rights = Rights::new(epoch, model, Instant::now());
+        let mut claim = Claim { bus: self.clone(), name: name.clone(), rights, others };
         if !self.is_connected() {
             return Ok(Some(claim));
         }
-        let word = LayerMessage::word(Kind::Claim, epoch, model, 0).encode();
-        let request = Request::new().payload(word.into()).timeout(Some(OBJECTION));
+        let request = Request::new().payload(claim.rights.word(Kind::Claim).into()).timeout(Some(OBJECTION));
         let asked = self.client.send_request(subject, request);
         tokio::pin!(asked);
         loop {
             tokio::select! {
                 answer = &mut asked => {
                     // No answer, or nobody there to give one: nobody objects.
-                    let objects = answer.ok().is_some_and(|m| claim.is_earlier(&m.payload));
+                    let objects = answer.is_ok_and(|m| matches!(claim.rights.hear(&m.payload), Ok(Verdict::GiveWay)));
                     return Ok((!objects).then_some(claim));
                 }
                 other = claim.others.next() => match other {
@@ -86,30 +79,20 @@ impl Bus {
 impl Claim {
     /// Who publishes.
     pub fn epoch(&self) -> Epoch {
-        self.epoch
-    }
-
-    fn is_earlier(&self, payload: &[u8]) -> bool {
-        LayerMessage::parse(payload).is_ok_and(|m| m.kind == Kind::Claim && m.epoch < self.epoch)
+        self.rights.epoch
     }
 
     /// Takes another's claim: objects, or gives way. True if we give way.
     async fn hear(&mut self, message: async_nats::Message) -> bool {
-        let Ok(theirs) = LayerMessage::parse(&message.payload) else {
-            BusCounters::add(&self.bus.counters.malformed, 1);
-            return false;
-        };
-        if theirs.kind != Kind::Claim || theirs.epoch == self.epoch {
-            return false;
+        let verdict = self.rights.hear(&message.payload);
+        match (&verdict, message.reply) {
+            (Ok(Verdict::Object), Some(reply)) => {
+                let _ = self.bus.client.publish(reply, self.rights.word(Kind::Claim).into()).await;
+            }
+            (Err(_), _) => BusCounters::add(&self.bus.counters.malformed, 1),
+            _ => {}
         }
-        if theirs.epoch < self.epoch {
-            return true;
-        }
-        if let Some(reply) = message.reply {
-            let word = LayerMessage::word(Kind::Claim, self.epoch, self.model, self.sequence).encode();
-            let _ = self.bus.client.publish(reply, word.into()).await;
-        }
-        false
+        matches!(verdict, Ok(Verdict::GiveWay))
     }
 
     /// Waits until an earlier publisher turns up, and meanwhile tells the others that we are here. Cancel-safe.
@@ -121,11 +104,12 @@ impl Claim {
                     // The connection was closed for good: the process ends.
                     None => std::future::pending().await,
                 },
-                _ = self.repeat.tick() => if self.bus.is_connected() {
-                    let subject = self.bus.prefix.subject("claim", &stream_token(&self.name));
-                    let word = LayerMessage::word(Kind::Claim, self.epoch, self.model, self.sequence).encode();
-                    let _ = self.bus.client.publish(subject, word.into()).await;
-                },
+                () = tokio::time::sleep_until(self.rights.due().into()) => {
+                    if let Some(word) = self.rights.repeat(Instant::now()).filter(|_| self.bus.is_connected()) {
+                        let subject = self.bus.prefix.subject("claim", &stream_token(&self.name));
+                        let _ = self.bus.client.publish(subject, word.into()).await;
+                    }
+                }
             }
         }
     }
@@ -133,9 +117,8 @@ impl Claim {
     /// Publishes a bundle, or drops it if NATS is away: what is live must not arrive later.
     pub async fn publish(&mut self, bundle: &PackedBundle) {
         let counters = &self.bus.counters;
-        let sequence = self.sequence;
-        self.sequence += 1;
-        let messages = match split(bundle, self.epoch, self.model, sequence) {
+        let sequence = self.rights.next_sequence();
+        let messages = match split(bundle, self.rights.epoch, self.rights.model, sequence) {
             Ok(messages) if self.bus.is_connected() => messages,
             _ => return BusCounters::add(&counters.dropped, 1),
         };
@@ -157,8 +140,7 @@ impl Claim {
             return;
         }
         let subject = self.bus.prefix.subject("live", &format!("{}.0", stream_token(&self.name)));
-        let word = LayerMessage::word(kind, self.epoch, self.model, self.sequence).encode();
-        let _ = self.bus.client.publish(subject, word.into()).await;
+        let _ = self.bus.client.publish(subject, self.rights.word(kind).into()).await;
         let _ = self.bus.flush().await;
     }
 }

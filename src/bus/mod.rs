@@ -9,10 +9,12 @@
 //! ```
 //! A dot in a name of a stream becomes `~` in a subject: dots separate a subject's parts.
 
+pub mod following;
 pub mod jobs;
 pub mod layers;
 mod live;
 mod replay;
+mod rights;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -18,7 +18,7 @@ use crate::codec::{Concealer, Decoder, Processor, Profile};
 use crate::infer::LoadedModel;
 use crate::jitter::{Gaps, Quiet, Spans};
 use crate::rvq::BeamWidth;
-use crate::service::{Client, ClientError, ClientOptions, QuicClient, QuicEvent};
+use crate::service::{Client, ClientError, ClientOptions, QuicClient, QuicEvent, until};
 use crate::session::{Continuation, Hello, PackedBundle, StreamName};
 use crate::token::TokenModel;
 use crate::units::{ModelId, PcmFormat, StageCount};
@@ -371,13 +371,6 @@ enum Woken {
     Came(Result<Option<QuicEvent>, ClientError>),
     Quiet,
     Signal,
-}
-
-async fn until(due: Option<Instant>) {
-    match due {
-        Some(due) => tokio::time::sleep_until(due.into()).await,
-        None => std::future::pending().await,
-    }
 }
 
 /// Passes on up to `wanted` frames, or until the stream ends or is cut; gives how many came, and what cut it.

@@ -12,7 +12,9 @@ use tracing::{debug, info, warn};
 
 use super::hub::{Heard, Hub, Publisher};
 use super::tap::{Gauges, Tap};
-use crate::bus::layers::{Assembler, Epoch, Kind, LayerMessage, layers_of};
+use super::until::until;
+use crate::bus::following::{Event, Following};
+use crate::bus::layers::{Kind, layers_of};
 use crate::bus::{Bus, BusCounters, BusError, Claim, Kept, LiveStream};
 use crate::codec::Profile;
 use crate::session::{PackedBundle, StreamName};
@@ -20,15 +22,6 @@ use crate::units::ModelId;
 
 /// Bundles of a stream on their way to NATS; more are dropped, and counted.
 const TAP_QUEUE: usize = 64;
-
-/// How long a bundle waits for a layer that is not there when nothing else comes.
-const HOLD: Duration = Duration::from_millis(60);
-
-/// Shortest silence after which a relay follows another publisher.
-const SHORTEST_SILENCE: Duration = Duration::from_millis(250);
-
-/// A bundle has a frame at least.
-const SHORTEST_BUNDLE: Duration = Duration::from_millis(20);
 
 /// How often JetStream is asked again to keep streams, although nothing happened that would make it forget.
 const KEEP_AGAIN: Duration = Duration::from_secs(60);
@@ -189,7 +182,6 @@ impl Cluster {
                     bus: self.bus.clone(),
                     profile: Arc::clone(profile),
                     name: name.clone(),
-                    following: None,
                 };
                 let task = tokio::spawn(follower.run(receiver));
                 relays.insert(name, Relay { layers: sender, task });
@@ -206,26 +198,16 @@ impl Cluster {
     }
 }
 
-/// Whom a relay follows.
-struct Following {
-    epoch: Epoch,
-    assembler: Assembler,
-    heard: Instant,
-    /// After so long the publisher is taken for gone.
-    silence: Duration,
-}
-
 /// Fetches one stream for those who listen here.
 struct Follower {
     hub: Arc<Hub>,
     bus: Bus,
     profile: Arc<Profile>,
     name: StreamName,
-    following: Option<Following>,
 }
 
 impl Follower {
-    async fn run(mut self, mut layers: watch::Receiver<usize>) {
+    async fn run(self, mut layers: watch::Receiver<usize>) {
         let mut stream = self.bus.follow(&self.name);
         info!(stream = %self.name, layers = *layers.borrow(), "following a stream of another daemon");
         if let Err(e) = self.follow(&mut stream, &mut layers).await {
@@ -236,40 +218,34 @@ impl Follower {
     }
 
     /// Until the stream ends.
-    async fn follow(&mut self, stream: &mut LiveStream, layers: &mut watch::Receiver<usize>) -> Result<(), BusError> {
-        let mut wanted = *layers.borrow_and_update();
+    async fn follow(&self, stream: &mut LiveStream, layers: &mut watch::Receiver<usize>) -> Result<(), BusError> {
+        let wanted = *layers.borrow_and_update();
+        let mut following = Following::new(Arc::clone(&self.profile), wanted);
         stream.set_layers(wanted).await?;
         loop {
-            let waiting = self.following.as_ref().filter(|f| f.assembler.is_waiting()).map(|f| f.heard + HOLD);
-            let heard = tokio::select! {
-                heard = stream.next() => heard,
+            let due = following.due();
+            tokio::select! {
+                heard = stream.next() => match heard.ok_or_else(|| BusError::Connect("closed".to_owned()))? {
+                    Ok(message) => following.hear(&message, Instant::now()),
+                    Err(e) => self.malformed(&e),
+                },
                 changed = layers.changed() => {
                     if changed.is_err() {
                         return Ok(());
                     }
-                    wanted = *layers.borrow_and_update();
+                    let wanted = *layers.borrow_and_update();
                     stream.set_layers(wanted).await?;
-                    if let Some(f) = &mut self.following {
-                        f.assembler.set_wanted(wanted);
-                    }
-                    continue;
+                    following.set_wanted(wanted);
                 }
-                () = async { match waiting {
-                    Some(at) => tokio::time::sleep_until(at.into()).await,
-                    None => std::future::pending().await,
-                }} => {
-                    self.pass_on(true);
-                    continue;
+                () = until(due) => following.wait_no_longer(),
+            }
+            while let Some(event) = following.event() {
+                if let Event::Ended = event {
+                    info!(stream = %self.name, "the publisher on another daemon ended the stream");
+                    self.hub.end_relay(&self.name);
+                    return Ok(());
                 }
-            };
-            let Some(heard) = heard else { return Err(BusError::Connect("closed".to_owned())) };
-            match heard {
-                Ok(message) => {
-                    if self.take(&message, wanted) {
-                        return Ok(());
-                    }
-                }
-                Err(e) => self.malformed(&e),
+                self.tell(event);
             }
         }
     }
@@ -279,112 +255,23 @@ impl Follower {
         debug!(stream = %self.name, %why, "a message was thrown away");
     }
 
-    /// Takes a message; true if the stream has ended.
-    fn take(&mut self, message: &LayerMessage, wanted: usize) -> bool {
-        if message.model != self.profile.model_id {
-            self.malformed(&format!("model {}, here it is {}", message.model, self.profile.model_id));
-            return false;
-        }
-        let ours = self.following.as_ref().is_some_and(|f| f.epoch == message.epoch);
-        match message.kind {
-            Kind::Claim => return false,
-            Kind::Yield => {
-                if ours {
-                    self.pass_on(true);
-                    self.following = None;
-                }
-                return false;
-            }
-            Kind::End => {
-                if ours {
-                    self.pass_on(true);
-                    info!(stream = %self.name, "the publisher on another daemon ended the stream");
-                    self.hub.end_relay(&self.name);
-                }
-                return ours;
-            }
-            Kind::Codes | Kind::Graded | Kind::Background => {}
-        }
-        let now = Instant::now();
-        let silent = self.following.as_ref().is_none_or(|f| now.duration_since(f.heard) > f.silence);
-        // Who begins had its claim looked at: the one before it has gone, however lately it was heard.
-        let successor = message.sequence == 0 && self.following.as_ref().is_some_and(|f| f.epoch < message.epoch);
-        if silent || successor {
-            // The first bundle, the publisher came back after a pause, or another one took its place.
-            self.pass_on(true);
-            self.count_missed(message, now);
-            let assembler = Assembler::new(wanted, self.profile.entries);
-            let (epoch, heard) = (message.epoch, now);
-            let silence = (self.profile.media_time(message.frames) * 2).max(SHORTEST_SILENCE);
-            self.following = Some(Following { epoch, assembler, heard, silence });
-        } else if !ours {
-            // Two at once: one of them finds out soon and gives way.
-            return false;
-        }
-        if let Some(f) = &mut self.following {
-            f.heard = now;
-            if let Err(e) = f.assembler.push(message) {
-                self.malformed(&e);
-            }
-        }
-        self.pass_on(false);
-        false
-    }
-
-    /// Counts what a publisher sent while nothing of it came, as when NATS was away.
-    fn count_missed(&self, message: &LayerMessage, now: Instant) {
-        let Some(f) = self.following.as_ref().filter(|f| f.epoch == message.epoch) else { return };
-        let silence = now.duration_since(f.heard);
-        let missed = missed(f.assembler.expected(), message.sequence, silence);
-        if missed > 0 {
-            warn!(stream = %self.name, missed, silence_s = silence.as_secs_f64(), "bundles of another daemon were lost");
-            BusCounters::add(&self.bus.counters().lost, missed);
-        }
-    }
-
-    /// Gives whole bundles to those who listen here; with `hurry` what there is of them.
-    fn pass_on(&mut self, hurry: bool) {
-        let Some(f) = &mut self.following else { return };
+    /// Passes on what happened to those who listen here, and counts.
+    fn tell(&self, event: Event) {
         let counters = self.bus.counters();
-        // Epochs differ in either number; the sum tells any two of them apart that a stream sees in its life.
-        let source = f.epoch.started.wrapping_add(f.epoch.id);
-        loop {
-            match f.assembler.pop(hurry) {
-                Ok(Some(bundle)) => {
-                    BusCounters::add(&counters.received, 1);
-                    let media = self.profile.media_time(bundle.frames);
-                    self.hub.relay(&self.name, source, Heard::new(bundle, media, Instant::now(), true));
-                }
-                Ok(None) => break,
-                Err(e) => {
-                    BusCounters::add(&counters.malformed, 1);
-                    debug!(stream = %self.name, error = %e, "a bundle was thrown away");
-                }
+        match event {
+            Event::Bundle { source, bundle } => {
+                BusCounters::add(&counters.received, 1);
+                let media = self.profile.media_time(bundle.frames);
+                self.hub.relay(&self.name, source, Heard::new(bundle, media, Instant::now(), true));
             }
+            Event::Lost(bundles) => BusCounters::add(&counters.lost, bundles),
+            Event::Missed { bundles, silence } => {
+                let silence_s = silence.as_secs_f64();
+                warn!(stream = %self.name, missed = bundles, silence_s, "bundles of another daemon were lost");
+                BusCounters::add(&counters.lost, bundles);
+            }
+            Event::Malformed(why) => self.malformed(&why),
+            Event::Ended => {}
         }
-        BusCounters::add(&counters.lost, f.assembler.take_lost());
-    }
-}
-
-/// Bundles between the one that was expected and the one that came after a silence: no more than can have been sent in
-/// that time, whatever a message claims.
-fn missed(expected: Option<u64>, came: u64, silence: Duration) -> u64 {
-    let possible = silence.as_millis() / SHORTEST_BUNDLE.as_millis();
-    let gap = expected.map_or(0, |expected| came.saturating_sub(expected));
-    gap.min(u64::try_from(possible).unwrap_or(u64::MAX))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_an_outage_cost_is_counted_and_no_claim_is_believed() {
-        let minute = Duration::from_secs(60);
-        assert_eq!(missed(Some(10), 610, minute), 600);
-        assert_eq!(missed(Some(10), 10, minute), 0);
-        assert_eq!(missed(Some(10), 3, minute), 0);
-        assert_eq!(missed(None, 700, minute), 0);
-        assert_eq!(missed(Some(10), u64::MAX, minute), 3_000);
     }
 }

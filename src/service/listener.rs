@@ -1,16 +1,15 @@
 //! A listener of a stream, and the stream's end of its queue.
 
 use std::collections::VecDeque;
-use std::future::pending;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
-use tokio::time::sleep_until;
 
 use super::codings::Codings;
+use super::until::until;
 use crate::bitstream::Form;
 use crate::jitter::{Backlog, Quiet, Stamp};
 use crate::session::PackedBundle;
@@ -234,7 +233,7 @@ impl Listener {
             let due = self.quiet.as_ref().and_then(|(quiet, _)| quiet.due());
             tokio::select! {
                 () = self.queue.ready.notified() => {}
-                () = async { match due { Some(due) => sleep_until(due.into()).await, None => pending().await } } => {
+                () = until(due) => {
                     let now = Instant::now();
                     if let Some((quiet, frame)) = &mut self.quiet
                         && let Some((first, frames)) = quiet.fill(now)

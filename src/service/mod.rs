@@ -30,6 +30,7 @@ mod sockets;
 mod state;
 mod tap;
 mod tls;
+mod until;
 mod web;
 
 pub use client::{Client, ClientError, ClientOptions};
@@ -37,6 +38,7 @@ pub use fetch::fetch;
 pub use listeners::{Bound, ServiceError, Summary, check, run};
 pub use quic::{QuicClient, QuicEvent};
 pub use tls::{ClientTls, TlsError};
+pub(crate) use until::until;
 pub use web::PageCodec;
 
 use shared::{Coding, Counters, Shared};

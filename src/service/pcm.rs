@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf};
 use tokio::task::spawn_blocking;
-use tokio::time::{sleep_until, timeout, timeout_at};
+use tokio::time::{timeout, timeout_at};
 use tracing::{info, warn};
 
 use super::access::SlotShare;
@@ -17,6 +17,7 @@ use super::listener::USUAL_FRAMES;
 use super::shared::{Searcher, encode, process};
 use super::sockets::Pulse;
 use super::tls::Socket;
+use super::until::until;
 use super::{Counters, Shared};
 use crate::capture::unusable_remark;
 use crate::codec::{Bucket, Concealer, Decoder, Encoder, Guess};
@@ -218,10 +219,7 @@ impl<'a> Source<'a> {
 
     /// Waits until something may be passed on. Cancel-safe.
     pub(super) async fn wait(&self) {
-        match self.pacing.wake() {
-            Some(wake) => sleep_until(wake.into()).await,
-            None => std::future::pending().await,
-        }
+        until(self.pacing.wake()).await;
     }
 
     /// Passes on what may be.

@@ -10,6 +10,7 @@ mod error;
 mod file;
 mod folder;
 mod name;
+mod queue;
 
 pub(super) use counters::Recorded;
 
@@ -20,23 +21,22 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::{JoinHandle, spawn_blocking};
-use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use super::Shared;
 use super::hub::{Ended, Joiner, Listener};
-use crate::config::{Fsync, Record};
+use super::until::until;
+use crate::config::Record;
 use crate::session::{PackedBundle, StreamName};
 use error::RecordError;
 use file::Recording;
 use folder::Disk;
+use queue::{PAUSE, QUEUE, Queue};
 
 /// Streams recorded at once.
 const MAX_RECORDINGS: usize = 1024;
-
-/// Bundles of a stream that may wait for the disk.
-const QUEUE: usize = 256;
 
 /// Writes at once; a disk that hangs must not take all threads that may block.
 const WRITES: usize = 8;
@@ -46,9 +46,6 @@ const BEGINNINGS: usize = 4;
 
 /// How long the disk may take to show at the start that the folder can be used.
 const FIRST_WRITE: Duration = Duration::from_secs(5);
-
-/// How long a recording pauses after a failure.
-const PAUSE: Duration = Duration::from_secs(10);
 
 /// Streams to be recorded, as they are published.
 pub(super) struct Recorder {
@@ -145,10 +142,8 @@ impl Recorder {
                 disk: Arc::clone(&self.disk),
                 stream,
                 permits: self.permits.clone(),
-                waiting: VecDeque::new(),
+                queue: Queue::new(&self.disk.record),
                 recording: Some(Box::new(recording)),
-                paused_until: None,
-                overflows: false,
             };
             let shared = shared.clone();
             tasks.spawn(async move {
@@ -199,13 +194,9 @@ struct Task {
     disk: Arc<Disk>,
     stream: StreamName,
     permits: Permits,
-    waiting: Waiting,
+    queue: Queue<Arc<PackedBundle>>,
     /// Away while it writes.
     recording: Option<Box<Recording>>,
-    /// After a failure nothing is written until then.
-    paused_until: Option<Instant>,
-    /// Whether bundles are being dropped.
-    overflows: bool,
 }
 
 impl Task {
@@ -217,7 +208,7 @@ impl Task {
             if write.is_none() {
                 write = self.start(false);
             }
-            let wake = self.wake();
+            let wake = self.recording.as_ref().and_then(|r| self.queue.due(r.dirty()));
             tokio::select! {
                 next = listener.next() => match next {
                     Ok(heard) => self.take(heard.bundle),
@@ -237,9 +228,7 @@ impl Task {
                     self.back(recording, left, result);
                 }
                 // Nothing new came, but what came last is due.
-                () = async { match wake { Some(at) => sleep_until(at.into()).await, None => std::future::pending().await } } => {
-                    write = self.start(true);
-                }
+                () = until(wake) => write = self.start(true),
                 () = shared.stop_output.cancelled() => {
                     while let Some(heard) = listener.queued() {
                         self.take(heard.bundle);
@@ -252,26 +241,10 @@ impl Task {
         self.disk.counts.running.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// When something is to be done although nothing comes: a pause ends, or what was written is to be forced to the disk.
-    fn wake(&self) -> Option<Instant> {
-        let recording = self.recording.as_ref()?;
-        if let Some(until) = self.paused_until {
-            return (!self.waiting.is_empty()).then_some(until);
-        }
-        match self.disk.record.fsync {
-            Fsync::Every(time) => recording.dirty().map(|dirty| dirty + time),
-            Fsync::Never | Fsync::Bundle => None,
-        }
-    }
-
-    /// Takes a bundle into the queue. When the disk hangs, the queue is what is saved.
     fn take(&mut self, bundle: Arc<PackedBundle>) {
-        if self.waiting.len() < QUEUE {
-            self.waiting.push_back(bundle);
-            return;
-        }
+        let Err(overflow) = self.queue.push(bundle) else { return };
         self.disk.counts.lost.fetch_add(1, Ordering::Relaxed);
-        if !std::mem::replace(&mut self.overflows, true) {
+        if overflow.is_first {
             let why = "the disk does not keep up: what comes now is lost to the recording";
             warn!(stream = %self.stream, why);
             self.disk.counts.failed("the disk does not keep up".to_owned());
@@ -280,15 +253,15 @@ impl Task {
 
     /// Starts writing what waits; `anyway` even if nothing does.
     fn start(&mut self, anyway: bool) -> Option<Write> {
-        let now = Instant::now();
-        if (self.waiting.is_empty() && !anyway) || self.paused_until.is_some_and(|until| now < until) {
-            return None;
-        }
         let mut recording = self.recording.take()?;
-        if self.paused_until.take().is_some() {
+        let Some(turn) = self.queue.start(anyway, Instant::now()) else {
+            self.recording = Some(recording);
+            return None;
+        };
+        if turn.is_retry {
             info!(stream = %self.stream, "recording tries again");
         }
-        let mut bundles = std::mem::take(&mut self.waiting);
+        let mut bundles = turn.waiting;
         let (turn, counts) = (self.permits.clone().turn(recording.is_closed()), Arc::clone(&self.disk.counts));
         Some(tokio::spawn(async move {
             let permit = turn.await;
@@ -306,25 +279,20 @@ impl Task {
         }))
     }
 
-    /// The write is over; what it left is still the oldest.
-    fn back(&mut self, recording: Box<Recording>, mut left: Waiting, result: Result<(), RecordError>) {
+    /// The write is over.
+    fn back(&mut self, recording: Box<Recording>, left: Waiting, result: Result<(), RecordError>) {
         self.recording = Some(recording);
-        left.append(&mut self.waiting);
-        let lost = left.len().saturating_sub(QUEUE);
-        left.truncate(QUEUE);
+        let lost = self.queue.back(left, result.is_ok());
         self.disk.counts.lost.fetch_add(lost as u64, Ordering::Relaxed);
-        self.waiting = left;
-        match result {
-            Ok(()) => self.overflows = false,
-            Err(e) => self.failed(&e, e.reason()),
+        if let Err(e) = result {
+            self.failed(&e, e.reason());
         }
     }
 
     fn failed(&mut self, why: &dyn std::fmt::Display, reason: String) {
         self.disk.counts.failed(reason);
-        let pause = self.disk.record.rotate_after.min(PAUSE);
+        let pause = self.queue.pause(Instant::now());
         warn!(stream = %self.stream, reason = %why, pause_s = pause.as_secs_f64(), "recording failed and pauses");
-        self.paused_until = Some(Instant::now() + pause);
     }
 
     /// Writes what waits and ends the file.
@@ -337,7 +305,7 @@ impl Task {
         }
         let Some(mut recording) = self.recording.take() else { return };
         let _turn = self.permits.clone().turn(true).await;
-        let mut bundles = std::mem::take(&mut self.waiting);
+        let mut bundles = self.queue.take();
         let work = spawn_blocking(move || {
             let result = recording.write(&mut bundles).and_then(|()| recording.finish());
             (bundles.len() as u64, result)
