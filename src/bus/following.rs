@@ -19,7 +19,7 @@ const SHORTEST_BUNDLE: Duration = Duration::from_millis(20);
 
 /// What whoever listens, or counts, is to be told.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
+pub enum RelayEvent {
     /// A bundle, with a number that changes with its publisher.
     Bundle {
         /// Tells any two publishers apart that a stream sees in its life.
@@ -57,7 +57,7 @@ pub struct Following {
     /// Layers that listeners want.
     wanted: usize,
     followed: Option<Followed>,
-    events: VecDeque<Event>,
+    events: VecDeque<RelayEvent>,
 }
 
 impl std::fmt::Debug for Following {
@@ -82,7 +82,7 @@ impl Following {
     }
 
     /// What happened, in order; to be asked until there is nothing more.
-    pub fn event(&mut self) -> Option<Event> {
+    pub fn event(&mut self) -> Option<RelayEvent> {
         self.events.pop_front()
     }
 
@@ -100,7 +100,7 @@ impl Following {
     pub fn hear(&mut self, message: &LayerMessage, now: Instant) {
         if message.model != self.profile.model_id {
             let why = format!("model {}, here it is {}", message.model, self.profile.model_id);
-            return self.events.push_back(Event::Malformed(why));
+            return self.events.push_back(RelayEvent::Malformed(why));
         }
         let ours = self.followed.as_ref().is_some_and(|f| f.epoch == message.epoch);
         match message.kind {
@@ -111,7 +111,7 @@ impl Following {
             }
             Kind::End if ours => {
                 self.pass_on(true);
-                self.events.push_back(Event::Ended);
+                self.events.push_back(RelayEvent::Ended);
             }
             Kind::Claim | Kind::Yield | Kind::End => {}
         }
@@ -142,7 +142,7 @@ impl Following {
     }
 
     fn malformed(&mut self, why: &MessageError) {
-        self.events.push_back(Event::Malformed(why.to_string()));
+        self.events.push_back(RelayEvent::Malformed(why.to_string()));
     }
 
     /// Counts what a publisher sent while nothing of it came: no more than can have been sent in that time, whatever its
@@ -154,7 +154,7 @@ impl Following {
         let gap = f.assembler.expected().map_or(0, |expected| message.sequence.saturating_sub(expected));
         let bundles = gap.min(possible);
         if bundles > 0 {
-            self.events.push_back(Event::Missed { bundles, silence });
+            self.events.push_back(RelayEvent::Missed { bundles, silence });
         }
     }
 
@@ -164,14 +164,14 @@ impl Following {
         let source = f.epoch.started.wrapping_add(f.epoch.id);
         loop {
             self.events.push_back(match f.assembler.pop(hurry) {
-                Ok(Some(bundle)) => Event::Bundle { source, bundle },
+                Ok(Some(bundle)) => RelayEvent::Bundle { source, bundle },
                 Ok(None) => break,
-                Err(e) => Event::Malformed(e.to_string()),
+                Err(e) => RelayEvent::Malformed(e.to_string()),
             });
         }
         match f.assembler.take_lost() {
             0 => {}
-            lost => self.events.push_back(Event::Lost(lost)),
+            lost => self.events.push_back(RelayEvent::Lost(lost)),
         }
     }
 }
@@ -203,15 +203,15 @@ mod tests {
     }
 
     /// A relay hears all layers of a bundle.
-    fn hear(following: &mut Following, number: u64, epoch: Epoch, now: Instant) -> Vec<Event> {
+    fn hear(following: &mut Following, number: u64, epoch: Epoch, now: Instant) -> Vec<RelayEvent> {
         (0..2).for_each(|layer| following.hear(&message(number, layer, epoch), now));
         std::iter::from_fn(|| following.event()).collect()
     }
 
     /// Sources of the bundles among events, and their first frames.
-    fn bundles(events: &[Event]) -> Vec<(u64, u64)> {
-        let bundle = |e: &Event| match e {
-            Event::Bundle { source, bundle } => Some((*source, bundle.first_frame)),
+    fn bundles(events: &[RelayEvent]) -> Vec<(u64, u64)> {
+        let bundle = |e: &RelayEvent| match e {
+            RelayEvent::Bundle { source, bundle } => Some((*source, bundle.first_frame)),
             _ => None,
         };
         events.iter().filter_map(bundle).collect()
@@ -223,12 +223,12 @@ mod tests {
         following.hear(&message(0, 0, FIRST), now);
         assert_eq!((following.event(), following.due()), (None, Some(now + HOLD)));
         following.wait_no_longer();
-        let Some(Event::Bundle { bundle, .. }) = following.event() else { panic!("nothing was passed on") };
+        let Some(RelayEvent::Bundle { bundle, .. }) = following.event() else { panic!("nothing was passed on") };
         assert_eq!((bundle.stages.value(), following.due()), (3, None));
         // Who wants less waits for less.
         following.set_wanted(1);
         following.hear(&message(1, 0, FIRST), now + BUNDLE);
-        assert!(matches!(following.event(), Some(Event::Bundle { .. })) && following.due().is_none());
+        assert!(matches!(following.event(), Some(RelayEvent::Bundle { .. })) && following.due().is_none());
     }
 
     #[test]
@@ -264,8 +264,8 @@ mod tests {
             hear(&mut following, 10, FIRST, now);
             let silence = Duration::from_secs(silence);
             let events = hear(&mut following, number, FIRST, now + silence);
-            let wanted = (missed > 0).then_some(Event::Missed { bundles: missed, silence });
-            assert_eq!(events.iter().find(|e| matches!(e, Event::Missed { .. })), wanted.as_ref());
+            let wanted = (missed > 0).then_some(RelayEvent::Missed { bundles: missed, silence });
+            assert_eq!(events.iter().find(|e| matches!(e, RelayEvent::Missed { .. })), wanted.as_ref());
             assert_eq!(bundles(&events).len(), 1);
         }
         // Another publisher's numbers say nothing.
@@ -284,10 +284,10 @@ mod tests {
             assert_eq!(following.event(), None);
         }
         following.hear(&LayerMessage { model: crate::units::ModelId([1; 8]), ..message(1, 0, FIRST) }, now);
-        assert!(matches!(following.event(), Some(Event::Malformed(_))));
+        assert!(matches!(following.event(), Some(RelayEvent::Malformed(_))));
         following.hear(&message(1, 0, FIRST), now);
         following.hear(&word(Kind::End, FIRST), now);
         let events: Vec<_> = std::iter::from_fn(|| following.event()).collect();
-        assert_eq!((bundles(&events), events.last()), (vec![(16, 5)], Some(&Event::Ended)));
+        assert_eq!((bundles(&events), events.last()), (vec![(16, 5)], Some(&RelayEvent::Ended)));
     }
 }

@@ -241,14 +241,14 @@ impl Compressed {
 }
 
 /// Where symphonia reads from.
-struct Source {
+struct MediaInput {
     media: Box<dyn MediaSource>,
     parts: Option<Arc<Mutex<dyn Parts>>>,
     remark: Option<String>,
 }
 
 /// None if there is no recording in it.
-fn source(kind: Kind, bytes: Bytes, file: Option<File>) -> std::io::Result<Option<Source>> {
+fn source(kind: Kind, bytes: Bytes, file: Option<File>) -> std::io::Result<Option<MediaInput>> {
     let behind = file.as_ref().map(|f| behind(kind, f)).transpose()?.flatten();
     let parts: Arc<Mutex<dyn Parts>> = match (kind, file) {
         (Kind::Flac, _) => Arc::new(Mutex::new(FlacParts::new(bytes))),
@@ -264,10 +264,10 @@ fn source(kind: Kind, bytes: Bytes, file: Option<File>) -> std::io::Result<Optio
                 Some(file) if matches!(kind, Kind::Mp4 | Kind::Aiff | Kind::Caf) => Box::new(file),
                 _ => Box::new(ReadOnlySource::new(bytes)),
             };
-            return Ok(Some(Source { media, parts: None, remark }));
+            return Ok(Some(MediaInput { media, parts: None, remark }));
         }
     };
-    Ok(Some(Source { media: Box::new(Recording(Arc::clone(&parts))), parts: Some(parts), remark: None }))
+    Ok(Some(MediaInput { media: Box::new(Recording(Arc::clone(&parts))), parts: Some(parts), remark: None }))
 }
 
 /// Why symphonia cannot open a recording, in words that help.

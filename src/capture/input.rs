@@ -21,13 +21,13 @@ const RAW_CHUNK: usize = 16 << 10;
 /// Audio that is read piece by piece; memory does not grow with its length.
 pub struct AudioInput {
     path: PathBuf,
-    source: Source,
+    source: InputFormat,
     total_samples: Option<u64>,
     stop: Option<Arc<AtomicBool>>,
     ended: bool,
 }
 
-enum Source {
+enum InputFormat {
     Raw { from: Box<dyn Read + Send + Sync>, reader: PcmReader, buffer: Vec<u8> },
     Wav(Box<WavReader>),
     Compressed(Box<Compressed>),
@@ -58,7 +58,9 @@ impl AudioInput {
         let io = |source| CaptureError::Io { path: path.to_owned(), source };
         let from = bytes::open(path, stop.as_ref()).map_err(io)?;
         let (source, total_samples) = match raw {
-            Some(format) => (Source::Raw { from, reader: PcmReader::new(format), buffer: vec![0; RAW_CHUNK] }, None),
+            Some(format) => {
+                (InputFormat::Raw { from, reader: PcmReader::new(format), buffer: vec![0; RAW_CHUNK] }, None)
+            }
             None => recording(path, from)?,
         };
         Ok(Self { path: path.to_owned(), source, total_samples, stop, ended: false })
@@ -79,7 +81,7 @@ impl AudioInput {
         // Of a pipe, what it holds is still taken; it ends by itself.
         let stopped = self.stop.as_ref().is_some_and(|s| s.load(Ordering::Relaxed)) && !bytes::is_stream(&self.path);
         let more = match &mut self.source {
-            Source::Raw { from, reader, buffer } => {
+            InputFormat::Raw { from, reader, buffer } => {
                 let n = if stopped { 0 } else { read_some(from, buffer).map_err(|e| self::io(&self.path, e))? };
                 reader.push(&buffer[..n], out);
                 if n == 0 {
@@ -87,16 +89,16 @@ impl AudioInput {
                 }
                 n > 0
             }
-            Source::Wav(wav) if stopped => {
+            InputFormat::Wav(wav) if stopped => {
                 wav.finish(out);
                 false
             }
-            Source::Wav(wav) => wav.read(out).map_err(|e| wav_error(&self.path, e))?,
-            Source::Compressed(compressed) if stopped => {
+            InputFormat::Wav(wav) => wav.read(out).map_err(|e| wav_error(&self.path, e))?,
+            InputFormat::Compressed(compressed) if stopped => {
                 compressed.finish(out);
                 false
             }
-            Source::Compressed(compressed) => compressed.read(&self.path, out)?,
+            InputFormat::Compressed(compressed) => compressed.read(&self.path, out)?,
         };
         self.ended = !more;
         Ok(more)
@@ -106,9 +108,9 @@ impl AudioInput {
     /// at the end.
     pub fn remarks(&self) -> Vec<String> {
         let (mut all, unusable) = match &self.source {
-            Source::Raw { reader, .. } => (Vec::new(), reader.unusable()),
-            Source::Wav(wav) => (wav.remarks().to_vec(), wav.unusable()),
-            Source::Compressed(compressed) => (compressed.remarks(), compressed.unusable()),
+            InputFormat::Raw { reader, .. } => (Vec::new(), reader.unusable()),
+            InputFormat::Wav(wav) => (wav.remarks().to_vec(), wav.unusable()),
+            InputFormat::Compressed(compressed) => (compressed.remarks(), compressed.unusable()),
         };
         all.extend(unusable_remark(unusable));
         all
@@ -144,7 +146,7 @@ fn read_some(from: &mut dyn Read, buffer: &mut [u8]) -> std::io::Result<usize> {
 }
 
 /// Finds out what a recording is; gives what reads it, and the samples it announces.
-fn recording(path: &Path, from: Box<dyn Read + Send + Sync>) -> Result<(Source, Option<u64>), CaptureError> {
+fn recording(path: &Path, from: Box<dyn Read + Send + Sync>) -> Result<(InputFormat, Option<u64>), CaptureError> {
     let io = |source| CaptureError::Io { path: path.to_owned(), source };
     let file = match bytes::is_stream(path) {
         true => None,
@@ -164,7 +166,7 @@ fn recording(path: &Path, from: Box<dyn Read + Send + Sync>) -> Result<(Source, 
     if kind == Kind::Wav {
         let wav = WavReader::parse(bytes).map_err(|e| wav_error(path, e))?;
         let total = wav.total_samples();
-        return Ok((Source::Wav(Box::new(wav)), total));
+        return Ok((InputFormat::Wav(Box::new(wav)), total));
     }
     let bytes = match (kind, &file) {
         (Kind::Flac, Some(file)) => bytes.leave_out(tags::behind(file).map_err(io)?),
@@ -173,5 +175,5 @@ fn recording(path: &Path, from: Box<dyn Read + Send + Sync>) -> Result<(Source, 
     let file = file.map(|mut file| file.rewind().map(|()| file)).transpose().map_err(io)?;
     let compressed = Compressed::open(path, kind, bytes, file)?;
     let total = compressed.total_samples();
-    Ok((Source::Compressed(Box::new(compressed)), total))
+    Ok((InputFormat::Compressed(Box::new(compressed)), total))
 }

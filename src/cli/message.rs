@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 
@@ -13,6 +14,7 @@ use crate::infer::LoadedModel;
 use crate::recording::{PacketOptions, REFINE_STEPS, open_packet, packets};
 use crate::rvq::BeamWidth;
 use crate::synthesis::analyse_all;
+use crate::token::TokenModel;
 use crate::units::{CODEC_RATE, PcmFormat};
 
 /// Longest message: an hour.
@@ -119,13 +121,15 @@ fn write(args: &Args, model: &LoadedModel) -> Result<()> {
     Ok(())
 }
 
-fn read(args: &Args, model: &LoadedModel) -> Result<()> {
-    let paths = in_folder(&args.input)?;
-    let inputs: Vec<&Path> = paths.iter().map(PathBuf::as_path).collect();
-    let mut output = AudioOutput::create(&args.output, args.raw, &inputs, args.force)?;
-    let tokens = model.tokens()?;
+/// The bundles of one message in order, each once, and the frame that it ends with if its last packet is there. Packets that cannot
+/// be read are left out.
+fn bundles(
+    paths: &[PathBuf],
+    model: &LoadedModel,
+    tokens: Option<&Arc<TokenModel>>,
+) -> Result<(Vec<Bundle>, Option<u64>)> {
     let (mut bundles, mut message, mut end) = (Vec::<Bundle>::new(), None, None);
-    for path in &paths {
+    for path in paths {
         let name = || path.display().to_string();
         let bytes = fs::metadata(path).with_context(name)?.len();
         if bytes > MAX_BYTES {
@@ -135,7 +139,7 @@ fn read(args: &Args, model: &LoadedModel) -> Result<()> {
         let bytes = fs::read(path).with_context(name)?;
         let opened = MessagePacket::parse(&bytes)
             .map_err(Into::into)
-            .and_then(|p| open_packet(&model.profile, tokens.as_ref(), &p).map(|bundle| (p, bundle)));
+            .and_then(|p| open_packet(&model.profile, tokens, &p).map(|bundle| (p, bundle)));
         match opened {
             Ok((packet, _)) if *message.get_or_insert(packet.message) != packet.message => {
                 errln!("undertone: {}: of another message: left out", path.display());
@@ -150,11 +154,20 @@ fn read(args: &Args, model: &LoadedModel) -> Result<()> {
             Err(e) => errln!("undertone: {}: {e}: left out", path.display()),
         }
     }
+    bundles.sort_by_key(|b| b.first_frame);
+    bundles.dedup_by_key(|b| b.first_frame);
+    Ok((bundles, end))
+}
+
+fn read(args: &Args, model: &LoadedModel) -> Result<()> {
+    let paths = in_folder(&args.input)?;
+    let inputs: Vec<&Path> = paths.iter().map(PathBuf::as_path).collect();
+    let mut output = AudioOutput::create(&args.output, args.raw, &inputs, args.force)?;
+    let tokens = model.tokens()?;
+    let (bundles, end) = bundles(&paths, model, tokens.as_ref())?;
     if bundles.is_empty() {
         bail!("{}: no packets that can be read", args.input.display());
     }
-    bundles.sort_by_key(|b| b.first_frame);
-    bundles.dedup_by_key(|b| b.first_frame);
     let mut processor = model.processor(BeamWidth::GREEDY)?;
     let mut decoder = Decoder::concealing(model.profile.clone(), Concealer::new(tokens));
     let (mut pcm, mut missing) = (Vec::new(), bundles.first().map_or(0, |b| b.first_frame));

@@ -42,7 +42,7 @@ struct Floor {
 /// It owns all that it needs, so it may run on any thread while its decoder stays where it is.
 #[derive(Debug)]
 pub struct Guess {
-    source: Source,
+    source: CodeSource,
     stages: StageCount,
     /// Frames since the last real one, before these.
     age: usize,
@@ -54,7 +54,7 @@ pub struct Guess {
 
 /// Where guessed codes come from.
 #[derive(Debug)]
-enum Source {
+enum CodeSource {
     /// A token model that has to hear the last frames first.
     Fresh { tokens: Arc<TokenModel>, history: Vec<Vec<u16>>, seed: u64 },
     /// One that already continues them.
@@ -67,30 +67,30 @@ impl Guess {
     /// Makes the codes.
     pub fn run(&mut self) {
         self.codes.clear();
-        if let Source::Fresh { tokens, history, seed } = &self.source {
+        if let CodeSource::Fresh { tokens, history, seed } = &self.source {
             let frames = history.iter().map(Vec::as_slice);
             let generator = Generator::new(Arc::clone(tokens), frames, self.stages, Params::greedy(), *seed);
-            self.source = Source::Running(Box::new(generator));
+            self.source = CodeSource::Running(Box::new(generator));
         }
         match &mut self.source {
-            Source::Running(generator) => {
+            CodeSource::Running(generator) => {
                 for frame in 0..self.frames {
                     let temperature = TEMPERATURE * COOLING.powi((self.age + frame) as i32);
                     generator.set_params(Params::default().temperature(temperature).unwrap_or(Params::greedy()));
                     generator.frame(&mut self.codes);
                 }
             }
-            Source::Repeat(frame) => (0..self.frames).for_each(|_| self.codes.extend_from_slice(frame)),
-            Source::Fresh { .. } => {}
+            CodeSource::Repeat(frame) => (0..self.frames).for_each(|_| self.codes.extend_from_slice(frame)),
+            CodeSource::Fresh { .. } => {}
         }
     }
 
     /// Leaves the token model out: the last frame is repeated, which costs nothing.
     pub fn run_cheaply(&mut self) {
-        if let Source::Fresh { history, .. } = &mut self.source {
+        if let CodeSource::Fresh { history, .. } = &mut self.source {
             let mut last = history.pop().unwrap_or_default();
             last.truncate(self.stages.index());
-            self.source = Source::Repeat(last);
+            self.source = CodeSource::Repeat(last);
         }
         self.run();
     }
@@ -183,19 +183,19 @@ impl Concealer {
     pub(super) fn guess(&mut self, first_frame: u64, frames: usize) -> Option<Guess> {
         let (stages, last) = self.history.back()?;
         let source = match (self.guessing.take(), &self.tokens) {
-            (Some(generator), _) => Source::Running(generator),
+            (Some(generator), _) => CodeSource::Running(generator),
             (None, Some(tokens)) => {
                 let history = self.history.iter().map(|(_, codes)| codes.clone()).collect();
-                Source::Fresh { tokens: Arc::clone(tokens), history, seed: first_frame }
+                CodeSource::Fresh { tokens: Arc::clone(tokens), history, seed: first_frame }
             }
-            (None, None) => Source::Repeat(last[..stages.index()].to_vec()),
+            (None, None) => CodeSource::Repeat(last[..stages.index()].to_vec()),
         };
         Some(Guess { source, stages: *stages, age: self.age, first_frame, frames, codes: Vec::new() })
     }
 
     /// Keeps what can go on guessing, should the loss last.
     pub(super) fn take_back(&mut self, guess: Guess) {
-        if let Source::Running(generator) = guess.source {
+        if let CodeSource::Running(generator) = guess.source {
             self.guessing = Some(generator);
         }
     }

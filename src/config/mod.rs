@@ -438,65 +438,15 @@ mod tests {
     #[test]
     fn the_shipped_file_shows_every_key_with_its_default() {
         assert_eq!(Config::parse(SHIPPED).unwrap(), Config::default());
-        for key in [
-            "allow_public",
-            "[tls]",
-            "cert",
-            "key",
-            "client_ca",
-            "# [[token]]",
-            "max_connections_per_address",
-            "reserved_percent",
-            "public_url",
-            "status_without_token",
-            "new_connections_per_s",
-            "plain",
-            "[[pcm_input]]",
-            "[[pcm_output]]",
-            "# [[device_input]]",
-            "# [[device_output]]",
-            "# device",
-            "listen",
-            "stream",
-            "format",
-            "[codes]",
-            "[http]",
-            "[nats]",
-            "url",
-            "credentials",
-            "ca",
-            "prefix",
-            "replay_s",
-            "replay_bytes",
-            "names",
-            "[record]",
-            "folder",
-            "streams",
-            "rotate_minutes",
-            "rotate_mb",
-            "disk_mb",
-            "fsync",
-            "[quic]",
-            "max_connections",
-            "handshake_s",
-            "idle_s",
-            "listener_queue_bundles",
-            "max_lag_ms",
-            "pace",
-            "send_buffer_bytes",
-            "model",
-            "kbps",
-            "frames_per_bundle",
-            "constant",
-            "effort",
-            "threads",
-            "slots",
-            "max_batch",
-            "gather_us",
-            "networks",
-            "level",
-            "target",
-        ] {
+        let keys = "allow_public, [tls], cert, key, client_ca, # [[token]], max_connections_per_address, \
+            reserved_percent, public_url, status_without_token, new_connections_per_s, plain, [[pcm_input]], \
+            [[pcm_output]], # [[device_input]], # [[device_output]], # device, listen, stream, format, \
+            [codes], [http], [nats], url, credentials, ca, prefix, replay_s, replay_bytes, names, [record], \
+            folder, streams, rotate_minutes, rotate_mb, disk_mb, fsync, [quic], max_connections, \
+            handshake_s, idle_s, listener_queue_bundles, max_lag_ms, pace, send_buffer_bytes, model, kbps, \
+            frames_per_bundle, constant, effort, threads, slots, max_batch, gather_us, networks, level, \
+            target";
+        for key in keys.split(", ") {
             assert!(SHIPPED.lines().any(|l| l.starts_with(key)), "{key}");
         }
     }

@@ -10,7 +10,7 @@ use ort::session::Session;
 use ort::value::ValueType;
 
 use super::graph::{Axis, Graph, Port, empty, fill};
-use super::row::Row;
+use super::row::JobRow;
 use crate::model::{NetworkError, sha256_hex};
 
 /// Key in the graph's metadata: the graph whose file its weights lie in.
@@ -73,7 +73,7 @@ impl FrameNet {
     }
 
     /// One frame of every row, whose sizes were checked.
-    pub(super) fn run<R: Row>(&mut self, rows: &mut [R]) -> Result<(), NetworkError> {
+    pub(super) fn run<R: JobRow>(&mut self, rows: &mut [R]) -> Result<(), NetworkError> {
         let (count, parts) = (rows.len(), &self.parts);
         // Both closures look at the rows, one after the other.
         let rows = RefCell::new(rows);

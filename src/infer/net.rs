@@ -7,7 +7,7 @@ use ort::environment::Environment;
 
 use super::frame::FrameNet;
 use super::graph::{Axis, Graph, Port, empty, fill};
-use super::row::Row;
+use super::row::JobRow;
 use crate::model::{
     DecodeRow, DecoderGradient, DecoderNet, EncodeRow, EncoderNet, GradientRow, GraphEntry, Manifest, NetworkError,
 };
@@ -73,7 +73,7 @@ impl Net {
         Ok(Self { name, graph, single, state, output: output.1 })
     }
 
-    fn check<R: Row>(&self, row: &mut R, frames: usize) -> Result<(), NetworkError> {
+    fn check<R: JobRow>(&self, row: &mut R, frames: usize) -> Result<(), NetworkError> {
         // The last input is the state, or a part of it.
         for (port, part) in self.graph.inputs().iter().zip(row.inputs()) {
             size(self.name, &port.name, part.len(), frames * port.width)?;
@@ -82,7 +82,7 @@ impl Net {
         size(self.name, "output", row.output().len(), frames * self.output)
     }
 
-    fn run<R: Row>(&mut self, rows: &mut [R], frames: usize) -> Result<(), NetworkError> {
+    fn run<R: JobRow>(&mut self, rows: &mut [R], frames: usize) -> Result<(), NetworkError> {
         for row in rows.iter_mut() {
             self.check(row, frames)?;
         }

@@ -3,7 +3,7 @@
 use crate::model::{DecodeRow, EncodeRow};
 
 /// What a network reads and writes of a stream.
-pub(super) trait Row {
+pub(super) trait JobRow {
     /// What is read besides the state, in the order of the ports.
     fn inputs(&self) -> impl Iterator<Item = &[f32]>;
     /// Before the call.
@@ -14,7 +14,7 @@ pub(super) trait Row {
     fn output(&mut self) -> &mut [f32];
 }
 
-impl Row for EncodeRow<'_> {
+impl JobRow for EncodeRow<'_> {
     fn inputs(&self) -> impl Iterator<Item = &[f32]> {
         std::iter::once(self.pcm)
     }
@@ -32,7 +32,7 @@ impl Row for EncodeRow<'_> {
     }
 }
 
-impl Row for DecodeRow<'_> {
+impl JobRow for DecodeRow<'_> {
     fn inputs(&self) -> impl Iterator<Item = &[f32]> {
         [self.latents, self.noise].into_iter()
     }

@@ -5,7 +5,7 @@ use super::tensor::Tensor;
 
 /// Where an argument comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Source {
+pub(super) enum Operand {
     /// It was left out.
     None,
     /// A weight, or what follows from weights alone.
@@ -16,7 +16,7 @@ pub(super) enum Source {
 
 /// What a step works on.
 pub(super) struct Arguments<'a> {
-    pub(super) sources: &'a [Source],
+    pub(super) sources: &'a [Operand],
     pub(super) constants: &'a [Tensor],
     pub(super) values: &'a mut [Option<Tensor>],
     pub(super) last: &'a [usize],
@@ -29,10 +29,10 @@ impl Arguments<'_> {
     }
 
     pub(super) fn optional(&self, index: usize) -> Result<Option<&Tensor>, GraphError> {
-        match self.sources.get(index).copied().unwrap_or(Source::None) {
-            Source::None => Ok(None),
-            Source::Constant(i) => Ok(self.constants.get(i)),
-            Source::Value(i) => match self.values.get(i) {
+        match self.sources.get(index).copied().unwrap_or(Operand::None) {
+            Operand::None => Ok(None),
+            Operand::Constant(i) => Ok(self.constants.get(i)),
+            Operand::Value(i) => match self.values.get(i) {
                 Some(Some(tensor)) => Ok(Some(tensor)),
                 _ => Err(invalid(format!("argument {index} is not there yet"))),
             },
@@ -45,9 +45,9 @@ impl Arguments<'_> {
 
     /// An argument to be changed: without a copy if nobody asks for it again.
     pub(super) fn take(&mut self, index: usize) -> Result<Tensor, GraphError> {
-        if let Some(&Source::Value(i)) = self.sources.get(index)
+        if let Some(&Operand::Value(i)) = self.sources.get(index)
             && self.last.contains(&i)
-            && self.sources.iter().filter(|&&source| source == Source::Value(i)).count() == 1
+            && self.sources.iter().filter(|&&source| source == Operand::Value(i)).count() == 1
             && let Some(tensor) = self.values.get_mut(i).and_then(Option::take)
         {
             return Ok(tensor);

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::arguments::{Arguments, Source};
+use super::arguments::{Arguments, Operand};
 use super::error::{GraphError, invalid};
 use super::matmul::Packed;
 use super::operators::Operator;
@@ -12,11 +12,11 @@ use crate::rvq::SimdLevel;
 
 /// A node that depends on what goes in.
 #[derive(Debug)]
-struct Step {
+struct DynamicNode {
     /// Operator and first output, for errors.
     name: String,
     operator: Operator,
-    arguments: Vec<Source>,
+    arguments: Vec<Operand>,
     outputs: Vec<usize>,
     /// Values that no later step asks for.
     last: Vec<usize>,
@@ -26,43 +26,43 @@ struct Step {
 #[derive(Debug)]
 pub(super) struct Graph {
     constants: Vec<Tensor>,
-    steps: Vec<Step>,
+    steps: Vec<DynamicNode>,
     inputs: Vec<usize>,
-    outputs: Vec<Source>,
+    outputs: Vec<Operand>,
     values: usize,
 }
 
 /// A graph that is being built.
 #[derive(Default)]
 struct Builder {
-    names: HashMap<String, Source>,
+    names: HashMap<String, Operand>,
     constants: Vec<Tensor>,
-    steps: Vec<Step>,
+    steps: Vec<DynamicNode>,
     values: usize,
 }
 
 impl Builder {
     fn constant(&mut self, name: String, tensor: Tensor) -> Result<(), GraphError> {
         self.constants.push(tensor);
-        self.name(name, Source::Constant(self.constants.len() - 1))
+        self.name(name, Operand::Constant(self.constants.len() - 1))
     }
 
     fn value(&mut self, name: String) -> Result<usize, GraphError> {
         self.values += 1;
-        self.name(name, Source::Value(self.values - 1))?;
+        self.name(name, Operand::Value(self.values - 1))?;
         Ok(self.values - 1)
     }
 
-    fn name(&mut self, name: String, source: Source) -> Result<(), GraphError> {
+    fn name(&mut self, name: String, source: Operand) -> Result<(), GraphError> {
         match self.names.insert(name, source) {
             None => Ok(()),
             Some(_) => Err(invalid("two tensors of one name")),
         }
     }
 
-    fn source(&self, name: &str) -> Result<Source, GraphError> {
+    fn source(&self, name: &str) -> Result<Operand, GraphError> {
         if name.is_empty() {
-            return Ok(Source::None);
+            return Ok(Operand::None);
         }
         self.names.get(name).copied().ok_or_else(|| invalid(format!("tensor \"{name}\" comes from nowhere")))
     }
@@ -71,42 +71,42 @@ impl Builder {
         let name = format!("{} \"{}\"", node.operator, node.outputs.first().map_or("", String::as_str));
         let mut operator = Operator::parse(&node)?;
         let arguments = node.inputs.iter().map(|name| self.source(name)).collect::<Result<Vec<_>, _>>()?;
-        if arguments.iter().all(|source| !matches!(source, Source::Value(_))) {
+        if arguments.iter().all(|source| !matches!(source, Operand::Value(_))) {
             let (sources, constants) = (&arguments[..], &self.constants[..]);
             let mut args = Arguments { sources, constants, values: &mut [], last: &[] };
             let made = operator.run(SimdLevel::Scalar, &mut args)?;
             return node.outputs.into_iter().zip(made).try_for_each(|(name, made)| self.constant(name, made));
         }
-        if let (Operator::MatMul, [_, Source::Constant(matrix)]) = (&operator, &arguments[..])
+        if let (Operator::MatMul, [_, Operand::Constant(matrix)]) = (&operator, &arguments[..])
             && let Some(packed) = Packed::new(&self.constants[*matrix])
         {
             operator = Operator::Product(packed);
         }
         let outputs = node.outputs.into_iter().map(|name| self.value(name)).collect::<Result<Vec<_>, _>>()?;
-        self.steps.push(Step { name, operator, arguments, outputs, last: Vec::new() });
+        self.steps.push(DynamicNode { name, operator, arguments, outputs, last: Vec::new() });
         Ok(())
     }
 
     /// Notes after which step each value is done with, and lets go of weights that only lie packed.
-    fn trim(&mut self, outputs: &[Source]) {
+    fn trim(&mut self, outputs: &[Operand]) {
         let mut needed: Vec<bool> = vec![false; self.values];
         let mut kept = vec![false; self.constants.len()];
         for &output in outputs {
             match output {
-                Source::Value(i) => needed[i] = true,
-                Source::Constant(i) => kept[i] = true,
-                Source::None => {}
+                Operand::Value(i) => needed[i] = true,
+                Operand::Constant(i) => kept[i] = true,
+                Operand::None => {}
             }
         }
         for step in self.steps.iter_mut().rev() {
             let packed = matches!(step.operator, Operator::Product(_));
             for (place, &argument) in step.arguments.iter().enumerate() {
                 match argument {
-                    Source::Value(i) if !needed[i] => {
+                    Operand::Value(i) if !needed[i] => {
                         needed[i] = true;
                         step.last.push(i);
                     }
-                    Source::Constant(i) if !(packed && place == 1) => kept[i] = true,
+                    Operand::Constant(i) if !(packed && place == 1) => kept[i] = true,
                     _ => {}
                 }
             }
@@ -168,9 +168,9 @@ impl Graph {
             }
         }
         let outputs = self.outputs.iter().map(|&output| match output {
-            Source::Value(i) => values[i].take(),
-            Source::Constant(i) => self.constants.get(i).cloned(),
-            Source::None => None,
+            Operand::Value(i) => values[i].take(),
+            Operand::Constant(i) => self.constants.get(i).cloned(),
+            Operand::None => None,
         });
         outputs.collect::<Option<Vec<_>>>().ok_or_else(|| invalid("an output that nothing makes"))
     }

@@ -89,7 +89,7 @@ impl Default for ClientOptions {
 /// A server that vanishes is noticed: it is given up when it said nothing for as long as the options allow. It answers a
 /// publisher that speaks, so a publisher should say something (see [`Client::sign_of_life`]) every few seconds.
 pub struct Client {
-    reader: Reader,
+    reader: Inbound,
     writer: WriteHalf<Socket>,
     out: Outbox,
     patience: Duration,
@@ -102,7 +102,7 @@ pub struct Client {
     bundle_frames: Option<u8>,
 }
 
-struct Reader {
+struct Inbound {
     socket: ReadHalf<Socket>,
     address: String,
     framer: Framer,
@@ -116,7 +116,7 @@ impl std::fmt::Debug for Client {
     }
 }
 
-impl Reader {
+impl Inbound {
     /// The next message. Cancel-safe.
     async fn receive(&mut self) -> Result<Message, ClientError> {
         loop {
@@ -185,7 +185,7 @@ impl Client {
         let (socket, writer) = tokio::io::split(socket);
         let (address, framer, bytes) = (address.to_owned(), Framer::default(), vec![0; 4 << 10]);
         let mut client = Self {
-            reader: Reader { socket, address, framer, bytes, received: 0 },
+            reader: Inbound { socket, address, framer, bytes, received: 0 },
             writer,
             out: Outbox::default(),
             patience: options.patience,

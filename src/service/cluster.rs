@@ -13,7 +13,7 @@ use tracing::{debug, info, warn};
 use super::hub::{Heard, Hub, Publisher};
 use super::tap::{Gauges, Tap};
 use super::until::until;
-use crate::bus::following::{Event, Following};
+use crate::bus::following::{Following, RelayEvent};
 use crate::bus::layers::{Kind, layers_of};
 use crate::bus::{Bus, BusCounters, BusError, Claim, Kept, LiveStream};
 use crate::codec::Profile;
@@ -240,7 +240,7 @@ impl Follower {
                 () = until(due) => following.wait_no_longer(),
             }
             while let Some(event) = following.event() {
-                if let Event::Ended = event {
+                if let RelayEvent::Ended = event {
                     info!(stream = %self.name, "the publisher on another daemon ended the stream");
                     self.hub.end_relay(&self.name);
                     return Ok(());
@@ -256,22 +256,22 @@ impl Follower {
     }
 
     /// Passes on what happened to those who listen here, and counts.
-    fn tell(&self, event: Event) {
+    fn tell(&self, event: RelayEvent) {
         let counters = self.bus.counters();
         match event {
-            Event::Bundle { source, bundle } => {
+            RelayEvent::Bundle { source, bundle } => {
                 BusCounters::add(&counters.received, 1);
                 let media = self.profile.media_time(bundle.frames);
                 self.hub.relay(&self.name, source, Heard::new(bundle, media, Instant::now(), true));
             }
-            Event::Lost(bundles) => BusCounters::add(&counters.lost, bundles),
-            Event::Missed { bundles, silence } => {
+            RelayEvent::Lost(bundles) => BusCounters::add(&counters.lost, bundles),
+            RelayEvent::Missed { bundles, silence } => {
                 let silence_s = silence.as_secs_f64();
                 warn!(stream = %self.name, missed = bundles, silence_s, "bundles of another daemon were lost");
                 BusCounters::add(&counters.lost, bundles);
             }
-            Event::Malformed(why) => self.malformed(&why),
-            Event::Ended => {}
+            RelayEvent::Malformed(why) => self.malformed(&why),
+            RelayEvent::Ended => {}
         }
     }
 }

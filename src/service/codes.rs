@@ -188,13 +188,13 @@ impl Connection<'_> {
             let stop = if listener.is_some() { &shared.stop_output } else { &shared.stop_input };
             let step = tokio::select! {
                 biased;
-                () = stop.cancelled() => Step::Stop,
-                Ok(()) = self.config.changed() => Step::Reloaded,
+                () = stop.cancelled() => Wakeup::Stop,
+                Ok(()) = self.config.changed() => Wakeup::Reloaded,
                 next = async { match listener { Some(l) => l.next().await, None => std::future::pending().await } } => {
-                    Step::Next(next)
+                    Wakeup::Next(next)
                 }
-                read = socket.read(&mut bytes), if reads => Step::Read(read),
-                () = sleep_until(deadline.into()) => Step::Deadline,
+                read = socket.read(&mut bytes), if reads => Wakeup::Read(read),
+                () = sleep_until(deadline.into()) => Wakeup::Deadline,
             };
             // What woke us may be what the reload did to somebody else, such as the end of the stream.
             if self.config.has_changed().unwrap_or(false)
@@ -203,35 +203,42 @@ impl Connection<'_> {
                 return Some(close);
             }
             let result = match step {
-                Step::Stop => {
+                Wakeup::Stop => {
                     let flushed = self.flush_queue(socket).await;
                     return Some(flushed.err().unwrap_or_else(|| self.shutting_down()));
                 }
-                Step::Next(Ok(heard)) => self.forward(&heard, socket).await,
-                Step::Next(Err(Ended::Stream)) => Err(match self.continuation(socket).await {
-                    Ok(()) => Close::new(Reason::StreamEnded, "the publisher ended the stream"),
-                    Err(close) => close,
-                }),
-                Step::Next(Err(Ended::Slow)) => {
-                    Err(Close::new(Reason::SlowConsumer, "more bundles waited than the server keeps for a listener"))
-                }
-                Step::Reloaded => self.still_allowed(),
-                Step::Read(Ok(0) | Err(_)) => {
+                Wakeup::Next(next) => self.next(next, socket).await,
+                Wakeup::Reloaded => self.still_allowed(),
+                Wakeup::Read(Ok(0) | Err(_)) => {
                     // What was taken is still heard, in its time.
                     let _ = self.drain().await;
                     return None;
                 }
-                Step::Read(Ok(n)) => match self.foreign(&bytes[..n]) {
+                Wakeup::Read(Ok(n)) => match self.foreign(&bytes[..n]) {
                     Some(close) => Err(close),
                     None => {
                         self.framer.push(&bytes[..n]);
                         self.messages(socket).await
                     }
                 },
-                Step::Deadline => self.deadline(socket).await,
+                Wakeup::Deadline => self.deadline(socket).await,
             };
             if let Err(close) = result {
                 return Some(close);
+            }
+        }
+    }
+
+    /// Sends a listener what the hub has for it, or says why there is nothing more.
+    async fn next(&mut self, next: Result<Heard, Ended>, socket: &mut Socket) -> Result<(), Close> {
+        match next {
+            Ok(heard) => self.forward(&heard, socket).await,
+            Err(Ended::Stream) => {
+                self.continuation(socket).await?;
+                Err(Close::new(Reason::StreamEnded, "the publisher ended the stream"))
+            }
+            Err(Ended::Slow) => {
+                Err(Close::new(Reason::SlowConsumer, "more bundles waited than the server keeps for a listener"))
             }
         }
     }
@@ -379,51 +386,37 @@ impl Connection<'_> {
         }
         self.pass = Some(Pass::of(hello));
         self.task = match hello.role {
-            Role::Publish => {
-                let publisher = self.shared.publish(name).await;
-                let busy = || Close::new(Reason::Busy, format!("somebody else publishes stream {name}"));
-                let pacing = Pacing::new(hello.pace, self.shared.config.borrow().limits.max_lag);
-                let publisher = publisher.ok_or_else(busy)?;
-                Task::Publish(Box::new(Publishing {
-                    publisher,
-                    pacing,
-                    spans: Spans::default(),
-                    taken: 0,
-                    frames: None,
-                    stale: 0,
-                }))
-            }
-            Role::Subscribe => {
-                let stages = hello.stages.unwrap_or(StageCount::MAX);
-                // It may read as fast as it likes, so what is late need not stay late.
-                let mut listener = self.shared.listen(name, Keep::Newest);
-                listener.want(stages);
-                let ending = hello.continuation.map(Ending::new);
-                let joiner = hello.latency.map(|frames| {
-                    listener.want_frames(frames);
-                    Joiner::new(frames, self.shared.engine.profile().media_time(1))
-                });
-                let knows = matches!(ack, Message::HelloAck { wire, .. } if wire.silence);
-                let plainly = (!knows).then(|| {
-                    listener.fill_silence(Profile::FRAME_TIME);
-                    Plainly::default()
-                });
-                let (name, sequence, padded) = (name.clone(), 0, 0);
-                Task::Subscribe(Box::new(Subscription {
-                    name,
-                    listener,
-                    stages,
-                    sequence,
-                    ending,
-                    joiner,
-                    padded,
-                    plainly,
-                }))
-            }
+            Role::Publish => Task::Publish(Box::new(self.publishing(hello).await?)),
+            Role::Subscribe => Task::Subscribe(Box::new(self.subscription(hello, &ack))),
         };
         info!(stream = %name, role = ?hello.role, "session open");
         let ack = self.agree(hello, ack);
         self.send(&ack, socket).await
+    }
+
+    async fn publishing(&self, hello: &Hello) -> Result<Publishing, Close> {
+        let busy = || Close::new(Reason::Busy, format!("somebody else publishes stream {}", hello.stream));
+        let publisher = self.shared.publish(&hello.stream).await.ok_or_else(busy)?;
+        let pacing = Pacing::new(hello.pace, self.shared.config.borrow().limits.max_lag);
+        Ok(Publishing { publisher, pacing, spans: Spans::default(), taken: 0, frames: None, stale: 0 })
+    }
+
+    fn subscription(&self, hello: &Hello, ack: &Message) -> Subscription {
+        let (name, stages) = (hello.stream.clone(), hello.stages.unwrap_or(StageCount::MAX));
+        // It may read as fast as it likes, so what is late need not stay late.
+        let mut listener = self.shared.listen(&name, Keep::Newest);
+        listener.want(stages);
+        let ending = hello.continuation.map(Ending::new);
+        let joiner = hello.latency.map(|frames| {
+            listener.want_frames(frames);
+            Joiner::new(frames, self.shared.engine.profile().media_time(1))
+        });
+        let knows = matches!(ack, Message::HelloAck { wire, .. } if wire.silence);
+        let plainly = (!knows).then(|| {
+            listener.fill_silence(Profile::FRAME_TIME);
+            Plainly::default()
+        });
+        Subscription { name, listener, stages, sequence: 0, ending, joiner, padded: 0, plainly }
     }
 
     /// Takes a bundle in; it is passed on when its time has come.
@@ -529,7 +522,7 @@ fn unfit(e: BitstreamError) -> Close {
 }
 
 /// What woke a connection up.
-enum Step {
+enum Wakeup {
     Stop,
     Reloaded,
     Next(Result<Heard, Ended>),

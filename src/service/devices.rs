@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use super::Shared;
 use super::hub::Listener;
-use super::pcm::{PcmError, Sound, Source};
+use super::pcm::{EncodedStream, PcmError, Sound};
 use super::shared::DeviceState;
 use crate::capture::device::{CpalBackend, DeviceEvent, DeviceInput, DeviceOutput, DeviceStats, Report};
 use crate::config::{Config, DevicePort};
@@ -117,7 +117,7 @@ async fn serve_input(shared: Shared, port: DevicePort, mut device: DeviceInput) 
 
 /// Publishes what the device gives until the daemon stops.
 async fn input(shared: &Shared, port: &DevicePort, captured: &mut mpsc::Receiver<Vec<f32>>) -> Result<(), PcmError> {
-    let mut source = Source::open(shared, &port.stream, Pace::Live).await?;
+    let mut source = EncodedStream::open(shared, &port.stream, Pace::Live).await?;
     loop {
         tokio::select! {
             biased;

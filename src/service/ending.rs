@@ -41,7 +41,7 @@ impl Ending {
     }
 
     /// Makes the model ready; None if nothing was heard. Takes some milliseconds.
-    pub(super) fn start(self, model: Arc<TokenModel>) -> Option<Source> {
+    pub(super) fn start(self, model: Arc<TokenModel>) -> Option<Continuer> {
         let temperature = f32::from(self.wish.temperature_percent) / 100.0;
         let params = Params::default().temperature(temperature).unwrap_or(Params::greedy());
         if self.heard.is_empty() {
@@ -49,19 +49,19 @@ impl Ending {
         }
         let history = self.heard.iter().map(Vec::as_slice);
         let generator = Generator::new(model, history, self.stages, params, self.wish.seed);
-        Some(Source { generator, left: self.wish.frames, stages: self.stages, next_frame: self.next_frame })
+        Some(Continuer { generator, left: self.wish.frames, stages: self.stages, next_frame: self.next_frame })
     }
 }
 
 /// Bundles of the continuation.
-pub(super) struct Source {
+pub(super) struct Continuer {
     generator: Generator,
     left: u16,
     stages: StageCount,
     next_frame: u64,
 }
 
-impl Source {
+impl Continuer {
     /// The next bundle; None after the last.
     pub(super) fn next(&mut self) -> Option<PackedBundle> {
         let frames = self.left.min(FRAMES);

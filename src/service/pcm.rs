@@ -83,7 +83,7 @@ pub(super) fn slot_share(shared: &Shared, guest: &Guest) -> Result<SlotShare, Pc
 
 async fn input(shared: &Shared, port: &PcmPort, socket: &mut Socket, guest: &Guest) -> Result<u64, PcmError> {
     let _share = slot_share(shared, guest)?;
-    let mut source = Source::open(shared, &port.stream, port.pace).await?;
+    let mut source = EncodedStream::open(shared, &port.stream, port.pace).await?;
     let (mut reader, mut bytes, mut pcm) = (PcmReader::new(port.format), vec![0; CHUNK], Vec::new());
     let idle = shared.config.borrow().limits.timeouts.idle;
     let mut heard = Instant::now();
@@ -132,7 +132,7 @@ async fn input(shared: &Shared, port: &PcmPort, socket: &mut Socket, guest: &Gue
 }
 
 /// A stream that is encoded here.
-pub(super) struct Source<'a> {
+pub(super) struct EncodedStream<'a> {
     shared: &'a Shared,
     publisher: Publisher,
     slot: Slot,
@@ -150,7 +150,7 @@ pub(super) struct Source<'a> {
     stale: u64,
 }
 
-impl<'a> Source<'a> {
+impl<'a> EncodedStream<'a> {
     /// Takes the stream's name and a slot of the engine.
     pub(super) async fn open(shared: &'a Shared, stream: &StreamName, pace: Pace) -> Result<Self, PcmError> {
         let publisher = shared.publish(stream).await.ok_or_else(|| PcmError::Taken(stream.clone()))?;
@@ -324,7 +324,7 @@ async fn output(
     let sound = Sound::open(shared, &port.stream)?;
     let mut listener = shared.listen(&port.stream, Keep::Prompt);
     listener.fill_silence(Profile::FRAME_TIME);
-    let mut sink = Sink { sound, writer: PcmWriter::new(port.format), bytes: Vec::new() };
+    let mut sink = Player { sound, writer: PcmWriter::new(port.format), bytes: Vec::new() };
     let (reader, mut writer) = tokio::io::split(socket);
     let mut gone = std::pin::pin!(hung_up(reader, pulse));
     let ended = loop {
@@ -459,13 +459,13 @@ async fn guessed(shared: &Shared, mut guess: Guess) -> Result<Guess, PcmError> {
     work.await.map_err(|_| EngineError::Stopped.into())
 }
 
-struct Sink<'a> {
+struct Player<'a> {
     sound: Sound<'a>,
     writer: PcmWriter,
     bytes: Vec<u8>,
 }
 
-impl Sink<'_> {
+impl Player<'_> {
     async fn decode(&mut self, heard: &Heard, to: &mut (impl tokio::io::AsyncWrite + Unpin)) -> Result<(), PcmError> {
         let pcm = self.sound.decode(heard, StageCount::MAX).await?;
         self.bytes.clear();

@@ -33,7 +33,7 @@ use crate::session::{PackedBundle, StreamName};
 use error::RecordError;
 use file::Recording;
 use folder::Disk;
-use queue::{PAUSE, QUEUE, Queue};
+use queue::{PAUSE, QUEUE, WriteQueue};
 
 /// Streams recorded at once.
 const MAX_RECORDINGS: usize = 1024;
@@ -142,7 +142,7 @@ impl Recorder {
                 disk: Arc::clone(&self.disk),
                 stream,
                 permits: self.permits.clone(),
-                queue: Queue::new(&self.disk.record),
+                queue: WriteQueue::new(&self.disk.record),
                 recording: Some(Box::new(recording)),
             };
             let shared = shared.clone();
@@ -194,7 +194,7 @@ struct Task {
     disk: Arc<Disk>,
     stream: StreamName,
     permits: Permits,
-    queue: Queue<Arc<PackedBundle>>,
+    queue: WriteQueue<Arc<PackedBundle>>,
     /// Away while it writes.
     recording: Option<Box<Recording>>,
 }

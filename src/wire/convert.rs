@@ -216,35 +216,39 @@ pub(super) fn report(r: &proto::Report) -> Report {
     }
 }
 
+fn hello_to_proto(h: &Hello) -> proto::Hello {
+    proto::Hello {
+        version: h.version,
+        role: match h.role {
+            Role::Publish => proto::Role::Publish.into(),
+            Role::Subscribe => proto::Role::Subscribe.into(),
+        },
+        stream: h.stream.as_str().to_owned(),
+        model_id: h.model_id.0.to_vec(),
+        stages: h.stages.map_or(0, |s| u32::from(s.value())),
+        frames_per_bundle: u32::from(h.frames_per_bundle),
+        token: h.token.clone(),
+        token_model_id: h.coding.map_or_else(Vec::new, |c| c.id.to_vec()),
+        token_check: h.coding.map_or_else(Vec::new, |c| c.check.to_vec()),
+        continue_frames: h.continuation.map_or(0, |c| u32::from(c.frames)),
+        continue_temperature_percent: h.continuation.map_or(0, |c| u32::from(c.temperature_percent)),
+        continue_seed: h.continuation.map_or(0, |c| c.seed),
+        pace: match h.pace {
+            Pace::Unknown => proto::Pace::Unspecified,
+            Pace::Live => proto::Pace::Live,
+            Pace::Recording => proto::Pace::Recording,
+        }
+        .into(),
+        wire: h.wire.bits(),
+        latency_frames: u32::from(h.latency.unwrap_or(0)),
+    }
+}
+
 /// The envelope of a message. A thin bundle has none of its own: see [`super::thin`].
 pub(super) fn to_proto(message: &Message) -> proto::Envelope {
     let count = |s: Option<StageCount>| s.map_or(0, |s| u32::from(s.value()));
     let kind = match message {
-        Message::Hello(h) => Kind::Hello(proto::Hello {
-            version: h.version,
-            role: match h.role {
-                Role::Publish => proto::Role::Publish.into(),
-                Role::Subscribe => proto::Role::Subscribe.into(),
-            },
-            stream: h.stream.as_str().to_owned(),
-            model_id: h.model_id.0.to_vec(),
-            stages: count(h.stages),
-            frames_per_bundle: u32::from(h.frames_per_bundle),
-            token: h.token.clone(),
-            token_model_id: h.coding.map_or_else(Vec::new, |c| c.id.to_vec()),
-            token_check: h.coding.map_or_else(Vec::new, |c| c.check.to_vec()),
-            continue_frames: h.continuation.map_or(0, |c| u32::from(c.frames)),
-            continue_temperature_percent: h.continuation.map_or(0, |c| u32::from(c.temperature_percent)),
-            continue_seed: h.continuation.map_or(0, |c| c.seed),
-            pace: match h.pace {
-                Pace::Unknown => proto::Pace::Unspecified,
-                Pace::Live => proto::Pace::Live,
-                Pace::Recording => proto::Pace::Recording,
-            }
-            .into(),
-            wire: h.wire.bits(),
-            latency_frames: u32::from(h.latency.unwrap_or(0)),
-        }),
+        Message::Hello(h) => Kind::Hello(hello_to_proto(h)),
         Message::HelloAck { version, model_id, stages, coding, wire } => Kind::HelloAck(proto::HelloAck {
             version: *version,
             model_id: model_id.0.to_vec(),

@@ -68,7 +68,7 @@ pub(super) struct Args {
 
 /// What a step gave.
 #[derive(Debug, Default, Clone)]
-struct Step {
+struct LoadStep {
     asked: usize,
     running: usize,
     refused: usize,
@@ -88,24 +88,9 @@ struct Step {
     own_p99: f32,
 }
 
-const HEAD: [&str; 14] = [
-    "asked",
-    "running",
-    "refused",
-    "lost",
-    "frames",
-    "p50_ms",
-    "p99_ms",
-    "max_ms",
-    "missed",
-    "rss_mib",
-    "mib_a_stream",
-    "cores",
-    "stage_share",
-    "own_lateness_p99_ms",
-];
+const HEAD: &str = "asked,running,refused,lost,frames,p50_ms,p99_ms,max_ms,missed,rss_mib,mib_a_stream,cores,stage_share,own_lateness_p99_ms";
 
-impl Step {
+impl LoadStep {
     fn numbers(&self) -> [String; 14] {
         [
             self.asked.to_string(),
@@ -136,9 +121,10 @@ pub(super) fn run(args: &Args) -> Result<()> {
     );
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let steps = runtime.block_on(steps(args, overlap))?;
-    let rows: Vec<_> = steps.iter().map(Step::numbers).collect();
-    out!("{}", table::lines(&HEAD, &rows));
-    std::fs::write(&csv, table::csv(&HEAD, &rows)?).with_context(|| csv.display().to_string())?;
+    let rows: Vec<_> = steps.iter().map(LoadStep::numbers).collect();
+    let head: Vec<_> = HEAD.split(',').collect();
+    out!("{}", table::lines(&head, &rows));
+    std::fs::write(&csv, table::csv(&head, &rows)?).with_context(|| csv.display().to_string())?;
     let knee = steps.iter().take_while(|s| met(s, args)).last().map_or(0, |s| s.running);
     std::fs::write(args.out.join("load.json"), json(&steps, knee))?;
     std::fs::write(args.out.join("load.svg"), picture(&steps)?)?;
@@ -146,11 +132,11 @@ pub(super) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn met(step: &Step, args: &Args) -> bool {
+fn met(step: &LoadStep, args: &Args) -> bool {
     step.p99 <= args.goal_ms && step.refused + step.lost == 0 && step.frames > 0
 }
 
-async fn steps(args: &Args, overlap: usize) -> Result<Vec<Step>> {
+async fn steps(args: &Args, overlap: usize) -> Result<Vec<LoadStep>> {
     let default = EngineOptions::default();
     let engine = EngineOptions {
         threads: args.threads.map_or(default.threads, usize::from),
@@ -165,7 +151,7 @@ async fn steps(args: &Args, overlap: usize) -> Result<Vec<Step>> {
     let idle_mib = rig.rss_mib();
     outln!("idle daemon: {idle_mib:.1} MiB");
     let mut ports = rig.ports.iter().enumerate();
-    let (mut streams, mut out, mut past): (Vec<Arc<Meter>>, Vec<Step>, u16) = (Vec::new(), Vec::new(), 0);
+    let (mut streams, mut out, mut past): (Vec<Arc<Meter>>, Vec<LoadStep>, u16) = (Vec::new(), Vec::new(), 0);
     loop {
         let before = streams.len();
         for (number, ports) in ports.by_ref().take(usize::from(args.step)) {
@@ -203,7 +189,7 @@ fn measure(
     streams: &[Arc<Meter>],
     idle_mib: f64,
     (start, cpu): (Instant, f64),
-) -> Result<Step> {
+) -> Result<LoadStep> {
     let count = |state| streams.iter().filter(|m| m.state() == state).count();
     let (mut latencies, mut own): (Vec<f32>, Vec<f32>) = (Vec::new(), Vec::new());
     for meter in streams {
@@ -216,7 +202,7 @@ fn measure(
     own.sort_by(f32::total_cmp);
     let (running, rss_mib) = (count(State::Running), rig.rss_mib());
     let beyond = streams.iter().filter(|m| m.frames.load(Ordering::Relaxed) == 0 && m.state() == State::Waiting);
-    Ok(Step {
+    Ok(LoadStep {
         asked: streams.len(),
         running,
         refused: count(State::Refused),
@@ -234,16 +220,16 @@ fn measure(
     })
 }
 
-fn json(steps: &[Step], knee: usize) -> String {
+fn json(steps: &[LoadStep], knee: usize) -> String {
     let number = |v: String| serde_json::from_str(&v).unwrap_or(Value::Null);
     let step =
-        |s: &Step| HEAD.into_iter().zip(s.numbers().map(number)).map(|(k, v)| (k.to_owned(), v)).collect::<Value>();
+        |s: &LoadStep| HEAD.split(',').zip(s.numbers().map(number)).map(|(k, v)| (k.to_owned(), v)).collect::<Value>();
     let steps: Vec<Value> = steps.iter().map(step).collect();
     format!("{:#}\n", json!({"command": command(), "machine": machine(), "knee": knee, "steps": steps}))
 }
 
-fn picture(steps: &[Step]) -> std::io::Result<String> {
-    let line = |value: &dyn Fn(&Step) -> f64| steps.iter().map(|s| (s.asked as f64, value(s))).collect::<Vec<_>>();
+fn picture(steps: &[LoadStep]) -> std::io::Result<String> {
+    let line = |value: &dyn Fn(&LoadStep) -> f64| steps.iter().map(|s| (s.asked as f64, value(s))).collect::<Vec<_>>();
     let x_name = "duplex streams asked for";
     svg(&[
         Chart {

@@ -5,17 +5,12 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 
 use super::machine::{command, machine};
-use super::plan::{Entry, Plan};
-use super::rate::parse_every;
+use super::plan::{Entry, How, Plan, write_results};
 use super::recordings::recordings;
 
-use crate::cli::encode::{parse_beam, parse_kbps};
+use crate::cli::encode::parse_kbps;
 use crate::referee::{LossModel, parse_trace};
-use crate::referee::{
-    OpusSettings, Payload, Repair, summarise, summary_lines, write_report, write_rows, write_summary_csv,
-    write_summary_json,
-};
-use crate::rvq::BeamWidth;
+use crate::referee::{OpusSettings, Payload, Repair, summarise, summary_lines, write_report};
 use crate::units::StageCount;
 
 /// Packets of a generated trace; it repeats after them.
@@ -52,24 +47,8 @@ pub(super) struct Args {
     /// Length of a packet in milliseconds, the same for both codecs: 20 or 60
     #[arg(long, default_value_t = 20, value_parser = parse_packet)]
     packet_ms: usize,
-    /// Take every Nth recording
-    #[arg(long, default_value_t = 1, value_parser = parse_every)]
-    every: usize,
-    /// Use at most this many seconds of a recording; 0 for all
-    #[arg(long, default_value_t = 0)]
-    seconds: usize,
-    /// Recordings at once [default: one a core]
-    #[arg(long)]
-    jobs: Option<usize>,
-    /// Keep every decoded recording in OUT/decoded
-    #[arg(long)]
-    keep: bool,
-    /// Width of the codebook search
-    #[arg(long, default_value = "4", value_parser = parse_beam)]
-    beam: BeamWidth,
-    /// Model folder [default: the shipped model]
-    #[arg(long, value_name = "DIR")]
-    model: Option<PathBuf>,
+    #[command(flatten)]
+    how: How,
 }
 
 fn parse_packet(s: &str) -> Result<usize, String> {
@@ -136,8 +115,8 @@ fn notes(args: &Args, recordings: usize, expected_loss: u8) -> Vec<String> {
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
-    let files = recordings(&args.dir, args.every)?;
-    let model = crate::cli::loading::load_model(args.model.as_deref())?;
+    let files = recordings(&args.dir, args.how.every)?;
+    let model = args.how.model()?;
     let traces = traces(args)?;
     let worst = traces.iter().map(|(_, t)| t.iter().filter(|&&l| l).count() * 100 / t.len()).max().unwrap_or(0);
     // The encoder is told the worst loss of the run, as an adaptive sender would find it.
@@ -145,27 +124,18 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let plan = Plan {
         model: &model,
         tokens: model.tokens()?,
-        beam: args.beam,
+        how: &args.how,
         refine: 0,
         entries: entries(args, expected_loss),
         traces,
-        seconds: args.seconds,
-        jobs: args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get)),
-        items: args.out.join("items"),
-        keep: args.keep.then(|| args.out.join("decoded")),
+        out: &args.out,
         scorer: None,
     };
     let rows = plan.run(&files)?;
     let summary = summarise(&rows);
     let notes = notes(args, files.len(), expected_loss);
-    let write = |name: &str, text: String| {
-        let path = args.out.join(name);
-        std::fs::write(&path, text).with_context(|| path.display().to_string())
-    };
-    write("rows.csv", write_rows(&rows)?)?;
-    write("summary.csv", write_summary_csv(&summary)?)?;
-    write("summary.json", write_summary_json(&summary))?;
-    write("report.html", write_report("undertone and Opus under packet loss", &notes, &summary, &[], &[])?)?;
+    let report = write_report("undertone and Opus under packet loss", &notes, &summary, &[], &[])?;
+    write_results(&args.out, &rows, &summary, &report)?;
     let numbers =
         [(0, "payload", 2), (2, "IP", 2), (10, "lost", 3), (3, "PESQ-WB", 3), (4, "ESTOI", 3), (5, "LSD dB", 2)];
     out!("{}", summary_lines(&summary, &numbers));

@@ -9,17 +9,66 @@ use anyhow::{Context, Result};
 use super::peer::Peer;
 use super::recordings::{kind, read, stem};
 use super::scorer::Scorer;
-use crate::cli::encode::FILE_BEAM;
+use crate::cli::encode::{FILE_BEAM, parse_beam};
 use crate::cli::progress;
 use crate::codec::Processor;
 use crate::infer::LoadedModel;
 use crate::referee::{
-    CodedFile, Opus, OpusSettings, Outcome, Payload, Repair, Row, Undertone, measure, read_rows, write_rows,
+    CodedFile, Opus, OpusSettings, Outcome, Payload, Repair, Row, Summary, Undertone, measure, read_rows, write_rows,
+    write_summary_csv, write_summary_json,
 };
 use crate::rvq::BeamWidth;
 use crate::synthesis::Refiner;
 use crate::token::TokenModel;
 use crate::units::StageCount;
+
+/// Folders of finished items, and of decoded recordings, in that of the results.
+pub(super) const ITEMS: &str = "items";
+const DECODED: &str = "decoded";
+
+/// How recordings are run through codecs, whatever is compared.
+#[derive(Debug, clap::Args)]
+pub(super) struct How {
+    /// Take every Nth recording
+    #[arg(long, default_value_t = 1, value_parser = parse_every)]
+    pub(super) every: usize,
+    /// Use at most this many seconds of a recording; 0 for all
+    #[arg(long, default_value_t = 0)]
+    pub(super) seconds: usize,
+    /// Recordings at once [default: one a core]
+    #[arg(long)]
+    jobs: Option<usize>,
+    /// Keep every decoded recording in OUT/decoded
+    #[arg(long)]
+    keep: bool,
+    /// Width of the codebook search
+    #[arg(long, default_value = "4", value_parser = parse_beam)]
+    pub(super) beam: BeamWidth,
+    /// Model folder [default: the shipped model]
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+}
+
+fn parse_every(s: &str) -> Result<usize, String> {
+    s.parse().ok().filter(|&n| n > 0).ok_or_else(|| format!("{s} out of range, allowed 1 or more"))
+}
+
+impl How {
+    pub(super) fn model(&self) -> Result<LoadedModel> {
+        Ok(crate::cli::loading::load_model(self.model.as_deref())?)
+    }
+}
+
+/// Writes what was measured: rows, their means, and a report in HTML.
+pub(super) fn write_results(out: &Path, rows: &[Row], summary: &[Summary], report: &str) -> Result<()> {
+    let (csv, json) = (write_summary_csv(summary)?, write_summary_json(summary));
+    let rows = write_rows(rows)?;
+    let files = [("rows.csv", &*rows), ("summary.csv", &csv), ("summary.json", &json), ("report.html", report)];
+    files.into_iter().try_for_each(|(name, text)| {
+        let path = out.join(name);
+        std::fs::write(&path, text).with_context(|| path.display().to_string())
+    })
+}
 
 /// One codec at one setting.
 #[derive(Debug, Clone)]
@@ -136,18 +185,14 @@ pub(super) struct Ours {
 pub(super) struct Plan<'a> {
     pub(super) model: &'a LoadedModel,
     pub(super) tokens: Option<Arc<TokenModel>>,
-    pub(super) beam: BeamWidth,
+    pub(super) how: &'a How,
     /// Steps of the search in files.
     pub(super) refine: u32,
     pub(super) entries: Vec<Entry>,
     /// Label appended to the system's name, and the trace; one without a trace for no loss.
     pub(super) traces: Vec<(String, Vec<bool>)>,
-    pub(super) seconds: usize,
-    pub(super) jobs: usize,
-    /// Folder of finished items; a run goes on where the last one ended.
-    pub(super) items: PathBuf,
-    /// Folder for decoded recordings.
-    pub(super) keep: Option<PathBuf>,
+    /// Folder for results; items are finished one by one, and a run goes on where the last one ended.
+    pub(super) out: &'a Path,
     /// Command of another program that scores as well.
     pub(super) scorer: Option<String>,
 }
@@ -155,21 +200,23 @@ pub(super) struct Plan<'a> {
 impl Plan<'_> {
     /// What one thread needs.
     pub(super) fn ours(&self) -> Result<Ours> {
-        let (processor, files) = (self.model.processor(self.beam)?, self.model.processor(FILE_BEAM)?);
+        let (processor, files) = (self.model.processor(self.how.beam)?, self.model.processor(FILE_BEAM)?);
         Ok(Ours { processor, files, refiner: self.model.refiner(self.refine)?, tokens: self.tokens.clone() })
     }
 
     /// Rows of every recording, in order of recordings.
     pub(super) fn run(&self, files: &[PathBuf]) -> Result<Vec<Row>> {
-        std::fs::create_dir_all(&self.items).with_context(|| self.items.display().to_string())?;
-        if let Some(keep) = &self.keep {
-            std::fs::create_dir_all(keep).with_context(|| keep.display().to_string())?;
+        for folder in [ITEMS, DECODED].into_iter().take(1 + usize::from(self.how.keep)) {
+            let folder = self.out.join(folder);
+            std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
         }
         let key = self.key();
         let here = Path::new("");
         let bar = progress::bar(Some(files.len() as u64), "recordings", [here, here]);
         let next = AtomicUsize::new(0);
         let results: Mutex<Vec<Option<Vec<Row>>>> = Mutex::new(vec![None; files.len()]);
+        let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let jobs = self.how.jobs.unwrap_or_else(cores);
         let work = || -> Result<()> {
             let mut ours = self.ours()?;
             let mut scorer = self.scorer.as_deref().map(Scorer::start).transpose()?;
@@ -185,7 +232,7 @@ impl Plan<'_> {
             }
         };
         std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..self.jobs.clamp(1, files.len())).map(|_| scope.spawn(work)).collect();
+            let threads: Vec<_> = (0..jobs.clamp(1, files.len())).map(|_| scope.spawn(work)).collect();
             threads.into_iter().try_for_each(|t| t.join().map_err(|_| anyhow::anyhow!("a worker panicked"))?)
         })?;
         bar.finish_and_clear();
@@ -207,9 +254,9 @@ impl Plan<'_> {
             "# {} model {} beam {} refine {} seconds {} {} {} {}",
             env!("CARGO_PKG_VERSION"),
             self.model.profile.model_id,
-            self.beam.value(),
+            self.how.beam.value(),
             self.refine,
-            self.seconds,
+            self.how.seconds,
             entries.join(";"),
             traces.join(";"),
             self.scorer.as_deref().unwrap_or_default().replace('\n', " ")
@@ -218,7 +265,7 @@ impl Plan<'_> {
 
     fn item(&self, ours: &mut Ours, mut scorer: Option<&mut Scorer>, file: &Path, key: &str) -> Result<Vec<Row>> {
         let (name, kind) = (stem(file), kind(file));
-        let cache = self.items.join(format!("{name}.csv"));
+        let cache = self.out.join(ITEMS).join(format!("{name}.csv"));
         if let Ok(text) = std::fs::read_to_string(&cache)
             && let Some((head, rest)) = text.split_once('\n')
             && head == key
@@ -226,7 +273,7 @@ impl Plan<'_> {
         {
             return Ok(rows);
         }
-        let pcm = read(file, self.seconds)?;
+        let pcm = read(file, self.how.seconds)?;
         let mut rows = Vec::new();
         for entry in &self.entries {
             for (label, trace) in &self.traces {
@@ -237,8 +284,8 @@ impl Plan<'_> {
                 let [encode, decode] = if is_peer { [f64::NAN; 2] } else { o.times_real };
                 let system = format!("{}{label}", entry.system());
                 let other = scorer.as_deref_mut().map(|s| self.ask(s, kind, &name, &pcm, &o.decoded)).transpose()?;
-                if let Some(keep) = &self.keep {
-                    let wav = keep.join(format!("{name} {system} {}.wav", entry.nominal()));
+                if self.how.keep {
+                    let wav = self.out.join(DECODED).join(format!("{name} {system} {}.wav", entry.nominal()));
                     std::fs::write(&wav, crate::referee::wav_bytes(&o.decoded))
                         .with_context(|| wav.display().to_string())?;
                 }
@@ -274,7 +321,7 @@ impl Plan<'_> {
     /// What another program says.
     fn ask(&self, scorer: &mut Scorer, kind: &str, name: &str, pcm: &[f32], decoded: &[f32]) -> Result<f64> {
         let files = [("original", pcm), ("decoded", decoded)].map(|(what, pcm)| {
-            let path = self.items.join(format!("{name}.{what}.wav"));
+            let path = self.out.join(ITEMS).join(format!("{name}.{what}.wav"));
             std::fs::write(&path, crate::referee::wav_bytes(pcm)).with_context(|| path.display().to_string())?;
             std::path::absolute(&path).with_context(|| path.display().to_string())
         });

@@ -2,21 +2,20 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::machine::{command, machine};
 use super::peer::Peer;
-use super::plan::{Entry, Plan};
+use super::plan::{Entry, How, ITEMS, Plan, write_results};
 use super::recordings::{kind, read, recordings, stem};
 use super::scorer::Scorer;
-use crate::cli::encode::{parse_beam, parse_kbps};
+use crate::cli::encode::parse_kbps;
 use crate::profile::Profile;
 use crate::recording::REFINE_STEPS;
 use crate::referee::{
-    Listening, OpusSettings, Payload, Repair, Row, equivalent_rate, summarise, summary_lines, write_report, write_rows,
-    write_spectrograms, write_summary_csv, write_summary_json,
+    Listening, OpusSettings, Payload, Repair, Row, equivalent_rate, summarise, summary_lines, write_report,
+    write_spectrograms,
 };
-use crate::rvq::BeamWidth;
 use crate::units::StageCount;
 
 #[derive(Debug, clap::Args)]
@@ -38,21 +37,8 @@ pub(super) struct Args {
     /// Frames of 20 ms in a packet of undertone
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=i64::from(Profile::MAX_FRAMES_PER_BUNDLE)))]
     bundle: u8,
-    /// Take every Nth recording
-    #[arg(long, default_value_t = 1, value_parser = parse_every)]
-    every: usize,
-    /// Use at most this many seconds of a recording; 0 for all
-    #[arg(long, default_value_t = 0)]
-    seconds: usize,
-    /// Recordings at once [default: one a core]
-    #[arg(long)]
-    jobs: Option<usize>,
-    /// Keep every decoded recording in OUT/decoded
-    #[arg(long)]
-    keep: bool,
-    /// Width of the codebook search
-    #[arg(long, default_value = "4", value_parser = parse_beam)]
-    beam: BeamWidth,
+    #[command(flatten)]
+    how: How,
     /// Steps of analysis by synthesis in files; rows without it are there as well
     #[arg(long, value_name = "N", default_value_t = REFINE_STEPS, value_parser = clap::value_parser!(u32).range(0..=200))]
     refine: u32,
@@ -64,13 +50,6 @@ pub(super) struct Args {
     /// WAV file (mono, 24 kHz), DECODE a recording of that. May be given several times
     #[arg(long, num_args = 3, value_names = ["NAME", "ENCODE", "DECODE"])]
     peer: Vec<String>,
-    /// Model folder [default: the shipped model]
-    #[arg(long, value_name = "DIR")]
-    model: Option<PathBuf>,
-}
-
-pub(super) fn parse_every(s: &str) -> Result<usize, String> {
-    s.parse().ok().filter(|&n| n > 0).ok_or_else(|| format!("{s} out of range, allowed 1 or more"))
 }
 
 /// The curve that "sounds like Opus" refers to.
@@ -112,22 +91,18 @@ fn entries(args: &Args, has_tokens: bool, searches: bool) -> Vec<Entry> {
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
-    let files = recordings(&args.dir, args.every)?;
-    let model = crate::cli::loading::load_model(args.model.as_deref())?;
-    let items = args.out.join("items");
+    let files = recordings(&args.dir, args.how.every)?;
+    let model = args.how.model()?;
     let mut entries = entries(args, model.tokens()?.is_some(), args.refine > 0 && model.refiner(0)?.is_some());
-    entries.extend(Peer::parse(&args.peer)?.into_iter().map(|peer| Entry::Peer(peer, items.clone())));
+    entries.extend(Peer::parse(&args.peer)?.into_iter().map(|peer| Entry::Peer(peer, args.out.join(ITEMS))));
     let plan = Plan {
         model: &model,
         tokens: model.tokens()?,
-        beam: args.beam,
+        how: &args.how,
         refine: args.refine,
         entries,
         traces: vec![(String::new(), Vec::new())],
-        seconds: args.seconds,
-        jobs: args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get)),
-        items,
-        keep: args.keep.then(|| args.out.join("decoded")),
+        out: &args.out,
         scorer: args.scorer.clone(),
     };
     let other = args.scorer.as_deref().map(|command| Ok::<_, anyhow::Error>(Scorer::start(command)?.name.clone()));
@@ -138,14 +113,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let mut notes = notes(args, &model.profile.name, files.len());
     notes.extend(other.as_ref().map(|name| format!("Other score: {name}.")));
     let listening = listening(args, &plan, &files)?;
-    let write = |name: &str, text: String| {
-        let path = args.out.join(name);
-        std::fs::write(&path, text).with_context(|| path.display().to_string())
-    };
-    write("rows.csv", write_rows(&rows)?)?;
-    write("summary.csv", write_summary_csv(&summary)?)?;
-    write("summary.json", write_summary_json(&summary))?;
-    write("report.html", write_report("undertone and Opus by rate", &notes, &summary, &equivalents, &listening)?)?;
+    let report = write_report("undertone and Opus by rate", &notes, &summary, &equivalents, &listening)?;
+    write_results(&args.out, &rows, &summary, &report)?;
     let rates = [(0, "payload", 2), (1, "message", 2), (2, "IP", 2)];
     let scores = [(3, "PESQ-WB", 3), (4, "ESTOI", 3), (5, "LSD dB", 2)];
     let other = other.as_deref().map(|name| (Row::NUMBERS.len() - 1, name, 3));
@@ -188,7 +157,7 @@ fn notes(args: &Args, model: &str, items: usize) -> Vec<String> {
             "undertone {} with model {model}, beam {}; Opus 1.6.1 (bundled libopus, encoder complexity 10, decoder complexity 0, or 7 with NoLACE), \
              24 kHz mono, VoIP mode for speech, audio mode for music. Both get the same samples.",
             env!("CARGO_PKG_VERSION"),
-            args.beam.value()
+            args.how.beam.value()
         ),
         "Rates are bytes of all packets. Payload: coded sound. Message: with protobuf framing (undertone) or RTP (Opus, 12 bytes). \
          IP: with IPv4 and TCP with time stamps (undertone, 52 bytes a packet) or IPv4 and UDP (Opus, 28 bytes)."

@@ -28,7 +28,7 @@ pub(super) struct Turn<T> {
 
 /// What waits to be written. When the disk hangs, it is what is saved.
 #[derive(Debug)]
-pub(super) struct Queue<T> {
+pub(super) struct WriteQueue<T> {
     waiting: VecDeque<T>,
     fsync: Fsync,
     pause: Duration,
@@ -38,7 +38,7 @@ pub(super) struct Queue<T> {
     overflows: bool,
 }
 
-impl<T> Queue<T> {
+impl<T> WriteQueue<T> {
     /// Pauses end when the next rotation is due if that is sooner than [`PAUSE`].
     pub(super) fn new(record: &Record) -> Self {
         let pause = record.rotate_after.min(PAUSE);
@@ -100,9 +100,9 @@ mod tests {
     use super::*;
     use crate::config::Config;
 
-    fn queue(keys: &str) -> (Queue<u32>, Instant) {
+    fn queue(keys: &str) -> (WriteQueue<u32>, Instant) {
         let text = format!("[record]\nfolder = \"recordings\"\n{keys}");
-        (Queue::new(&Config::parse(&text).unwrap().record.unwrap()), Instant::now())
+        (WriteQueue::new(&Config::parse(&text).unwrap().record.unwrap()), Instant::now())
     }
 
     #[test]
