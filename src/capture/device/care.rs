@@ -1,10 +1,10 @@
-//! Looking after a device: noticing that it is lost, and getting it back.
+//! What becomes of a device: that it is lost is noticed here, and when it is tried again is decided.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::stats::{DeviceStats, Link};
+use super::stats::Link;
 
 /// Pause before a lost device is opened again; it doubles with every failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -90,57 +90,6 @@ impl Health {
 
     pub(super) fn note(&self) -> Option<String> {
         self.link.note.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-}
-
-/// Whether a device is there.
-pub(super) enum State<O> {
-    Open(Box<O>),
-    Lost(BackOff),
-}
-
-/// What looking after a device changes besides its state.
-pub(super) struct Care<'a> {
-    pub(super) stats: &'a DeviceStats,
-    pub(super) was_open: &'a mut bool,
-    pub(super) report: &'a mut Report,
-}
-
-impl<O> State<O> {
-    /// Notices that the device is lost, and tries to get it back.
-    pub(super) fn look_after(
-        &mut self,
-        now: Instant,
-        care: Care<'_>,
-        health: impl Fn(&mut O) -> &mut Health,
-        open: impl FnOnce() -> Result<O, DeviceError>,
-    ) {
-        match self {
-            Self::Open(device) => {
-                let health = health(device);
-                if let Some(note) = health.note() {
-                    (care.report)(&DeviceEvent::Note(note));
-                }
-                if let Some(reason) = health.problem(now) {
-                    care.stats.open.store(false, Ordering::Relaxed);
-                    (care.report)(&DeviceEvent::Lost(reason));
-                    *self = Self::Lost(BackOff::new(now));
-                }
-            }
-            Self::Lost(back_off) if now >= back_off.at => match open() {
-                Ok(device) => {
-                    care.stats.reopened.fetch_add(u64::from(*care.was_open), Ordering::Relaxed);
-                    *care.was_open = true;
-                    (care.report)(&DeviceEvent::Opened);
-                    *self = Self::Open(Box::new(device));
-                }
-                Err(e) => {
-                    let pause = back_off.failed(Instant::now());
-                    (care.report)(&DeviceEvent::Failed(e.to_string(), pause));
-                }
-            },
-            Self::Lost(_) => {}
-        }
     }
 }
 

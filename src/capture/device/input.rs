@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use rtrb::Consumer;
 
-use super::care::{BackOff, Care, Health, State};
+use super::care::Health;
+use super::kept::{Kept, Open};
 use super::{Backend, DeviceError, DeviceStats, Link, Opened, Report, capture_ring};
 use crate::dsp::{DriftController, VariableResampler};
 use crate::profile::Profile;
@@ -28,17 +29,13 @@ const EXCESS_S: f64 = 0.5;
 const LATE: Duration = Duration::from_secs(1);
 
 /// A microphone, or what stands in for it while it is away. Samples are mono at the codec's rate.
+#[derive(Debug)]
 pub struct DeviceInput {
-    name: String,
-    backend: Box<dyn Backend>,
-    state: State<Open>,
+    device: Kept<Microphone>,
     next_tick: Option<Instant>,
-    was_open: bool,
-    stats: Arc<DeviceStats>,
-    report: Report,
 }
 
-struct Open {
+struct Microphone {
     health: Health,
     ring: Consumer<f32>,
     rate: SampleRate,
@@ -50,33 +47,22 @@ struct Open {
     _stream: Opened,
 }
 
-impl std::fmt::Debug for DeviceInput {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("DeviceInput").field("name", &self.name).field("stats", &self.stats).finish_non_exhaustive()
-    }
-}
-
 impl DeviceInput {
     /// Opens a device.
     ///
     /// Errors: [`DeviceError`] if that fails now; what fails later becomes silence and is told to `report`.
-    pub fn open(name: &str, mut backend: Box<dyn Backend>, report: Report) -> Result<Self, DeviceError> {
-        let stats = Arc::new(DeviceStats::default());
-        let state = State::Open(Box::new(Open::new(name, backend.as_mut(), &stats)?));
-        Ok(Self { name: name.to_owned(), backend, state, next_tick: None, was_open: true, stats, report })
+    pub fn open(name: &str, backend: Box<dyn Backend>, report: Report) -> Result<Self, DeviceError> {
+        Ok(Self { device: Kept::open(name, backend, report)?, next_tick: None })
     }
 
     /// A device that need not be there yet: the first call of [`DeviceInput::read`] tries to open it.
     pub fn when_there(name: &str, backend: Box<dyn Backend>, report: Report) -> Self {
-        let mut back_off = BackOff::new(Instant::now());
-        back_off.at = Instant::now();
-        let (state, stats) = (State::Lost(back_off), Arc::new(DeviceStats::default()));
-        Self { name: name.to_owned(), backend, state, next_tick: None, was_open: false, stats, report }
+        Self { device: Kept::when_there(name, backend, report), next_tick: None }
     }
 
     /// What the device did so far.
     pub fn stats(&self) -> &Arc<DeviceStats> {
-        &self.stats
+        &self.device.stats
     }
 
     /// Waits for the next 20 ms and appends them to `out`.
@@ -90,27 +76,15 @@ impl DeviceInput {
             due = now;
         }
         self.next_tick = Some(due + TICK);
-        self.look_after(now);
-        match &mut self.state {
-            State::Open(open) => open.pull(&self.stats, out),
-            State::Lost(_) => out.resize(out.len() + TICK_SAMPLES, 0.0),
+        match self.device.look_after(now) {
+            (Some(microphone), stats) => microphone.pull(stats, out),
+            (None, _) => out.resize(out.len() + TICK_SAMPLES, 0.0),
         }
-    }
-
-    /// Notices that the device is lost, and tries to get it back.
-    fn look_after(&mut self, now: Instant) {
-        let Self { name, backend, state, was_open, stats, report, .. } = self;
-        state.look_after(
-            now,
-            Care { stats, was_open, report },
-            |o| &mut o.health,
-            || Open::new(name, backend.as_mut(), stats),
-        );
     }
 }
 
-impl Open {
-    fn new(name: &str, backend: &mut dyn Backend, stats: &Arc<DeviceStats>) -> Result<Self, DeviceError> {
+impl Open for Microphone {
+    fn open(name: &str, backend: &mut dyn Backend, stats: &Arc<DeviceStats>) -> Result<Self, DeviceError> {
         let (link, mut ours) = (Arc::new(Link::default()), None);
         let stream = backend.open_input(name, &link, &mut |rate, channels| {
             let (callback, ring) = capture_ring(rate, channels, Arc::clone(&link), Arc::clone(stats));
@@ -133,6 +107,12 @@ impl Open {
         })
     }
 
+    fn health(&mut self) -> &mut Health {
+        &mut self.health
+    }
+}
+
+impl Microphone {
     /// Seconds in the ring.
     fn fill_s(&self) -> f64 {
         self.ring.slots() as f64 / f64::from(self.rate.hz())

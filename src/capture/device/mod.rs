@@ -8,6 +8,7 @@
 mod care;
 mod host;
 mod input;
+mod kept;
 mod output;
 mod ring;
 mod stats;

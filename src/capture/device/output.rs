@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use rtrb::Producer;
 
-use super::care::{BackOff, Care, Health, State};
+use super::care::Health;
+use super::kept::{Kept, Open};
 use super::{Backend, DeviceError, DeviceStats, Link, Opened, Report, playback_ring};
 use crate::dsp::{DriftController, VariableResampler};
 use crate::profile::Profile;
@@ -28,17 +29,13 @@ const LAST: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(10);
 
 /// A loudspeaker. Samples are mono at the codec's rate; while the device is away they are dropped.
+#[derive(Debug)]
 pub struct DeviceOutput {
-    name: String,
-    backend: Box<dyn Backend>,
-    state: State<Open>,
+    device: Kept<Loudspeaker>,
     pending: Vec<f32>,
-    was_open: bool,
-    stats: Arc<DeviceStats>,
-    report: Report,
 }
 
-struct Open {
+struct Loudspeaker {
     health: Health,
     ring: Producer<f32>,
     rate: SampleRate,
@@ -49,55 +46,43 @@ struct Open {
     _stream: Opened,
 }
 
-impl std::fmt::Debug for DeviceOutput {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("DeviceOutput").field("name", &self.name).field("stats", &self.stats).finish_non_exhaustive()
-    }
-}
-
 impl DeviceOutput {
     /// Opens a device.
     ///
     /// Errors: [`DeviceError`] if that fails now; what fails later is told to `report`.
-    pub fn open(name: &str, mut backend: Box<dyn Backend>, report: Report) -> Result<Self, DeviceError> {
-        let stats = Arc::new(DeviceStats::default());
-        let state = State::Open(Box::new(Open::new(name, backend.as_mut(), &stats)?));
-        Ok(Self { name: name.to_owned(), backend, state, pending: Vec::new(), was_open: true, stats, report })
+    pub fn open(name: &str, backend: Box<dyn Backend>, report: Report) -> Result<Self, DeviceError> {
+        Ok(Self { device: Kept::open(name, backend, report)?, pending: Vec::new() })
     }
 
     /// A device that need not be there yet: the first samples try to open it.
     pub fn when_there(name: &str, backend: Box<dyn Backend>, report: Report) -> Self {
-        let mut back_off = BackOff::new(Instant::now());
-        back_off.at = Instant::now();
-        let (state, stats) = (State::Lost(back_off), Arc::new(DeviceStats::default()));
-        Self { name: name.to_owned(), backend, state, pending: Vec::new(), was_open: false, stats, report }
+        Self { device: Kept::when_there(name, backend, report), pending: Vec::new() }
     }
 
     /// What the device did so far.
     pub fn stats(&self) -> &Arc<DeviceStats> {
-        &self.stats
+        &self.device.stats
     }
 
     /// Queues samples to be heard. Does not wait, except for a lost device that is opened again.
     pub fn write(&mut self, pcm: &[f32]) {
-        self.look_after(Instant::now());
-        let State::Open(open) = &mut self.state else {
+        let (Some(open), stats) = self.device.look_after(Instant::now()) else {
             self.pending.clear();
             return;
         };
         open.health.link.resting.store(false, Ordering::Relaxed);
         self.pending.extend_from_slice(pcm);
         let whole = self.pending.len() / BLOCK * BLOCK;
-        self.pending[..whole].chunks_exact(BLOCK).for_each(|block| open.push(block, &self.stats));
+        self.pending[..whole].chunks_exact(BLOCK).for_each(|block| open.push(block, stats));
         self.pending.drain(..whole);
     }
 
     /// Nothing comes for now: what is queued is played to its end, and running dry is no fault.
     pub fn rest(&mut self) {
-        if let State::Open(open) = &mut self.state {
+        if let (Some(open), stats) = self.device.now() {
             if !self.pending.is_empty() {
                 self.pending.resize(BLOCK, 0.0);
-                open.push(&self.pending, &self.stats);
+                open.push(&self.pending, stats);
             }
             open.health.link.resting.store(true, Ordering::Relaxed);
         }
@@ -107,7 +92,7 @@ impl DeviceOutput {
     /// Waits until everything has been heard (at most some seconds) and closes the device.
     pub fn finish(mut self) {
         self.rest();
-        let State::Open(open) = &mut self.state else { return };
+        let (Some(open), _) = self.device.now() else { return };
         let end = Instant::now() + LAST;
         let room = open.ring.buffer().capacity();
         while open.ring.slots() < room && Instant::now() < end && open.health.problem(Instant::now()).is_none() {
@@ -117,21 +102,10 @@ impl DeviceOutput {
         let delay = Duration::from_micros(open.health.link.delay_us.load(Ordering::Relaxed));
         std::thread::sleep(delay.min(end.saturating_duration_since(Instant::now())));
     }
-
-    /// Notices that the device is lost, and tries to get it back.
-    fn look_after(&mut self, now: Instant) {
-        let Self { name, backend, state, was_open, stats, report, .. } = self;
-        state.look_after(
-            now,
-            Care { stats, was_open, report },
-            |o| &mut o.health,
-            || Open::new(name, backend.as_mut(), stats),
-        );
-    }
 }
 
-impl Open {
-    fn new(name: &str, backend: &mut dyn Backend, stats: &Arc<DeviceStats>) -> Result<Self, DeviceError> {
+impl Open for Loudspeaker {
+    fn open(name: &str, backend: &mut dyn Backend, stats: &Arc<DeviceStats>) -> Result<Self, DeviceError> {
         let (link, mut ours) = (Arc::new(Link::default()), None);
         // Nothing has come yet, so a ring without samples is no fault.
         link.resting.store(true, Ordering::Relaxed);
@@ -157,6 +131,12 @@ impl Open {
         })
     }
 
+    fn health(&mut self) -> &mut Health {
+        &mut self.health
+    }
+}
+
+impl Loudspeaker {
     /// Seconds in the ring.
     fn fill_s(&self) -> f64 {
         (self.ring.buffer().capacity() - self.ring.slots()) as f64 / f64::from(self.rate.hz())

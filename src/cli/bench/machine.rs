@@ -2,8 +2,6 @@
 
 use std::path::Path;
 
-use super::recordings::stem;
-
 /// This machine in words.
 pub(super) fn machine() -> String {
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -31,4 +29,9 @@ pub(super) fn memory_mib(process: &str, field: &str) -> f64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
     let line = status.lines().find_map(|l| l.strip_prefix(field)).unwrap_or("");
     line.split_whitespace().next().and_then(|v| v.parse::<f64>().ok()).unwrap_or(f64::NAN) / 1024.0
+}
+
+/// Name of a file without folder and extension.
+pub(super) fn stem(path: &Path) -> String {
+    path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default()
 }

@@ -10,6 +10,7 @@ mod peer;
 mod plan;
 #[cfg(feature = "referee")]
 mod rate;
+#[cfg(feature = "referee")]
 mod recordings;
 mod rig;
 #[cfg(feature = "referee")]

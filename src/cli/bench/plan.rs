@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result};
 
+use super::machine::stem;
 use super::peer::Peer;
-use super::recordings::{kind, read, stem};
+use super::recordings::{kind, read};
 use super::scorer::Scorer;
 use crate::cli::encode::{FILE_BEAM, parse_beam};
 use crate::cli::progress;

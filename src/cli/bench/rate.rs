@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use super::machine::{command, machine};
+use super::machine::{command, machine, stem};
 use super::peer::Peer;
 use super::plan::{Entry, How, ITEMS, Plan, write_results};
-use super::recordings::{kind, read, recordings, stem};
+use super::recordings::{kind, read, recordings};
 use super::scorer::Scorer;
 use crate::cli::encode::parse_kbps;
 use crate::profile::Profile;

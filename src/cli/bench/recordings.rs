@@ -1,19 +1,14 @@
 //! The recordings that are measured.
 
-use std::path::Path;
-#[cfg(feature = "referee")]
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-#[cfg(feature = "referee")]
 use anyhow::{Context, Result, ensure};
 
-#[cfg(feature = "referee")]
+use super::machine::stem;
 use crate::capture::AudioInput;
-#[cfg(feature = "referee")]
 use crate::units::CODEC_RATE;
 
 /// Recordings of a folder in order of their names.
-#[cfg(feature = "referee")]
 pub(super) fn recordings(dir: &Path, every: usize) -> Result<Vec<PathBuf>> {
     let entries = std::fs::read_dir(dir).with_context(|| dir.display().to_string())?;
     let mut all: Vec<PathBuf> = entries.map(|e| e.map(|e| e.path())).collect::<Result<_, _>>()?;
@@ -28,7 +23,6 @@ pub(super) fn recordings(dir: &Path, every: usize) -> Result<Vec<PathBuf>> {
 }
 
 /// A recording at 24 kHz, at most `seconds` of it; 0 for all.
-#[cfg(feature = "referee")]
 pub(super) fn read(path: &Path, seconds: usize) -> Result<Vec<f32>> {
     let mut input = AudioInput::open(path, None)?;
     let mut pcm = Vec::new();
@@ -39,13 +33,7 @@ pub(super) fn read(path: &Path, seconds: usize) -> Result<Vec<f32>> {
     Ok(pcm)
 }
 
-/// Name of a recording without folder and extension.
-pub(super) fn stem(path: &Path) -> String {
-    path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default()
-}
-
 /// Kind of a recording: "music" if its name starts so, else "speech".
-#[cfg(feature = "referee")]
 pub(super) fn kind(path: &Path) -> &'static str {
     if stem(path).to_ascii_lowercase().starts_with("music") { "music" } else { "speech" }
 }
