@@ -58,6 +58,55 @@ impl fmt::Display for StageCount {
     }
 }
 
+/// Bits a second that every message of a stream takes in its time, padding included, 500 to 12 000: its sizes then say nothing of what
+/// is spoken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MessageRate(u16);
+
+impl MessageRate {
+    /// Bits of a coded stage of a frame that are hardly ever fewer.
+    const FEWEST_STAGE_BITS: u16 = 5;
+
+    /// Errors: `OutOfRange` unless 500 to 12 000 bit/s.
+    pub fn new(bps: u32) -> Result<Self, OutOfRange> {
+        match u16::try_from(bps) {
+            Ok(narrow) if (500..=12_000).contains(&narrow) => Ok(Self(narrow)),
+            _ => {
+                let what = "rate of messages of one size in bit/s";
+                Err(OutOfRange { what, got: bps.to_string(), allowed: "500 to 12000" })
+            }
+        }
+    }
+
+    /// What so many stages take packed.
+    pub fn of_stages(stages: StageCount) -> Self {
+        Self(500 * u16::from(stages.value()))
+    }
+
+    /// Bits a second.
+    pub fn bps(self) -> u32 {
+        u32::from(self.0)
+    }
+
+    /// A share of it, 0 to 1, in whole steps of 500 bit/s that are not above it.
+    #[must_use]
+    pub fn share(self, share: f64) -> Self {
+        let steps = (f64::from(self.0) * share.clamp(0.0, 1.0) / 500.0).floor() as u16;
+        Self((500 * steps.max(1)).min(self.0))
+    }
+
+    /// Bytes of a message of so many frames of 20 ms.
+    pub fn bytes(self, frames: u8) -> usize {
+        usize::from(self.0) * usize::from(frames) / 400
+    }
+
+    /// More stages than this are not sent at this rate, however little they take.
+    pub fn most_stages(self) -> StageCount {
+        let most = (self.0 / 50).div_ceil(Self::FEWEST_STAGE_BITS).clamp(1, u16::from(MAX_STAGES));
+        StageCount(most as u8)
+    }
+}
+
 /// Samples of one channel in a second, 8 000 to 192 000.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SampleRate(u32);

@@ -13,7 +13,8 @@ use tokio::net::TcpStream;
 use undertone::bitstream::PackedBundle;
 use undertone::engine::EffortMode;
 use undertone::service::{Client, ClientOptions};
-use undertone::session::{Message, Role, TokenTag, Wire};
+use undertone::session::{Hello, Message, Role, TokenTag, Wire};
+use undertone::units::MessageRate;
 use undertone::wire::encode;
 
 const HTTP: &str = "[http]\nlisten = \"127.0.0.1:0\"";
@@ -122,6 +123,62 @@ async fn messages_of_one_size_whatever_is_said() {
     }
     assert!(next >= 87 && heard.iter().any(|b| b.stages.value() > 2), "{next}");
     daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_publisher_of_one_size_makes_it_one_size_for_all_who_listen() {
+    let daemon = Daemon::start(HTTP).await;
+    let mut listening = Vec::new();
+    for (coding, wire, latency, size) in [
+        (Some(TokenTag::of(&tokens())), Wire::ALL, None, 37),
+        (None, Wire::ALL, None, 37),
+        (None, Wire::default(), None, 44),
+        (Some(TokenTag::of(&tokens())), Wire::ALL, Some(10), 75),
+    ] {
+        let mut socket = TcpStream::connect(daemon.codes).await.unwrap();
+        let mut out = Vec::new();
+        let mut hello = hello(Role::Subscribe, "main", None);
+        (hello.coding, hello.wire, hello.latency) = (coding, wire, latency);
+        encode(&Message::Hello(hello), &mut out);
+        socket.write_all(&out).await.unwrap();
+        listening.push((size, tokio::spawn(sizes(socket))));
+    }
+    let options = ClientOptions { tokens: Some(tokens()), ..ClientOptions::default() };
+    let rate = MessageRate::new(3_000).unwrap();
+    let hello = Hello { constant: Some(rate), ..hello(Role::Publish, "main", Some(6)) };
+    let mut publisher = Client::connect_with(&daemon.codes.to_string(), hello, &options).await.unwrap();
+    assert!(!publisher.wire().silence, "silence is not left out in such a stream");
+    for n in 0..20 {
+        let stages = undertone::units::StageCount::new([6, 1, 3][n as usize % 3]).unwrap();
+        let bundle = PackedBundle::pack(&bundle(n)).limited(stages).unwrap();
+        publisher.publish_padded(&bundle, rate.bytes(5)).await.unwrap();
+    }
+    within(publisher.finish()).await.unwrap();
+    for (size, listening) in listening {
+        let sizes = listening.await.unwrap();
+        assert!(sizes.len() >= 9 && sizes.iter().all(|&s| s == size), "{size}: {sizes:?}");
+    }
+    assert!(figure(&daemon, "padding_bytes_total").await > 300.0);
+    // The next stream of the name is as long as it gets.
+    let listener = tokio::spawn(sizes_of(&daemon).await);
+    let mut publisher = daemon.publisher("main").await;
+    for n in 0..6 {
+        let stages = undertone::units::StageCount::new(1 + n as u8).unwrap();
+        publisher.publish(PackedBundle::pack(&bundle(n)).limited(stages).unwrap()).await.unwrap();
+    }
+    within(publisher.finish()).await.unwrap();
+    let sizes = listener.await.unwrap();
+    assert!(sizes.is_sorted() && sizes[0] + 20 < sizes[5], "{sizes:?}");
+    daemon.stop().await;
+}
+
+/// What a packed listener will get.
+async fn sizes_of(daemon: &Daemon) -> impl Future<Output = Vec<usize>> + use<> {
+    let mut socket = TcpStream::connect(daemon.codes).await.unwrap();
+    let mut out = Vec::new();
+    encode(&Message::Hello(hello(Role::Subscribe, "main", None)), &mut out);
+    socket.write_all(&out).await.unwrap();
+    sizes(socket)
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ mod common;
 #[path = "common/nats.rs"]
 mod nats;
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -23,8 +24,8 @@ use undertone::codec;
 use undertone::dsp::PcmReader;
 use undertone::fake;
 use undertone::service::{Client, ClientError};
-use undertone::session::{PackedBundle, Reason, Role, StreamName};
-use undertone::units::{PcmFormat, StageCount};
+use undertone::session::{Hello, PackedBundle, Reason, Role, StreamName};
+use undertone::units::{MessageRate, PcmFormat, StageCount};
 
 fn packed(number: u64) -> PackedBundle {
     PackedBundle::pack(&bundle(number))
@@ -81,6 +82,46 @@ async fn a_stream_is_heard_on_every_daemon_and_only_wanted_layers_are_fetched() 
         assert_eq!(metric(http(daemon), "nats_lost_total").await, 0.0);
     }
     until("nothing is subscribed any more", async || server.live_subjects().await.is_empty()).await;
+    for daemon in [a, b, c] {
+        daemon.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs nats-server: make test-system"]
+async fn a_stream_of_one_size_is_of_one_size_between_daemons_and_beyond() {
+    let server = NatsServer::start().await;
+    let [a, b, c] = three(&server).await;
+    let client = async_nats::connect(server.url()).await.unwrap();
+    let mut seen = client.subscribe("test.v1.live.talk.>").await.unwrap();
+    client.flush().await.unwrap();
+    let mut listener = b.subscriber("talk", None).await;
+    let rate = MessageRate::new(3_000).unwrap();
+    let hello = Hello { constant: Some(rate), ..common::hello(Role::Publish, "talk", Some(6)) };
+    let mut publisher = Client::connect(&a.codes.to_string(), hello).await.unwrap();
+    let (mut lengths, mut before) = (Vec::new(), listener.bytes_received());
+    for n in 0..12 {
+        let stages = StageCount::new([6, 1, 3][n as usize % 3]).unwrap();
+        publisher.publish_padded(&packed(n).limited(stages).unwrap(), rate.bytes(5)).await.unwrap();
+        // Who listens elsewhere gets messages of one size, with what was sent in them.
+        let got = within(listener.next()).await.unwrap().unwrap();
+        assert_eq!(got, packed(n).limited(got.stages).unwrap());
+        lengths.push(listener.bytes_received() - before);
+        before = listener.bytes_received();
+    }
+    assert!(lengths[1..].iter().all(|&l| l == lengths[1]) && lengths[1] < 60, "{lengths:?}");
+    within(publisher.finish()).await.unwrap();
+    let mut sizes: HashMap<String, Vec<usize>> = HashMap::new();
+    // Three layers of twelve bundles, and the last word.
+    for _ in 0..37 {
+        let message = within(futures_util::StreamExt::next(&mut seen)).await.unwrap();
+        sizes.entry(message.subject.to_string()).or_default().push(message.payload.len());
+    }
+    assert_eq!(sizes.len(), 3, "{sizes:?}");
+    for sizes in sizes.values() {
+        assert!(sizes.len() >= 12 && sizes[..12].iter().all(|&s| s == sizes[0]), "{sizes:?}");
+    }
+    client.drain().await.unwrap();
     for daemon in [a, b, c] {
         daemon.stop().await;
     }

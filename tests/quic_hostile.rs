@@ -4,20 +4,21 @@
 mod common;
 #[path = "common/papers.rs"]
 mod papers;
+#[path = "common/raw_quic.rs"]
+mod raw_quic;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use common::{Daemon, bundle, bytes, drain, hello, within};
 use papers::Papers;
-use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{Connection, Endpoint, RecvStream, SendStream, TransportConfig};
+use quinn::TransportConfig;
+use raw_quic::Raw;
 use undertone::bitstream::CodedBundle;
 use undertone::jitter::Report;
 use undertone::service::{Client, ClientError, ClientOptions, QuicClient, QuicEvent};
-use undertone::session::{Close, Control, Hello, Message, PackedBundle, Reason, Role, TokenTag, Wire};
-use undertone::wire::{Datagram, Framer};
+use undertone::session::{Control, Hello, Message, PackedBundle, Reason, Role, TokenTag, Wire};
+use undertone::wire::Datagram;
 
 const QUIC: &str = "[quic]\nlisten = \"127.0.0.1:0\"\n";
 
@@ -84,50 +85,6 @@ async fn who_finds_no_room_is_told_so() {
     daemon.stop().await;
 }
 
-/// A client that writes what it likes.
-struct Evil {
-    _endpoint: Endpoint,
-    connection: Connection,
-}
-
-impl Evil {
-    async fn connect(server: SocketAddr, papers: &Papers, transport: TransportConfig) -> Self {
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(papers.authority().into()).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let tls = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-        let mut tls = tls.with_root_certificates(roots).with_no_client_auth();
-        tls.alpn_protocols = vec![b"undertone".to_vec()];
-        let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
-        config.transport_config(Arc::new(transport));
-        let endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
-        let connection = within(endpoint.connect_with(config, server, "localhost").unwrap()).await.unwrap();
-        Self { _endpoint: endpoint, connection }
-    }
-
-    /// Begins the stream of messages with these bytes.
-    async fn say(&self, bytes: &[u8]) -> (SendStream, RecvStream) {
-        let (mut send, recv) = within(self.connection.open_bi()).await.unwrap();
-        send.write_all(bytes).await.unwrap();
-        (send, recv)
-    }
-
-    /// The server's last words; None if it hung up without.
-    async fn last_words(self, (_send, mut recv): (SendStream, RecvStream)) -> Option<Close> {
-        let (mut framer, mut chunk) = (Framer::default(), [0; 1024]);
-        while let Ok(Some(n)) = within(recv.read(&mut chunk)).await {
-            framer.push(&chunk[..n]);
-            while let Some(message) = framer.next().unwrap() {
-                if let Message::Close(close) = message {
-                    self.connection.close(0u8.into(), b"");
-                    return Some(close);
-                }
-            }
-        }
-        None
-    }
-}
-
 fn hi(role: Role, stream: &str) -> Vec<u8> {
     bytes(&Message::Hello(hello(role, stream, Some(6))))
 }
@@ -150,7 +107,7 @@ fn coded(number: u64) -> Vec<u8> {
 async fn a_wrong_coded_bundle_ends_its_session() {
     let papers = Papers::new();
     let daemon = Daemon::start(&format!("{}{QUIC}", papers.section(false))).await;
-    let evil = Evil::connect(quic(&daemon), &papers, TransportConfig::default()).await;
+    let evil = Raw::connect(quic(&daemon), &papers, TransportConfig::default()).await;
     let hello = Hello { coding: Some(TokenTag::of(&common::tokens())), ..hello(Role::Publish, "a", Some(6)) };
     let hello = Hello { wire: Wire::ALL, ..hello };
     let (send, mut recv) = evil.say(&bytes(&Message::Hello(hello))).await;
@@ -169,7 +126,7 @@ async fn clients_that_break_the_rules_are_told_which_and_disturb_nobody() {
     let options = papers.options(false);
     let mut publisher = connect(&daemon, hello(Role::Publish, "good", Some(6)), &options).await.unwrap();
     let mut listener = connect(&daemon, hello(Role::Subscribe, "good", None), &options).await.unwrap();
-    let evil = async || Evil::connect(quic(&daemon), &papers, TransportConfig::default()).await;
+    let evil = async || Raw::connect(quic(&daemon), &papers, TransportConfig::default()).await;
     let attacks = async {
         // Another first message, noise in its place, and a message without an end.
         let control = bytes(&Message::Control(Control::default()));
@@ -264,7 +221,7 @@ async fn who_takes_no_messages_or_no_datagrams_holds_nothing_up() {
     numb.datagram_receive_buffer_size(None);
     let mut held = Vec::new();
     for transport in [deaf, numb] {
-        let evil = Evil::connect(quic(&daemon), &papers, transport).await;
+        let evil = Raw::connect(quic(&daemon), &papers, transport).await;
         let stream = evil.say(&hi(Role::Subscribe, "a")).await;
         held.push((evil, stream));
     }

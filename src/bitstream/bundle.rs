@@ -98,6 +98,11 @@ impl Bundle {
         out
     }
 
+    /// Most bytes of what [`Bundle::pack_layer`] makes of so many frames and stages.
+    pub fn layer_len(frames: u8, stages: usize) -> usize {
+        (usize::from(frames) * (BITS_PER_DEPTH as usize + stages * BITS_PER_CODE as usize)).div_ceil(8)
+    }
+
     /// Reads what [`Bundle::pack_layer`] wrote of a bundle whose frames have at most `most` stages: `[frames][stages]`, with [`ABSENT`]
     /// for codes that a frame does not have.
     ///

@@ -107,6 +107,20 @@ impl PackedBundle {
         Ok(Self { stages, payload, ..*self })
     }
 
+    /// The same frames, all with as many stages as the one that has the fewest.
+    ///
+    /// # Errors
+    /// [`BitstreamError`] for a payload that does not fit.
+    pub fn even(self) -> Result<Self, BitstreamError> {
+        if self.form != Form::Graded {
+            return Ok(self);
+        }
+        let bundle = self.unpack()?;
+        let fewest = bundle.by_frame().map(<[u16]>::len).min().unwrap_or(1);
+        let stages = StageCount::new(fewest as u8).unwrap_or(StageCount::ONE);
+        Ok(Self::pack(&bundle.truncated(stages)))
+    }
+
     /// The same frames in plain bundles, one for each run of frames with equally many stages: for peers that know no others.
     ///
     /// # Errors

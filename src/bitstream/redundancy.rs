@@ -81,15 +81,17 @@ impl RedundancyWriter {
 }
 
 /// Reads the copies that came with a bundle that starts at `first_frame`; None if there are none. The decoder takes from them
-/// only what it has not got.
+/// only what it has not got. What follows the copies has no meaning.
 ///
 /// Errors: [`BitstreamError::Bundle`] for bytes that no sender writes.
 pub fn read_redundancy(first_frame: u64, bytes: &[u8]) -> Result<Option<Bundle>, BitstreamError> {
     let error = |reason: String| BitstreamError::Bundle { first_frame, reason };
     match bytes {
-        [0] => Ok(None),
+        [0, ..] => Ok(None),
         [frames, stages, payload @ ..] => {
             let stages = StageCount::new(*stages).map_err(|e| error(format!("redundancy: {e}")))?;
+            let length = Bundle::payload_len(*frames, stages);
+            let payload = payload.get(..length).unwrap_or(payload);
             let first = first_frame.checked_sub(u64::from(*frames));
             let first = first.ok_or_else(|| error(format!("redundancy of {frames} frames before the first")))?;
             Bundle::unpack(first, *frames, stages, payload).map(Some)

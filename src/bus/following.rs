@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::layers::{Assembler, Epoch, Kind, LayerMessage, MessageError};
 use crate::profile::Profile;
 use crate::session::PackedBundle;
+use crate::units::MessageRate;
 
 /// How long a bundle waits for a layer that is not there when nothing else comes.
 const HOLD: Duration = Duration::from_millis(60);
@@ -27,6 +28,8 @@ pub enum RelayEvent {
         /// As many layers of it as came.
         bundle: PackedBundle,
     },
+    /// What each message of the publisher that is followed now takes, if they have one size.
+    Constant(Option<MessageRate>),
     /// So many bundles never came.
     Lost(u64),
     /// The publisher went on while nothing of it came, as when NATS was away.
@@ -57,6 +60,7 @@ pub struct Following {
     /// Layers that listeners want.
     wanted: usize,
     followed: Option<Followed>,
+    constant: Option<MessageRate>,
     events: VecDeque<RelayEvent>,
 }
 
@@ -70,7 +74,7 @@ impl std::fmt::Debug for Following {
 impl Following {
     /// Nobody yet, of whom the first `wanted` layers are fetched.
     pub fn new(profile: Arc<Profile>, wanted: usize) -> Self {
-        Self { profile, wanted, followed: None, events: VecDeque::new() }
+        Self { profile, wanted, followed: None, constant: None, events: VecDeque::new() }
     }
 
     /// Other layers from here on.
@@ -127,6 +131,10 @@ impl Following {
             self.count_missed(message, now);
             let assembler = Assembler::new(self.wanted, self.profile.entries);
             let silence = (self.profile.media_time(message.frames) * 2).max(SHORTEST_SILENCE);
+            if self.constant != message.constant {
+                self.constant = message.constant;
+                self.events.push_back(RelayEvent::Constant(message.constant));
+            }
             self.followed = Some(Followed { epoch: message.epoch, assembler, heard: now, silence });
         } else if !ours {
             // Two at once: one of them finds out soon and gives way.

@@ -5,7 +5,7 @@
 
 mod message;
 
-pub use message::{Epoch, HEAD, Kind, LAYERS, LayerMessage, MessageError, layers_of, split};
+pub use message::{Epoch, HEAD, Kind, LAYERS, LayerMessage, MessageError, layers_of, split, split_constant};
 
 use std::collections::VecDeque;
 
@@ -213,7 +213,7 @@ impl Assembler {
 mod tests {
     use super::message::ENDS;
     use super::*;
-    use crate::units::ModelId;
+    use crate::units::{MessageRate, ModelId};
 
     const EPOCH: Epoch = Epoch { started: 7, id: 9 };
     const MODEL: ModelId = ModelId(*b"fakefake");
@@ -265,6 +265,45 @@ mod tests {
         let other = split(&PackedBundle::pack(&whole.truncated(StageCount::new(5).unwrap())), EPOCH, MODEL, 0).unwrap();
         all.push(&parts[0]).unwrap();
         assert!(all.push(&other[1]).is_err());
+    }
+
+    #[test]
+    fn a_stream_of_one_size_has_as_many_messages_of_as_many_bytes_whatever_is_in_it() {
+        for (bps, stages) in [(500, 2), (1_500, 6), (3_000, 12), (6_000, 24), (12_000, 24)] {
+            let rate = MessageRate::new(bps).unwrap();
+            assert_eq!(rate.most_stages().value(), stages);
+            let depths = [1, 24, 3, 4, 13];
+            let deep = depths.iter().flat_map(|&d| (0..24).map(move |k| if k < d { k * 9 + d } else { ABSENT }));
+            let deep = PackedBundle::pack(&Bundle::new(5, 5, StageCount::MAX, deep.collect()).unwrap());
+            let last = PackedBundle::pack(&Bundle::new(15, 2, StageCount::ONE, vec![3, 4]).unwrap());
+            let mut sizes = Vec::new();
+            for (n, whole) in [bundle(0, 1), deep, bundle(2, 24), last].into_iter().enumerate() {
+                let messages = split_constant(&whole, rate, EPOCH, MODEL, n as u64).unwrap();
+                let bytes: Vec<_> = messages.iter().map(|m| m.encode_for(5)).collect();
+                sizes.push(bytes.iter().map(Vec::len).collect::<Vec<_>>());
+                for wanted in 1..=LAYERS {
+                    let mut all = Assembler::new(wanted, 256);
+                    for bytes in bytes.iter().take(wanted) {
+                        let message = LayerMessage::parse(bytes).unwrap();
+                        assert_eq!(message.constant, Some(rate));
+                        all.push(&message).unwrap();
+                    }
+                    let most = u8::try_from(ENDS[wanted - 1]).map_or(stages, |end| end.min(stages));
+                    let kept = whole.limited(StageCount::new(most).unwrap()).unwrap();
+                    assert_eq!(all.pop(false).unwrap().unwrap(), kept);
+                }
+            }
+            assert!(sizes.iter().all(|s| *s == sizes[0]), "{bps}: {sizes:?}");
+        }
+        let silence = PackedBundle::background(0, 5, &[1, 2]).unwrap();
+        let rate = MessageRate::new(3_000).unwrap();
+        assert!(split_constant(&silence, rate, EPOCH, MODEL, 0).unwrap().is_empty());
+        // Lengths and rates that nobody writes.
+        let mut bytes = split_constant(&bundle(0, 3), rate, EPOCH, MODEL, 0).unwrap()[0].encode();
+        bytes[HEAD + 2] = 0xff;
+        assert!(LayerMessage::parse(&bytes).is_err() && LayerMessage::parse(&bytes[..HEAD + 3]).is_err());
+        (bytes[HEAD], bytes[HEAD + 1], bytes[HEAD + 2]) = (0xff, 0xff, 0);
+        assert!(LayerMessage::parse(&bytes).is_err());
     }
 
     #[test]

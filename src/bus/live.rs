@@ -7,11 +7,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use async_nats::{Client, Request, Subscriber};
 use futures_util::{Stream, StreamExt};
 
-use super::layers::{Epoch, Kind, LAYERS, LayerMessage, MessageError, split};
+use super::layers::{Epoch, Kind, LAYERS, LayerMessage, MessageError, split, split_constant};
 use super::rights::{Rights, Verdict};
 use super::{Bus, BusCounters, BusError, Prefix, refused, stream_token};
 use crate::session::{PackedBundle, StreamName};
-use crate::units::ModelId;
+use crate::units::{MessageRate, ModelId};
 
 /// How long an earlier publisher has to object. Where there is none, NATS says so at once.
 const OBJECTION: Duration = Duration::from_millis(300);
@@ -22,6 +22,8 @@ pub struct Claim {
     name: StreamName,
     rights: Rights,
     others: Subscriber,
+    /// Most frames of a bundle so far.
+    longest: u8,
 }
 
 impl std::fmt::Debug for Claim {
@@ -42,7 +44,7 @@ impl Bus {
         // Listening before asking: of two that ask at the same time, one hears the other.
         let others = self.client.subscribe(subject.clone()).await.map_err(refused("claim a stream"))?;
         let rights = Rights::new(epoch, model, Instant::now());
-        let mut claim = Claim { bus: self.clone(), name: name.clone(), rights, others };
+        let mut claim = Claim { bus: self.clone(), name: name.clone(), rights, others, longest: 0 };
         if !self.is_connected() {
             return Ok(Some(claim));
         }
@@ -114,17 +116,23 @@ impl Claim {
         }
     }
 
-    /// Publishes a bundle, or drops it if NATS is away: what is live must not arrive later.
-    pub async fn publish(&mut self, bundle: &PackedBundle) {
+    /// Publishes a bundle, or drops it if NATS is away: what is live must not arrive later. With `constant` in messages of one size
+    /// for each layer.
+    pub async fn publish(&mut self, bundle: &PackedBundle, constant: Option<MessageRate>) {
         let counters = &self.bus.counters;
-        let sequence = self.rights.next_sequence();
-        let messages = match split(bundle, self.rights.epoch, self.rights.model, sequence) {
+        let (sequence, epoch, model) = (self.rights.next_sequence(), self.rights.epoch, self.rights.model);
+        self.longest = self.longest.max(bundle.frames);
+        let split = match constant {
+            Some(rate) => split_constant(bundle, rate, epoch, model, sequence),
+            None => split(bundle, epoch, model, sequence),
+        };
+        let messages = match split {
             Ok(messages) if self.bus.is_connected() => messages,
             _ => return BusCounters::add(&counters.dropped, 1),
         };
         for message in messages {
             let subject = self.bus.prefix.subject("live", &format!("{}.{}", stream_token(&self.name), message.layer));
-            let bytes = message.encode();
+            let bytes = message.encode_for(self.longest);
             BusCounters::add(&counters.messages, 1);
             BusCounters::add(&counters.bytes, bytes.len() as u64);
             if self.bus.client.publish(subject, bytes.into()).await.is_err() {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use tokio::runtime::Runtime;
 
 use super::encode::{parse_kbps, tokens};
@@ -447,9 +447,6 @@ fn receive(
 }
 
 pub(super) fn run(args: Args) -> Result<()> {
-    if datagrams(&args.from)?.is_some() && (args.continuation.is_some() || args.latency.is_some()) {
-        bail!("--continue and --latency need a connection that loses nothing: leave quic:// or them away");
-    }
     let model = crate::cli::loading::load_model(args.model.as_deref())?;
     let mut sink = destination(&args, &model)?;
     let wanted = args.seconds.map_or(u64::MAX, |s| (s * f64::from(Profile::FRAMES_PER_SECOND)).ceil() as u64);

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use tokio::runtime::Runtime;
 
 use super::encode::{parse_beam, parse_rate, refiner, remark, tokens};
@@ -19,10 +19,11 @@ use crate::jitter::{Pace, Schedule};
 use crate::profile::Profile;
 use crate::recording::{LIVE_BUNDLE, REFINE_STEPS};
 use crate::rvq::BeamWidth;
-use crate::service::{Client, ClientError, ClientOptions, QuicClient};
+use crate::service::{Client, ClientError, ClientOptions, Published, QuicClient};
 use crate::session::{Hello, StreamName};
 use crate::synthesis::{Analyser, Effort};
-use crate::units::{CODEC_RATE, ModelId, PcmFormat, StageCount};
+use crate::units::{CODEC_RATE, MessageRate, ModelId, PcmFormat, StageCount};
+use crate::wire::MAX_DATAGRAM;
 
 /// Silence of the input after which the server is told that we are still here; its patience is 30 s by default.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
@@ -37,6 +38,7 @@ const EFFORT_BUDGET: f64 = 0.5;
 const HEAD_THIN: usize = 2;
 const HEAD_CODED: usize = 16;
 const HEAD_PACKED: usize = 14;
+const HEAD_DATAGRAM: usize = 7;
 
 /// How far ahead of real time a recording is sent. What is on its way is heard even if this program is killed, and keeps its
 /// stream's name taken for as long.
@@ -63,7 +65,7 @@ pub(super) struct Args {
     #[arg(long, default_value = "main", value_parser = parse_stream)]
     stream: StreamName,
     /// Rate in kbit/s, 0.5 to 12, every byte of the messages counted: no beginning of the stream is above it, and what quiet sound
-    /// leaves is spent in the next seconds. With --even or over QUIC, in steps of 0.5, a stage for each, headers not counted
+    /// leaves is spent in the next seconds. With --even in steps of 0.5, a stage for each, headers not counted
     #[arg(long, default_value = "6", value_parser = parse_rate)]
     kbps: f64,
     /// The input is bare samples: s16le or f32le, rate, channels, as in s16le:24000:1
@@ -217,9 +219,6 @@ impl Target {
     /// Connects, and says so if bundles travel packed that should not.
     fn connect(args: &Args, hello: Hello, options: ClientOptions, runtime: &Runtime) -> Result<Self> {
         if let Some(address) = datagrams(&args.to)? {
-            if args.constant {
-                bail!("--constant needs a connection that loses nothing: leave quic:// or it away");
-            }
             let client = runtime.block_on(QuicClient::connect(address, hello, &options))?;
             if args.coded && !client.is_coded() {
                 errln!("undertone: {} does not code with this token model; the codes travel packed", args.to);
@@ -260,15 +259,23 @@ impl Target {
     fn bundle_frames(&self) -> Option<u8> {
         match self {
             Self::Tcp(client) => client.bundle_frames(),
-            Self::Quic(_) => None,
+            Self::Quic(client) => client.bundle_frames(),
         }
     }
 
-    /// Bytes of messages sent so far, as far as that is counted.
+    /// Whether bundles are coded, and whether their frames may then have stage counts of their own.
+    fn is_coded(&self) -> (bool, bool) {
+        match self {
+            Self::Tcp(client) => (client.is_coded(), client.is_graded()),
+            Self::Quic(client) => (client.is_coded(), client.is_graded()),
+        }
+    }
+
+    /// Bytes of messages sent so far, or of datagrams.
     fn bytes_sent(&self) -> u64 {
         match self {
             Self::Tcp(client) => client.bytes_sent(),
-            Self::Quic(_) => 0,
+            Self::Quic(client) => client.published().bytes,
         }
     }
 
@@ -289,11 +296,14 @@ struct Lengths {
 }
 
 impl Lengths {
-    /// Messages of one size want bundles of one length, and datagrams short ones.
-    fn new(args: &Args) -> Self {
+    /// Messages of one size want bundles of one length, and fit a datagram.
+    fn new(args: &Args, constant: Option<MessageRate>) -> Self {
         let usual = args.latency.unwrap_or(LIVE_BUNDLE);
-        let fixed = args.bundle.is_some() || args.constant || args.to.starts_with(QUIC);
-        let now = args.bundle.unwrap_or(usual);
+        let fixed = args.bundle.is_some() || args.constant;
+        let mut now = args.bundle.unwrap_or(usual);
+        if let Some(rate) = constant.filter(|_| args.to.starts_with(QUIC)) {
+            now = (1..=now).rev().find(|&n| rate.bytes(n) <= MAX_DATAGRAM).unwrap_or(now);
+        }
         Self { fixed, now, most: if fixed { now } else { args.latency.unwrap_or(Profile::MAX_FRAMES_PER_BUNDLE) } }
     }
 
@@ -306,41 +316,42 @@ impl Lengths {
 
 /// How many stages bundles get.
 enum Plan {
-    /// As many for each, or on average.
-    Stages,
+    /// As many for each.
+    Even,
     /// As many as the rate has room for, by what messages really take.
     Held,
-    /// As many as fit into messages of so many bytes.
-    Constant { bytes: usize, bucket: Bucket },
+    /// As many as fit into messages of one size.
+    Constant { rate: MessageRate, bucket: Bucket },
 }
 
 impl Plan {
     /// How the encoder is to choose stages, and the most it will; the rate is held from [`Plan::begin`] on.
     fn new(args: &Args, encoder: &mut Encoder, profile: &Profile) -> Result<(Self, StageCount)> {
-        if args.constant || !(args.even || args.to.starts_with(QUIC)) {
+        if !args.even {
             return Ok((Self::Held, profile.stages));
         }
         let stages = StageCount::from_kbps(args.kbps)?;
         encoder.set_stages(stages);
-        let most = if args.even { stages } else { encoder.grade_bundles() };
-        Ok((Self::Stages, most))
+        Ok((Self::Even, stages))
     }
 
     /// Once it is known what messages cost.
-    fn begin(self, args: &Args, bundle: u8, client: &Target, encoder: &mut Encoder, profile: &Profile) -> Self {
-        let (Self::Held, Target::Tcp(client)) = (&self, client) else { return self };
-        let (head, stage_bits) = match (client.is_coded(), client.wire().thin) {
-            (true, true) => (HEAD_THIN, 7.5),
-            (true, false) => (HEAD_CODED, 7.5),
-            (false, true) => (HEAD_THIN, 10.0),
-            (false, false) => (HEAD_PACKED, 10.0),
-        };
-        let bucket = Bucket::new(args.kbps, head, stage_bits);
-        if args.constant {
-            let bytes = (args.kbps * 125.0 * profile.media_time(bundle).as_secs_f64()) as usize;
-            return Self::Constant { bytes, bucket };
+    fn begin(self, args: &Args, constant: Option<MessageRate>, client: &Target, encoder: &mut Encoder) -> Self {
+        if matches!(self, Self::Even) {
+            return self;
         }
-        encoder.hold_rate(bucket, client.is_coded() && client.is_graded());
+        let (is_coded, is_graded) = client.is_coded();
+        let head = match client {
+            Target::Quic(_) => HEAD_DATAGRAM,
+            Target::Tcp(client) if client.wire().thin => HEAD_THIN,
+            Target::Tcp(_) if is_coded => HEAD_CODED,
+            Target::Tcp(_) => HEAD_PACKED,
+        };
+        let bucket = Bucket::new(args.kbps, head, if is_coded { 7.5 } else { 10.0 });
+        if let Some(rate) = constant {
+            return Self::Constant { rate, bucket };
+        }
+        encoder.hold_rate(bucket, is_coded && is_graded);
         self
     }
 
@@ -364,18 +375,19 @@ impl Plan {
             encoder.spent(bundle.frames, 0, 0);
             return Ok(0);
         };
-        let client = match client {
-            Target::Quic(client) => return client.publish(&packed).await.map(|()| u64::from(codes(bundle))),
-            Target::Tcp(client) => client,
-        };
-        match self {
-            Self::Constant { bytes, bucket } => {
-                let (stages, length) = client.publish_padded(&packed, *bytes).await?;
+        match (self, client) {
+            (plan, Target::Quic(client)) => {
+                let before = client.published();
+                client.publish(&packed).await?;
+                Ok(plan.spent(encoder, before, client.published()))
+            }
+            (Self::Constant { rate, bucket }, Target::Tcp(client)) => {
+                let (stages, length) = client.publish_padded(&packed, rate.bytes(packed.frames)).await?;
                 let codes = u32::from(bundle.frames) * u32::from(stages.value());
                 bucket.spent(bundle.frames, codes, 8 * length as u64);
                 Ok(u64::from(codes))
             }
-            Self::Stages | Self::Held => {
+            (Self::Even | Self::Held, Target::Tcp(client)) => {
                 let before = client.bytes_sent();
                 let codes = if packed.is_background() { 0 } else { codes(bundle) };
                 client.publish(packed).await?;
@@ -383,6 +395,18 @@ impl Plan {
                 Ok(u64::from(codes))
             }
         }
+    }
+
+    /// Notes what has left over QUIC since `before`, which may be other bundles than the last; gives the codes in them.
+    fn spent(&mut self, encoder: &mut Encoder, before: Published, now: Published) -> u64 {
+        let (frames, codes) = (now.frames - before.frames, now.codes - before.codes);
+        let (frames, narrow) = (u8::try_from(frames).unwrap_or(u8::MAX), u32::try_from(codes).unwrap_or(u32::MAX));
+        let bytes = now.bytes - before.bytes - (now.padding - before.padding);
+        match self {
+            Self::Constant { bucket, .. } => bucket.spent(frames, narrow, 8 * bytes),
+            Self::Even | Self::Held => encoder.spent(frames, narrow, 8 * bytes),
+        }
+        codes
     }
 }
 
@@ -392,10 +416,11 @@ fn codes(bundle: &Bundle) -> u32 {
 
 /// What was sent, in words.
 fn summary(client: &Target, hello: u64, encoder: &Encoder, frames: u64, stage_frames: u64) -> Option<String> {
-    let client = match client {
-        Target::Tcp(client) => client,
-        Target::Quic(client) if client.stale() == 0 => return None,
-        Target::Quic(client) => return Some(format!("{} bundles were too late and not sent", client.stale())),
+    let late = match client {
+        Target::Quic(client) if client.stale() > 0 => {
+            format!(", {} bundles were too late and not sent", client.stale())
+        }
+        _ => String::new(),
     };
     let seconds = frames as f64 / 50.0;
     if frames == 0 {
@@ -404,8 +429,8 @@ fn summary(client: &Target, hello: u64, encoder: &Encoder, frames: u64, stage_fr
     let kbps = (client.bytes_sent() - hello) as f64 * 8.0 / 1000.0 / seconds;
     let stages = stage_frames as f64 / frames as f64;
     let saved = encoder.bucket().map_or_else(String::new, |b| format!(", {:.1} s of the rate left over", b.saved_s()));
-    let how = if client.is_coded() { "coded" } else { "packed" };
-    Some(format!("{kbps:.2} kbit/s of messages in {seconds:.1} s, {how}, {stages:.1} stages on average{saved}"))
+    let how = if client.is_coded().0 { "coded" } else { "packed" };
+    Some(format!("{kbps:.2} kbit/s of messages in {seconds:.1} s, {how}, {stages:.1} stages on average{saved}{late}"))
 }
 
 /// Waits until media of this length may be sent.
@@ -417,7 +442,7 @@ async fn hold(schedule: &mut Schedule, media: Duration) {
 }
 
 /// The first message of the session.
-fn hello(args: &Args, model_id: ModelId, most: StageCount, bundle: u8) -> Result<Hello> {
+fn hello(args: &Args, model_id: ModelId, most: StageCount, bundle: u8, constant: Option<MessageRate>) -> Result<Hello> {
     // What comes through a pipe may be either; the daemon sees that.
     let pace = match (&args.device, args.input.as_deref()) {
         (Some(_), _) => Pace::Live,
@@ -425,7 +450,7 @@ fn hello(args: &Args, model_id: ModelId, most: StageCount, bundle: u8) -> Result
         _ => Pace::Unknown,
     };
     let token = args.remote.token()?;
-    Ok(Hello { token, pace, ..Hello::publish(args.stream.clone(), model_id, most, bundle) })
+    Ok(Hello { token, pace, constant, ..Hello::publish(args.stream.clone(), model_id, most, bundle) })
 }
 
 /// Gives the encoder what was read, None at the end, and the latents that were searched for; `measured` has the effort that is to
@@ -470,7 +495,8 @@ pub(super) fn run(args: Args) -> Result<()> {
         (_, true) => None,
         (false, false) => model.tokens()?,
     };
-    let mut lengths = Lengths::new(&args);
+    let constant = args.constant.then(|| MessageRate::new((args.kbps * 1e3).round() as u32)).transpose()?;
+    let mut lengths = Lengths::new(&args, constant);
     let bundle = lengths.now;
     let mut encoder = Encoder::new(profile.clone(), profile.stages, bundle)?;
     encoder.set_job_frames(usize::from(bundle));
@@ -486,11 +512,11 @@ pub(super) fn run(args: Args) -> Result<()> {
         analyser.set_part(usize::from(bundle));
         analyser
     });
-    let hello = hello(&args, profile.model_id, most, lengths.most)?;
+    let hello = hello(&args, profile.model_id, most, lengths.most, constant)?;
     let runtime = runtime()?;
     let mut client = Target::connect(&args, hello, options, &runtime)?;
     let hello_bytes = client.bytes_sent();
-    let mut plan = plan.begin(&args, bundle, &client, &mut encoder, &profile);
+    let mut plan = plan.begin(&args, constant, &client, &mut encoder);
     let mut schedule = Schedule::new(AHEAD);
     // Messages of one size say nothing if there is always one.
     if args.dtx == Switch::On && !args.constant && client.knows_silence() {

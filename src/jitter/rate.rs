@@ -128,6 +128,16 @@ impl RateControl {
         StageCount::new(self.allowed as u8).map_or(self.wanted, |s| s.min(self.wanted))
     }
 
+    /// Whether the receiver said that it received something.
+    pub fn is_heard(&self) -> bool {
+        self.last.received > 0
+    }
+
+    /// Share of what is wanted that is sent, 0 to 1.
+    pub fn share(&self) -> f64 {
+        self.allowed / f64::from(self.wanted.value())
+    }
+
     /// Bundles whose frames are to be repeated in every packet, 0 to 2.
     pub fn copies(&self) -> u8 {
         COPY_LOSS.iter().filter(|&&l| self.loss > l).count() as u8

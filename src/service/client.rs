@@ -42,7 +42,9 @@ pub enum ClientError {
     #[error(transparent)]
     Coding(#[from] CodingError),
     /// A message of a fixed size that cannot hold a bundle.
-    #[error("a message of {bytes} bytes cannot hold one stage of {frames} frames")]
+    #[error(
+        "a message of {bytes} bytes cannot hold one stage of {frames} frames: a higher rate or longer bundles are needed"
+    )]
     Small {
         /// The size.
         bytes: usize,

@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
 use super::hub::{Heard, Hub, Publisher};
+use super::listener::Ties;
 use super::tap::{Gauges, Tap};
 use super::until::until;
 use crate::bus::following::{Following, RelayEvent};
@@ -46,6 +47,7 @@ async fn carry(
     bundles: &mut mpsc::Receiver<Arc<PackedBundle>>,
     overruled: &AtomicBool,
     gauges: &Gauges,
+    ties: &Ties,
 ) {
     loop {
         let bundle = tokio::select! {
@@ -59,7 +61,7 @@ async fn carry(
         match bundle {
             Some(bundle) => {
                 gauges.queued.fetch_sub(1, Ordering::Relaxed);
-                claim.publish(&bundle).await;
+                claim.publish(&bundle, ties.constant()).await;
             }
             None => return claim.finish(Kind::End).await,
         }
@@ -101,9 +103,10 @@ impl Cluster {
         let (queue, mut bundles) = mpsc::channel(TAP_QUEUE);
         let overruled = Arc::new(AtomicBool::new(false));
         let (bus, gauges) = (self.bus.clone(), Arc::clone(&self.gauges));
+        let ties = publisher.ties();
         publisher.set_tap(Tap { queue, overruled: Arc::clone(&overruled), bus, gauges: Arc::clone(&gauges) });
         self.carriers.spawn(async move {
-            carry(claim, &mut bundles, &overruled, &gauges).await;
+            carry(claim, &mut bundles, &overruled, &gauges, &ties).await;
             // What came too late is not queued any more.
             bundles.close();
             while bundles.recv().await.is_some() {
@@ -264,6 +267,7 @@ impl Follower {
                 let media = self.profile.media_time(bundle.frames);
                 self.hub.relay(&self.name, source, Heard::new(bundle, media, Instant::now(), true));
             }
+            RelayEvent::Constant(rate) => self.hub.relay_constant(&self.name, rate),
             RelayEvent::Lost(bundles) => BusCounters::add(&counters.lost, bundles),
             RelayEvent::Missed { bundles, silence } => {
                 let silence_s = silence.as_secs_f64();

@@ -397,6 +397,9 @@ impl Connection<'_> {
     async fn publishing(&self, hello: &Hello) -> Result<Publishing, Close> {
         let busy = || Close::new(Reason::Busy, format!("somebody else publishes stream {}", hello.stream));
         let publisher = self.shared.publish(&hello.stream).await.ok_or_else(busy)?;
+        if let Some(rate) = hello.constant {
+            publisher.make_constant(rate);
+        }
         let pacing = Pacing::new(hello.pace, self.shared.config.borrow().limits.max_lag);
         Ok(Publishing { publisher, pacing, spans: Spans::default(), taken: 0, frames: None, stale: 0 })
     }
@@ -488,7 +491,10 @@ impl Connection<'_> {
 
     /// Puts a message of exactly so many bytes into the outbox, if it fits.
     fn put_padded(&mut self, message: &Message, bytes: usize) -> bool {
-        self.out.put_padded(message, bytes).is_some()
+        let length = self.out.put_padded(message, bytes);
+        let padding = bytes - length.unwrap_or(bytes).min(bytes);
+        self.shared.counters.padding.fetch_add(padding as u64, Ordering::Relaxed);
+        length.is_some()
     }
 
     async fn send_out(&mut self, socket: &mut Socket) -> Result<(), Close> {

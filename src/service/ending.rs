@@ -3,9 +3,16 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::spawn_blocking;
+use tracing::warn;
+
+use super::Shared;
+use super::codings::stopped;
+use super::pacer::Pacer;
 use crate::bitstream::Bundle;
 use crate::sampling::Params;
-use crate::session::{Continuation, PackedBundle};
+use crate::session::{Close, Continuation, PackedBundle};
 use crate::token::{Generator, TokenModel};
 use crate::units::StageCount;
 
@@ -50,6 +57,48 @@ impl Ending {
         let history = self.heard.iter().map(Vec::as_slice);
         let generator = Generator::new(model, history, self.stages, params, self.wish.seed);
         Some(Continuer { generator, left: self.wish.frames, stages: self.stages, next_frame: self.next_frame })
+    }
+}
+
+/// A continuation on its way to a listener, in real time.
+pub(super) struct Continued {
+    shared: Shared,
+    pacer: Pacer,
+    /// None while the next bundle is made, and after the last.
+    source: Option<Source>,
+    _room: OwnedSemaphorePermit,
+}
+
+impl Continued {
+    /// None if there is nothing to continue, or no room for another coded session.
+    pub(super) async fn start(ending: Ending, shared: &Shared) -> Result<Option<Self>, Close> {
+        let Some(coding) = &shared.coding else { return Ok(None) };
+        let Ok(room) = Arc::clone(&coding.room).try_acquire_owned() else {
+            warn!("all of limits.coded_sessions are in use: a stream is not continued");
+            return Ok(None);
+        };
+        let model = Arc::clone(&coding.model);
+        let source = spawn_blocking(move || ending.start(model)).await.map_err(|_| stopped())?;
+        Ok(source.map(|source| Self {
+            shared: shared.clone(),
+            pacer: Pacer::default(),
+            source: Some(source),
+            _room: room,
+        }))
+    }
+
+    /// The next bundle, when its time has come; None after the last, and when the server stops.
+    pub(super) async fn next(&mut self) -> Result<Option<PackedBundle>, Close> {
+        let Some(mut source) = self.source.take() else { return Ok(None) };
+        let work = spawn_blocking(move || (source.next(), source));
+        let (bundle, back) = work.await.map_err(|_| stopped())?;
+        let Some(bundle) = bundle else { return Ok(None) };
+        tokio::select! {
+            () = self.shared.stop_output.cancelled() => return Ok(None),
+            () = self.pacer.wait(self.shared.engine.profile().media_time(bundle.frames)) => {}
+        }
+        self.source = Some(back);
+        Ok(Some(bundle))
     }
 }
 

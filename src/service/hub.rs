@@ -1,7 +1,6 @@
 //! Named streams: one publisher, any number of listeners.
 
 use std::collections::HashMap;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,7 +14,7 @@ use crate::codec::MAX_QUIET_FRAMES;
 use crate::jitter::{Backlog, Keep};
 use crate::profile::Profile;
 use crate::session::{PackedBundle, StreamName};
-use crate::units::{MAX_STAGES, StageCount};
+use crate::units::{MAX_STAGES, MessageRate, StageCount};
 
 /// All streams of the daemon. Entries exist while somebody publishes or listens.
 #[derive(Default)]
@@ -227,6 +226,13 @@ impl Hub {
         }
     }
 
+    /// What every message of a stream takes that is published elsewhere; None: as little as it can.
+    pub(super) fn relay_constant(&self, name: &StreamName, rate: Option<MessageRate>) {
+        if let Some(stream) = self.lock().get(name).filter(|s| !s.published) {
+            stream.ties.make_constant(rate);
+        }
+    }
+
     /// Ends a stream that was published elsewhere.
     pub(super) fn end_relay(&self, name: &StreamName) {
         let mut streams = self.lock();
@@ -293,11 +299,16 @@ impl Publisher {
         }
     }
 
-    /// From here on every message to a listener has the size that so many stages would take packed.
-    pub(super) fn make_constant(&self, stages: StageCount) {
+    /// From here on every message to a listener takes this, whatever is in it.
+    pub(super) fn make_constant(&self, rate: MessageRate) {
         if let Some(stream) = self.hub.lock().get(&self.name) {
-            stream.ties.constant.store(stages.value(), Ordering::Relaxed);
+            stream.ties.make_constant(Some(rate));
         }
+    }
+
+    /// What all who pass the stream on share.
+    pub(super) fn ties(&self) -> Ties {
+        self.hub.lock().get(&self.name).map(|s| s.ties.clone()).unwrap_or_default()
     }
 
     /// Bits that a code takes on its way to those who listen; None if that is not known.

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use super::until::until;
 use crate::bitstream::Form;
 use crate::jitter::{Backlog, Quiet, Stamp};
 use crate::session::PackedBundle;
-use crate::units::StageCount;
+use crate::units::{MessageRate, StageCount};
 
 /// Frames that travel together for whoever does not say more.
 pub(super) const USUAL_FRAMES: u8 = 5;
@@ -178,8 +178,20 @@ pub(super) struct Ties {
     pub(super) age: Arc<Age>,
     pub(super) cost: Arc<Cost>,
     pub(super) codings: Arc<Codings>,
-    /// Stages whose packed rate every message takes, padded; 0: messages are as long as they get.
-    pub(super) constant: Arc<AtomicU8>,
+    /// Bits a second that every message takes, padded; 0: messages are as long as they get.
+    pub(super) constant: Arc<AtomicU32>,
+}
+
+impl Ties {
+    /// What every message takes; None: as little as it can.
+    pub(super) fn constant(&self) -> Option<MessageRate> {
+        MessageRate::new(self.constant.load(Ordering::Relaxed)).ok()
+    }
+
+    /// From here on every message takes this.
+    pub(super) fn make_constant(&self, rate: Option<MessageRate>) {
+        self.constant.store(rate.map_or(0, MessageRate::bps), Ordering::Relaxed);
+    }
 }
 
 /// Both ends of a queue; `changed` is told when the listener goes or wants other stages.
@@ -289,9 +301,9 @@ impl Listener {
         self.ties.age.note(&heard.stamp, Instant::now());
     }
 
-    /// Stages whose packed rate messages are to take, whatever is in them; None: as little as they can.
-    pub(crate) fn constant(&self) -> Option<StageCount> {
-        StageCount::new(self.ties.constant.load(Ordering::Relaxed)).ok()
+    /// What messages are to take, whatever is in them; None: as little as they can.
+    pub(crate) fn constant(&self) -> Option<MessageRate> {
+        self.ties.constant()
     }
 
     /// The stream's coded bundles.

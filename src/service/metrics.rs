@@ -72,6 +72,7 @@ impl State {
             ("bundles", "Bundles published.", &c.bundles),
             ("coded_bundles", "Coded bundles sent to listeners.", &c.coded),
             ("coder_runs", "Bundles coded for them: once for all who get the same.", &c.coder_runs),
+            ("padding_bytes", "Bytes sent to listeners that only make messages equally long.", &c.padding),
             ("recorded_bytes", "Bytes written to recordings.", &c.recorded.bytes),
             ("recorded_files", "Files of recordings begun.", &c.recorded.files),
             ("recorded_files_deleted", "Recordings deleted to stay below record.disk_mb.", &c.recorded.deleted),

@@ -36,7 +36,7 @@ mod web;
 pub use client::{Client, ClientError, ClientOptions};
 pub use fetch::fetch;
 pub use listeners::{Bound, ServiceError, Summary, check, run};
-pub use quic::{QuicClient, QuicEvent};
+pub use quic::{Published, QuicClient, QuicEvent};
 pub use tls::{ClientTls, TlsError};
 pub(crate) use until::until;
 pub use web::PageCodec;

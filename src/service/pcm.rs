@@ -27,7 +27,7 @@ use crate::engine::{EngineError, Slot};
 use crate::jitter::{Gaps, Keep, Pace, Pacing, Passed, Spans};
 use crate::profile::Profile;
 use crate::session::{PackedBundle, StreamName};
-use crate::units::{CODEC_RATE, MAX_STAGES, StageCount};
+use crate::units::{CODEC_RATE, MAX_STAGES, MessageRate, StageCount};
 
 /// Bytes of a message besides its codes, and of a description of silence; bits of a code while nobody says what it takes.
 const HEAD: usize = 2;
@@ -161,7 +161,7 @@ impl<'a> EncodedStream<'a> {
         encoder.set_job_frames(usize::from(config.codec.frames_per_bundle));
         let constant = config.codec.constant.then(|| Bucket::new(stages.kbps(), HEAD, CODE_BITS));
         if constant.is_some() {
-            publisher.make_constant(stages);
+            publisher.make_constant(MessageRate::of_stages(stages));
         } else if config.codec.graded {
             // Packed until it is known what messages take.
             encoder.hold_rate(Bucket::new(stages.kbps(), HEAD, CODE_BITS), shared.coding.is_some());

@@ -114,6 +114,8 @@ pub(super) struct Counters {
     /// Bundles that were coded for listeners, and coded bundles that were sent to them.
     pub(super) coder_runs: AtomicU64,
     pub(super) coded: AtomicU64,
+    /// Bytes without a meaning in messages to listeners, which make them equally long.
+    pub(super) padding: AtomicU64,
     pub(super) recorded: Arc<Recorded>,
     /// Bits of code by stage.
     pub(super) stage_bits: [AtomicU64; MAX_STAGES as usize],

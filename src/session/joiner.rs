@@ -4,6 +4,9 @@ use std::time::{Duration, Instant};
 
 use crate::bitstream::{BitstreamError, PackedBundle};
 
+/// Frames that a bundle may come too late and is still waited for.
+const SLACK: u8 = 1;
+
 /// Joins bundles to longer ones. Time is an argument.
 #[derive(Debug)]
 pub struct Joiner {
@@ -31,7 +34,8 @@ impl Joiner {
     ) -> Result<(), BitstreamError> {
         let length = bundle.frames;
         let (whole, until) = match self.held.take() {
-            None => (bundle, now + self.frame * u32::from(self.frames.saturating_sub(length))),
+            // The last that fits comes at that moment: it may be a little late.
+            None => (bundle, now + self.frame * u32::from(self.frames.saturating_sub(length) + SLACK)),
             Some((held, until)) => match held.joined(&bundle)?.filter(|j| j.frames <= self.frames) {
                 Some(joined) => (joined, until),
                 None => {
@@ -97,7 +101,7 @@ mod tests {
         let (now, mut joiner, mut out) = (Instant::now(), Joiner::new(50, FRAME), Vec::new());
         joiner.push(bundle(0, 5, 2), now, &mut out).unwrap();
         joiner.push(bundle(5, 5, 2), now + 5 * FRAME, &mut out).unwrap();
-        assert_eq!((joiner.due(), out.len()), (Some(now + 45 * FRAME), 0));
+        assert_eq!((joiner.due(), out.len()), (Some(now + 46 * FRAME), 0));
         assert_eq!(joiner.flush().map(|b| b.frames), Some(10));
         assert_eq!((joiner.due(), joiner.flush()), (None, None));
     }

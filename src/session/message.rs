@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{TokenTag, Wire};
 use crate::bitstream::{CodedBundle, PackedBundle};
 use crate::jitter::Pace;
-use crate::units::{ModelId, OutOfRange, StageCount};
+use crate::units::{MessageRate, ModelId, OutOfRange, StageCount};
 
 /// Name of a stream, 1 to 64 characters of `A-Z a-z 0-9 . _ -`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -73,6 +73,8 @@ pub struct Hello {
     pub wire: Wire,
     /// Subscriber: frames that may wait for each other, 1 to 50; None: bundles as they come.
     pub latency: Option<u8>,
+    /// Publisher: what each of its messages takes, padding included; None: they are as long as they get.
+    pub constant: Option<MessageRate>,
 }
 
 impl Hello {
@@ -91,6 +93,7 @@ impl Hello {
             pace: Pace::Unknown,
             wire: Wire::default(),
             latency: None,
+            constant: None,
         }
     }
 

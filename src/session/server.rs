@@ -148,7 +148,9 @@ impl ServerSession {
         let stages = stages.min(profile.stages);
         // Both must have the model and compute the same with it; otherwise bundles are packed, which always works.
         let coding = hello.coding.filter(|wanted| Some(*wanted) == self.coding).map(|tag| tag.id);
-        let wire = hello.wire.common(self.wire);
+        let mut wire = hello.wire.common(self.wire);
+        // Messages of one size leave out nothing.
+        wire.silence &= hello.constant.is_none() || hello.role == Role::Subscribe;
         self.state = State::Open { role: hello.role, stages, frames_per_bundle: hello.frames_per_bundle, wire };
         let ack = Message::HelloAck { version: PROTOCOL_VERSION, model_id: profile.model_id, stages, coding, wire };
         Ok(Event::Opened(hello, ack))

@@ -10,7 +10,7 @@ use crate::profile::Profile;
 use crate::session::{
     Close, Continuation, Control, Hello, Message, PackedBundle, Reason, Role, StreamName, TokenTag, Wire,
 };
-use crate::units::{ModelId, OutOfRange, StageCount};
+use crate::units::{MessageRate, ModelId, OutOfRange, StageCount};
 
 /// Longest bearer token.
 const MAX_TOKEN: usize = 1024;
@@ -109,6 +109,7 @@ fn hello(m: proto::Hello) -> Result<Hello, WireError> {
         pace,
         wire: Wire::from_bits(m.wire),
         latency: optional_frames(m.latency_frames)?,
+        constant: if m.constant_bps == 0 { None } else { Some(MessageRate::new(m.constant_bps)?) },
     })
 }
 
@@ -241,6 +242,7 @@ fn hello_to_proto(h: &Hello) -> proto::Hello {
         .into(),
         wire: h.wire.bits(),
         latency_frames: u32::from(h.latency.unwrap_or(0)),
+        constant_bps: h.constant.map_or(0, MessageRate::bps),
     }
 }
 

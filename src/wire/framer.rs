@@ -125,7 +125,7 @@ mod tests {
     use crate::session::{
         Close, Continuation, Control, Hello, PackedBundle, Reason, Role, StreamName, Thin, TokenTag, Wire,
     };
-    use crate::units::{ModelId, StageCount};
+    use crate::units::{MessageRate, ModelId, StageCount};
 
     fn samples() -> Vec<Message> {
         let stages = StageCount::new(12).unwrap();
@@ -142,6 +142,7 @@ mod tests {
             pace: crate::jitter::Pace::Live,
             wire: Wire::ALL,
             latency: None,
+            constant: Some(MessageRate::new(3_100).unwrap()),
         };
         let coded = |packed: bool, restart| CodedBundle {
             first_frame: 1 << 40,

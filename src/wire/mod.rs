@@ -5,7 +5,7 @@ mod datagram;
 mod framer;
 mod thin;
 
-pub use datagram::{Datagram, MAX_DATAGRAM};
+pub use datagram::{Brief, Datagram, MAX_DATAGRAM};
 pub use framer::{Framer, MAX_MESSAGE, encode, encode_padded};
 
 use crate::units::OutOfRange;

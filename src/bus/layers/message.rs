@@ -3,7 +3,7 @@
 use crate::bitstream::{BitstreamError, Bundle, Form};
 use crate::profile::Profile;
 use crate::session::PackedBundle;
-use crate::units::{ModelId, OutOfRange, StageCount};
+use crate::units::{MessageRate, ModelId, OutOfRange, StageCount};
 
 /// Layers of a stream. A layer is a subject of its own, so that a daemon fetches only what its listeners want.
 pub const LAYERS: usize = 4;
@@ -15,6 +15,10 @@ pub(super) const ENDS: [usize; LAYERS] = [3, 6, 12, usize::MAX];
 
 /// Version of the message.
 const VERSION: u8 = 1;
+
+/// Kind of a graded layer of a stream whose messages have one size: its rate in bit/s and the length of its payload (2 bytes each) come
+/// before the payload, and bytes without a meaning after it.
+const PADDED: u8 = 6;
 
 /// Bytes before the codes.
 pub const HEAD: usize = 45;
@@ -78,6 +82,8 @@ pub struct LayerMessage {
     /// Indices of the layer's stages, `[frames][stages of the layer]`, ten bits each; graded, those that a frame has, after the number
     /// of all its stages in five bits.
     pub payload: Vec<u8>,
+    /// The stream's messages have one size; None: they are as long as they get.
+    pub constant: Option<MessageRate>,
 }
 
 /// Why a message was thrown away.
@@ -127,17 +133,24 @@ pub enum MessageError {
 impl LayerMessage {
     /// A message without codes.
     pub fn word(kind: Kind, epoch: Epoch, model: ModelId, sequence: u64) -> Self {
-        Self { kind, epoch, model, sequence, first_frame: 0, frames: 0, stages: 0, layer: 0, payload: Vec::new() }
+        let (payload, constant) = (Vec::new(), None);
+        Self { kind, epoch, model, sequence, first_frame: 0, frames: 0, stages: 0, layer: 0, payload, constant }
     }
 
-    /// The bytes of the message.
+    /// The bytes of the message, as many as its payload needs.
     pub fn encode(&self) -> Vec<u8> {
+        self.encode_for(self.frames)
+    }
+
+    /// The bytes of the message; of a stream of one size, as many as any layer of this number and so many frames takes.
+    pub fn encode_for(&self, frames: u8) -> Vec<u8> {
         let mut out = Vec::with_capacity(HEAD + self.payload.len());
         let kind = match self.kind {
             Kind::Codes => 0,
             Kind::End => 1,
             Kind::Yield => 2,
             Kind::Claim => 3,
+            Kind::Graded if self.constant.is_some() => PADDED,
             Kind::Graded => 4,
             Kind::Background => 5,
         };
@@ -146,7 +159,16 @@ impl LayerMessage {
         for number in [self.epoch.started, self.epoch.id, self.sequence, self.first_frame] {
             out.extend(number.to_be_bytes());
         }
+        let Some(rate) = self.constant else {
+            out.extend(&self.payload);
+            return out;
+        };
+        out.extend((rate.bps() as u16).to_be_bytes());
+        out.extend((self.payload.len() as u16).to_be_bytes());
         out.extend(&self.payload);
+        let width = range(usize::from(self.layer), rate.most_stages().index()).len();
+        let most = HEAD + 4 + Bundle::layer_len(frames.max(self.frames), width);
+        out.resize(out.len().max(most), 0);
         out
     }
 
@@ -166,7 +188,9 @@ impl LayerMessage {
         if version != VERSION {
             return Err(MessageError::Head(format!("version {version}")));
         }
+        let (constant, payload) = if kind == PADDED { padded(payload)? } else { (None, payload) };
         let kind = match kind {
+            PADDED => Kind::Graded,
             0 => Kind::Codes,
             1 => Kind::End,
             2 => Kind::Yield,
@@ -186,6 +210,7 @@ impl LayerMessage {
             stages,
             layer,
             payload: payload.to_vec(),
+            constant,
         };
         if !message.has_codes() {
             let bare = Self::word(kind, message.epoch, message.model, sequence);
@@ -238,7 +263,10 @@ pub fn split(
     if bundle.is_background() {
         let (kind, first_frame, payload) = (Kind::Background, bundle.first_frame, bundle.payload.clone());
         let (frames, stages) = (bundle.frames, bundle.stages.value());
-        return Ok(vec![LayerMessage { kind, epoch, model, sequence, first_frame, frames, stages, layer: 0, payload }]);
+        let constant = None;
+        let message =
+            LayerMessage { kind, epoch, model, sequence, first_frame, frames, stages, layer: 0, payload, constant };
+        return Ok(vec![message]);
     }
     let all = bundle.unpack()?;
     let stages = bundle.stages.index();
@@ -262,7 +290,45 @@ pub fn split(
             stages: bundle.stages.value(),
             layer: layer as u8,
             payload,
+            constant: None,
         });
     }
     Ok(messages)
+}
+
+/// Cuts a bundle of a stream whose messages have one size into its layers: always all that the rate has, however many stages the
+/// bundle has; silence is none of it.
+///
+/// Errors: [`MessageError`] for a payload that does not fit.
+pub fn split_constant(
+    bundle: &PackedBundle,
+    rate: MessageRate,
+    epoch: Epoch,
+    model: ModelId,
+    sequence: u64,
+) -> Result<Vec<LayerMessage>, MessageError> {
+    let stages = rate.most_stages();
+    let all = bundle.limited(stages)?.unpack()?;
+    let message = |layer| LayerMessage {
+        kind: Kind::Graded,
+        epoch,
+        model,
+        sequence,
+        first_frame: bundle.first_frame,
+        frames: bundle.frames,
+        stages: stages.value(),
+        layer: layer as u8,
+        payload: all.pack_layer(range(layer, stages.index())),
+        constant: Some(rate),
+    };
+    Ok(if bundle.is_background() { Vec::new() } else { (0..layers_of(stages)).map(message).collect() })
+}
+
+/// What stands before the payload of a stream whose messages have one size, and the payload without what follows it.
+fn padded(bytes: &[u8]) -> Result<(Option<MessageRate>, &[u8]), MessageError> {
+    let short = || MessageError::Head(format!("{} bytes behind the head", bytes.len()));
+    let ([r0, r1, n0, n1], rest) = bytes.split_first_chunk::<4>().ok_or_else(short)?;
+    let rate = MessageRate::new(u32::from(u16::from_be_bytes([*r0, *r1])))?;
+    let length = usize::from(u16::from_be_bytes([*n0, *n1]));
+    Ok((Some(rate), rest.get(..length).ok_or_else(short)?))
 }

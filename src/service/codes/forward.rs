@@ -1,23 +1,17 @@
 //! Bundles on their way to a subscriber.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 use std::time::Instant;
-
-use tokio::task::spawn_blocking;
-use tracing::warn;
 
 use super::{Coder, Connection, Task, unfit};
 use crate::bitstream::Form;
-use crate::profile::Profile;
 use crate::service::Counters;
-use crate::service::codings::stopped;
+use crate::service::ending::Continued;
 use crate::service::hub::Heard;
-use crate::service::pacer::Pacer;
 use crate::service::plainly::Plainly;
 use crate::service::tls::Socket;
 use crate::session::{Close, Control, Joiner, Message, PackedBundle, Reason};
-use crate::units::StageCount;
+use crate::units::{MessageRate, StageCount};
 
 impl Connection<'_> {
     /// Sends a bundle to a subscriber, with no more stages than it wants.
@@ -72,7 +66,13 @@ impl Connection<'_> {
             Coder::Packed => self.wire.graded,
             _ => self.wire.is_graded_when_coded(),
         };
-        let parts = if graded { vec![bundle] } else { bundle.plain_runs().map_err(unfit)? };
+        let constant = matches!(&self.task, Task::Subscribe(s) if s.listener.constant().is_some());
+        let parts = match graded {
+            true => vec![bundle],
+            // How many messages there are would say something.
+            false if constant => vec![bundle.even().map_err(unfit)?],
+            false => bundle.plain_runs().map_err(unfit)?,
+        };
         for bundle in parts {
             let Task::Subscribe(s) = &mut self.task else { return Ok(()) };
             if let Some(rate) = s.listener.constant() {
@@ -92,15 +92,19 @@ impl Connection<'_> {
         Ok(())
     }
 
-    /// Sends a bundle as a message of the size that all of this session have: stages that do not fit are left out.
+    /// Sends a bundle as a message of the size that all of this session have: stages that do not fit are left out. In such a stream
+    /// silence is not described; who does so nevertheless is not heard.
     async fn forward_padded(
         &mut self,
-        rate: StageCount,
+        rate: MessageRate,
         bundle: &PackedBundle,
         socket: &mut Socket,
     ) -> Result<(), Close> {
         let Task::Subscribe(s) = &mut self.task else { return Ok(()) };
-        let (number, rate) = (s.sequence, rate.min(s.stages));
+        if bundle.is_background() {
+            return Ok(());
+        }
+        let (number, rate) = (s.sequence, rate.min(MessageRate::of_stages(s.stages)));
         s.sequence += 1;
         // A last bundle of fewer frames is as long as the others, too.
         s.padded = s.padded.max(padded_size(rate, bundle.frames, self.wire.thin));
@@ -139,26 +143,12 @@ impl Connection<'_> {
     pub(super) async fn continuation(&mut self, socket: &mut Socket) -> Result<(), Close> {
         self.forward_held(socket).await?;
         let Task::Subscribe(s) = &mut self.task else { return Ok(()) };
-        let (Some(ending), Some(coding)) = (s.ending.take(), &self.shared.coding) else { return Ok(()) };
-        let Ok(_permit) = Arc::clone(&coding.room).try_acquire_owned() else {
-            warn!("all of limits.coded_sessions are in use: a stream is not continued");
-            return Ok(());
-        };
-        let (mut pacer, profile, model) = (Pacer::default(), self.shared.engine.profile(), Arc::clone(&coding.model));
-        let Some(mut source) = spawn_blocking(move || ending.start(model)).await.map_err(|_| stopped())? else {
-            return Ok(());
-        };
-        loop {
-            let work = spawn_blocking(move || (source.next(), source));
-            let (bundle, back) = work.await.map_err(|_| stopped())?;
-            source = back;
-            let Some(bundle) = bundle else { return self.forward_held(socket).await };
-            tokio::select! {
-                () = self.shared.stop_output.cancelled() => return Ok(()),
-                () = pacer.wait(profile.media_time(bundle.frames)) => {}
-            }
+        let Some(ending) = s.ending.take() else { return Ok(()) };
+        let Some(mut made) = Continued::start(ending, self.shared).await? else { return Ok(()) };
+        while let Some(bundle) = made.next().await? {
             self.forward_codes(&bundle, socket).await?;
         }
+        self.forward_held(socket).await
     }
 
     pub(super) async fn flush_queue(&mut self, socket: &mut Socket) -> Result<(), Close> {
@@ -189,11 +179,9 @@ const HEAD_THIN: usize = 8;
 const HEAD: usize = 32;
 
 /// Bytes of all messages of a session whose bundles have so many frames: those of the rate, and at least those of one stage.
-fn padded_size(rate: StageCount, frames: u8, thin: bool) -> usize {
-    let seconds = f64::from(frames) / f64::from(Profile::FRAMES_PER_SECOND);
-    let bytes = (rate.kbps() * 125.0 * seconds) as usize;
+fn padded_size(rate: MessageRate, frames: u8, thin: bool) -> usize {
     let head = if thin { HEAD_THIN } else { HEAD };
-    bytes.max(head + 2 + PackedBundle::payload_len(frames, StageCount::ONE, Form::Graded))
+    rate.bytes(frames).max(head + 2 + PackedBundle::payload_len(frames, StageCount::ONE, Form::Graded))
 }
 
 /// Bytes of codes in a message.

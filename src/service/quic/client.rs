@@ -16,7 +16,7 @@ use crate::service::{ClientError, ClientOptions, ClientTls};
 use crate::session::{
     Close, Control, Hello, Message, PackedBundle, Reason, SessionDecoder, SessionEncoder, Thin, TokenTag, Wire,
 };
-use crate::units::StageCount;
+use crate::units::{MessageRate, StageCount};
 use crate::wire::{Datagram, WireError};
 
 /// How long a server may take to answer.
@@ -68,6 +68,24 @@ pub struct QuicClient {
     spans: Spans,
     wire: Wire,
     coder: Option<Coder>,
+    /// What every datagram of what is published takes, padding included.
+    constant: Option<MessageRate>,
+    published: Published,
+    /// Frames of a bundle that the server says our listeners want.
+    bundle_frames: Option<u8>,
+}
+
+/// What has left of what was published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Published {
+    /// Frames in datagrams.
+    pub frames: u64,
+    /// Codes in them; those of descriptions of silence are none.
+    pub codes: u64,
+    /// Bytes of the datagrams.
+    pub bytes: u64,
+    /// Of these, bytes that only make them equally long.
+    pub padding: u64,
 }
 
 /// Both directions of a coded session. Every bundle is coded alone.
@@ -98,7 +116,7 @@ impl QuicClient {
         let socket = UdpSocket::bind(any(server)).map_err(io)?;
         let endpoint = Endpoint::new(link::single(), None, socket, Arc::new(TokioRuntime)).map_err(io)?;
         let connecting = endpoint.connect_with(config, server, &name).map_err(|e| io(std::io::Error::other(e)))?;
-        let wanted = hello.stages.unwrap_or(StageCount::MAX);
+        let (wanted, constant) = (hello.stages.unwrap_or(StageCount::MAX), hello.constant);
         hello.wire = Wire::ALL;
         hello.coding = options.tokens.as_ref().map(TokenTag::of);
         let pacing = Pacing::new(hello.pace, MAX_LAG).never_ahead();
@@ -133,6 +151,9 @@ impl QuicClient {
             spans: Spans::default(),
             wire,
             coder,
+            constant,
+            published: Published::default(),
+            bundle_frames: None,
         })
     }
 
@@ -176,10 +197,18 @@ impl QuicClient {
                     let _ = self.incoming.push(sequence, &bundle, &copies, now);
                 }
             }
+            Received::Datagram(Datagram::Brief(brief)) => {
+                if let Ok(Some((sequence, bundle))) = self.incoming.whole(brief) {
+                    let _ = self.incoming.push(sequence, &bundle, &[], now);
+                }
+            }
             Received::Datagram(Datagram::Report(report)) => self.outgoing.rate.report(&report, now),
             Received::Message(Message::Control(Control { bundles_sent: Some(sent), .. })) => {
                 self.sent = sent;
                 self.incoming.announce(sent);
+            }
+            Received::Message(Message::Control(Control { bundle_frames: Some(frames), .. })) => {
+                self.bundle_frames = Some(frames);
             }
             Received::Message(Message::Close(close)) => {
                 self.ended.get_or_insert((close, now));
@@ -196,15 +225,28 @@ impl QuicClient {
         }
     }
 
-    /// The datagram of a part of what is published.
-    fn datagram(&self, part: Part) -> Result<Vec<u8>, ClientError> {
-        match &self.coder {
-            Some(coder) if !part.bundle.is_background() => {
-                let (bundle, checked) = coder.out.clone().encode(&part.bundle)?;
-                Ok(part.coded(bundle, checked))
-            }
-            _ => Ok(part.packed()),
+    /// Sends a part of what is published.
+    fn send_part(&mut self, part: Part) -> Result<(), ClientError> {
+        let (frames, mut size) = (part.bundle.frames, 0);
+        for attempt in part.attempts() {
+            let attempt = attempt.map_err(|_| WireError::Missing("codes"))?;
+            size = attempt.size().unwrap_or_default();
+            let codes = if attempt.bundle.is_background() { 0 } else { attempt.bundle.codes() };
+            let made = match &self.coder {
+                Some(coder) if codes > 0 => {
+                    let (bundle, checked) = coder.out.clone().encode(&attempt.bundle)?;
+                    attempt.coded(bundle, checked)
+                }
+                _ => attempt.packed(),
+            };
+            let Some((datagram, padding)) = made else { continue };
+            let p = &mut self.published;
+            (p.frames, p.codes) = (p.frames + u64::from(frames), p.codes + u64::from(codes));
+            (p.bytes, p.padding) = (p.bytes + datagram.len() as u64, p.padding + padding as u64);
+            self.link.send(datagram);
+            return Ok(());
         }
+        Err(ClientError::Small { bytes: size, frames })
     }
 
     /// Waits for what comes, but not longer than to `wake`. Cancel-safe.
@@ -314,9 +356,9 @@ impl QuicClient {
     /// Sends what may be sent now.
     async fn pass_on(&mut self) -> Result<(), ClientError> {
         while let Some(passed) = self.pacing.pop(Instant::now()) {
-            let packed = self.outgoing.pack(&passed.item, Instant::now());
+            let packed = self.outgoing.pack(&passed.item, self.constant, Instant::now());
             for part in packed.map_err(|_| WireError::Missing("a payload that fits"))? {
-                self.link.send(self.datagram(part)?);
+                self.send_part(part)?;
             }
         }
         Ok(())
@@ -330,6 +372,21 @@ impl QuicClient {
     /// Whether silence may be described instead of sent.
     pub fn knows_silence(&self) -> bool {
         self.wire.silence
+    }
+
+    /// Whether frames of a bundle may have stage counts of their own.
+    pub fn is_graded(&self) -> bool {
+        self.wire.graded
+    }
+
+    /// What has left so far of what was published.
+    pub fn published(&self) -> Published {
+        self.published
+    }
+
+    /// Most frames of bundles that all who listen want, as the server said last; None if it has not.
+    pub fn bundle_frames(&self) -> Option<u8> {
+        self.bundle_frames
     }
 
     /// Bundles of live sound that were not sent because they were too late.

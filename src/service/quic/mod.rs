@@ -10,7 +10,7 @@ mod flow;
 mod link;
 mod session;
 
-pub use client::{QuicClient, QuicEvent};
+pub use client::{Published, QuicClient, QuicEvent};
 pub(super) use counters::ListenerState;
 pub(crate) use counters::QuicCounters;
 

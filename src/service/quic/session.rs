@@ -24,7 +24,7 @@ use crate::service::intake::Intake;
 use crate::service::{Counters, Shared};
 use crate::session::{Close, Control, Event, Hello, Message, Reason, Role, ServerSession, SessionDecoder, Wire};
 use crate::units::StageCount;
-use crate::wire::Datagram;
+use crate::wire::{Brief, Datagram};
 
 /// How often the clock is looked at.
 const TICK: Duration = Duration::from_millis(50);
@@ -71,6 +71,7 @@ enum Said {
         message: Message,
         copies: Vec<u8>,
     },
+    Brief(Brief),
     Report(Report),
     /// Bundles that a publisher has sent.
     Sent(u64),
@@ -117,10 +118,8 @@ async fn open(connecting: Connecting) -> Result<(Link, Result<Hello, Close>), Co
 }
 
 /// Serves a client that has said what it wants.
-async fn session(shared: Shared, guest: &Guest, link: Link, mut hello: Hello) {
+async fn session(shared: Shared, guest: &Guest, link: Link, hello: Hello) {
     let peer = guest.peer;
-    // A continuation needs a stream that ends surely.
-    hello.continuation = None;
     let now = Instant::now();
     let mut config = shared.config.clone();
     config.mark_unchanged();
@@ -204,6 +203,9 @@ impl Connection {
                 let publisher = self.shared.publish(&name).await;
                 let publisher = publisher
                     .ok_or_else(|| Self::close(Reason::Busy, format!("somebody else publishes stream {name}")))?;
+                if let Some(rate) = self.hello.constant {
+                    publisher.make_constant(rate);
+                }
                 self.agree(None);
                 self.tell(&self.ack.clone()).await?;
                 self.take_in(publisher).await
@@ -239,13 +241,14 @@ impl Connection {
         self.heard = now;
         let message = match received {
             Received::Datagram(Datagram::Bundle { sequence, first_frame, thin, copies }) => {
-                if self.hello.role == Role::Subscribe {
-                    return Err(Self::close(Reason::Protocol, "a subscriber must not send bundles"));
-                }
-                self.bundles.message(now)?;
+                self.may_publish(now)?;
                 let message = thin.whole(sequence, first_frame, matches!(self.coder, Coder::Publisher(_)), self.wire);
                 let message = message.map_err(|e| Self::close(Reason::Protocol, e.to_string()))?;
                 return Ok(Said::Bundle { message, copies });
+            }
+            Received::Datagram(Datagram::Brief(brief)) => {
+                self.may_publish(now)?;
+                return Ok(Said::Brief(brief));
             }
             Received::Datagram(Datagram::Report(report)) => {
                 self.flood.message(now)?;
@@ -265,6 +268,14 @@ impl Connection {
             },
         }
         Ok(Said::Nothing)
+    }
+
+    /// Counts a bundle of a publisher.
+    fn may_publish(&mut self, now: Instant) -> Result<(), Close> {
+        if self.hello.role == Role::Subscribe {
+            return Err(Self::close(Reason::Protocol, "a subscriber must not send bundles"));
+        }
+        self.bundles.message(now)
     }
 
     /// Whether the client still says something now and then.

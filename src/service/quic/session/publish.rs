@@ -8,8 +8,8 @@ use crate::jitter::{Pace, Pacing, Passed, Played, PlayoutOptions, Report, Spans}
 use crate::profile::Profile;
 use crate::service::hub::{Heard, Publisher};
 use crate::service::quic::flow::{Incoming, trimmed};
-use crate::session::{Close, Event, Message, PackedBundle, Reason};
-use crate::wire::Datagram;
+use crate::session::{Close, Control, Event, Message, PackedBundle, Reason};
+use crate::wire::{Datagram, WireError};
 
 impl Connection {
     /// Takes a stream from a publisher.
@@ -22,6 +22,7 @@ impl Connection {
             stale: 0,
             incoming: Incoming::new(PlayoutOptions { eager: true, ..PlayoutOptions::default() }),
             next: 0,
+            frames: None,
         };
         let (mut last, mut reported) = (Report::default(), Instant::now());
         // Bundles that the publisher said it had sent, why it is done, and until when the rest is waited for.
@@ -58,6 +59,12 @@ impl Connection {
                             }
                             Err(close) => return Err(close),
                         },
+                        Ok(Said::Brief(brief)) => {
+                            let protocol = |e: WireError| Self::close(Reason::Protocol, e.to_string());
+                            if let Some((sequence, bundle)) = input.incoming.whole(brief).map_err(protocol)? {
+                                input.incoming.push(sequence, &bundle, &[], Instant::now()).map_err(unfit)?;
+                            }
+                        }
                         Ok(Said::Sent(n)) => {
                             input.incoming.announce(n);
                             sent = n;
@@ -82,7 +89,19 @@ impl Connection {
                 self.send(Datagram::Report(report).encode());
             }
             self.still_there(now)?;
+            if done.is_none() {
+                self.tell_frames(&mut input).await?;
+            }
         }
+    }
+
+    /// Tells the publisher how long bundles its listeners want, when that has changed.
+    async fn tell_frames(&mut self, input: &mut Input) -> Result<(), Close> {
+        let wanted = input.publisher.wanted_frames();
+        if wanted.is_none() || std::mem::replace(&mut input.frames, wanted) == wanted {
+            return Ok(());
+        }
+        self.tell(&Message::Control(Control { bundle_frames: wanted, ..Control::default() })).await
     }
 
     /// A publisher's bundle as it is passed on, with its number.
@@ -109,6 +128,8 @@ struct Input {
     incoming: Incoming,
     /// Frame that follows what was passed on.
     next: u64,
+    /// Frames of a bundle that listeners want, as the publisher was told.
+    frames: Option<u8>,
 }
 
 impl Input {

@@ -1,17 +1,20 @@
 //! A listener's session: from the hub to datagrams.
 
 use std::borrow::Cow;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::{Coder, Connection, Said, TICK, frame_ms, unfit};
 use crate::jitter::Report;
 use crate::profile::Profile;
 use crate::service::Counters;
+use crate::service::ending::{Continued, Ending};
 use crate::service::hub::{Ended, Heard, Listener};
 use crate::service::plainly::Plainly;
 use crate::service::quic::counters::ListenerState;
-use crate::service::quic::flow::Outgoing;
-use crate::session::{Close, PackedBundle, Reason};
+use crate::service::quic::flow::{Outgoing, Part};
+use crate::service::until::until;
+use crate::session::{Close, Joiner, PackedBundle, Reason};
 use crate::units::StageCount;
 
 impl Connection {
@@ -36,66 +39,82 @@ impl Connection {
         result
     }
 
-    async fn forward(&mut self, mut listener: Listener, out: &mut Outgoing, number: u64) -> Result<(), Close> {
-        let (profile, mut wanted) = (self.shared.engine.profile(), self.wanted());
-        listener.want(wanted);
-        self.note(number, out, Duration::ZERO);
-        // Who knows nothing of silence gets bundles of it.
-        let mut plainly = (!self.wire.silence).then(|| {
+    /// What a listener asked for.
+    fn way<'a>(&self, mut listener: Listener, out: &'a mut Outgoing) -> Way<'a> {
+        listener.want(self.wanted());
+        let plainly = (!self.wire.silence).then(|| {
             listener.fill_silence(Profile::FRAME_TIME);
             Plainly::default()
         });
+        let joiner = self.hello.latency.map(|frames| {
+            listener.want_frames(frames);
+            Joiner::new(frames, Profile::FRAME_TIME)
+        });
+        Way { listener, out, joiner, ending: self.hello.continuation.map(Ending::new), plainly }
+    }
+
+    async fn forward(&mut self, listener: Listener, out: &mut Outgoing, number: u64) -> Result<(), Close> {
+        let (profile, mut wanted) = (self.shared.engine.profile(), self.wanted());
+        let mut way = self.way(listener, out);
+        self.note(number, way.out, Duration::ZERO);
         let mut last = Report::default();
         let mut tick = tokio::time::interval(TICK);
         loop {
+            let due = way.joiner.as_ref().and_then(Joiner::due);
             let next = tokio::select! {
                 biased;
                 () = self.shared.stop_output.cancelled() => {
-                    while let Some(heard) = listener.queued() {
-                        let Some(bundle) = audible(&mut plainly, &heard).map_err(unfit)? else { continue };
-                        self.send_bundle(&bundle, out, &mut listener).await?;
+                    while let Some(heard) = way.listener.queued() {
+                        let Some(bundle) = audible(&mut way.plainly, &heard).map_err(unfit)? else { continue };
+                        self.send_bundle(&bundle, &mut way).await?;
                     }
+                    self.send_held(&mut way).await?;
                     return Err(Self::close(Reason::ShuttingDown, "the server is shutting down"));
                 }
                 Ok(()) = self.config.changed() => None,
                 received = self.link.receive() => {
                     if let Said::Report(report) = self.heard(received)? {
-                        out.rate.report(&report, Instant::now());
-                        self.shared.counters.quic.seen(&last, &report, out.sent(), frame_ms(&profile));
+                        way.out.rate.report(&report, Instant::now());
+                        self.shared.counters.quic.seen(&last, &report, way.out.sent(), frame_ms(&profile));
                         last = report;
-                        self.note(number, out, report.jitter);
+                        self.note(number, way.out, report.jitter);
                     }
                     if self.wanted() != wanted {
                         wanted = self.wanted();
-                        out.want(wanted);
-                        listener.want(wanted);
+                        way.out.want(wanted);
+                        way.listener.want(wanted);
                     }
                     continue;
                 }
+                () = until(due) => {
+                    self.send_held(&mut way).await?;
+                    continue;
+                }
                 _ = tick.tick() => None,
-                next = listener.next() => Some(next),
+                next = way.listener.next() => Some(next),
             };
             // Asked whatever woke us: it may be what the reload did to the publisher.
             self.still_allowed()?;
             let now = Instant::now();
             match next {
                 Some(Ok(heard)) => {
-                    self.shared.skipped(&mut listener, &self.hello.stream);
-                    if let Some(bundle) = audible(&mut plainly, &heard).map_err(unfit)? {
-                        self.send_bundle(&bundle, out, &mut listener).await?;
+                    self.shared.skipped(&mut way.listener, &self.hello.stream);
+                    if let Some(bundle) = audible(&mut way.plainly, &heard).map_err(unfit)? {
+                        self.send_bundle(&bundle, &mut way).await?;
                     }
-                    listener.delivered(&heard);
+                    way.listener.delivered(&heard);
                 }
                 Some(Err(Ended::Stream)) => {
+                    self.continuation(&mut way).await?;
                     return Err(Self::close(Reason::StreamEnded, "the publisher ended the stream"));
                 }
                 Some(Err(Ended::Slow)) => {
                     return Err(Self::close(Reason::SlowConsumer, "bundles were not taken fast enough"));
                 }
                 None => {
-                    out.rate.tick(now);
+                    way.out.rate.tick(now);
                     self.still_there(now)?;
-                    if let Some(announcement) = out.announcement(now) {
+                    if let Some(announcement) = way.out.announcement(now) {
                         self.tell(&announcement).await?;
                     }
                 }
@@ -103,35 +122,95 @@ impl Connection {
         }
     }
 
-    /// Sends a bundle to a listener.
-    async fn send_bundle(
-        &mut self,
-        bundle: &PackedBundle,
-        out: &mut Outgoing,
-        listener: &mut Listener,
-    ) -> Result<(), Close> {
-        // Packed, so many stages always have one size; of more, their number would say something.
-        let constant = listener.constant();
-        let bundle = bundle.limited(constant.unwrap_or(bundle.stages)).map_err(unfit)?;
-        for part in out.pack(&bundle, Instant::now()).map_err(unfit)? {
-            let datagram = match &mut self.coder {
-                Coder::Listener(coder, _) if !part.bundle.is_background() => {
-                    if constant.is_some() {
-                        part.plain(self.wire.is_graded_when_coded()).map_err(unfit)?
-                    } else {
-                        let trial = coder.encode(&part.bundle, &self.shared.counters.coder_runs).await;
-                        let (coded, checked) = trial.map_err(Close::from)?.bundle();
-                        Counters::add(&self.shared.counters.coded);
-                        listener.took(part.bundle.codes(), coded.payload.len());
-                        part.coded(coded, checked)
-                    }
-                }
-                _ => part.packed(),
-            };
-            self.send(datagram);
+    /// Sends a bundle to a listener, or keeps it until others have joined it.
+    async fn send_bundle(&mut self, bundle: &PackedBundle, way: &mut Way<'_>) -> Result<(), Close> {
+        let bundle = bundle.limited(self.wanted()).map_err(unfit)?;
+        if let Some(ending) = way.ending.as_mut().filter(|_| !bundle.is_background()) {
+            ending.heard(&bundle);
+        }
+        let mut ready = Vec::new();
+        match &mut way.joiner {
+            Some(joiner) => joiner.push(bundle, Instant::now(), &mut ready).map_err(unfit)?,
+            None => ready.push(bundle),
+        }
+        for bundle in ready {
+            self.send_joined(&bundle, way).await?;
         }
         Ok(())
     }
+
+    /// Sends what waits for bundles to join.
+    async fn send_held(&mut self, way: &mut Way<'_>) -> Result<(), Close> {
+        match way.joiner.as_mut().and_then(Joiner::flush) {
+            Some(bundle) => self.send_joined(&bundle, way).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn send_joined(&mut self, bundle: &PackedBundle, way: &mut Way<'_>) -> Result<(), Close> {
+        for part in way.out.pack(bundle, way.listener.constant(), Instant::now()).map_err(unfit)? {
+            self.send_part(part, &mut way.listener).await?;
+        }
+        Ok(())
+    }
+
+    async fn send_part(&mut self, part: Part, listener: &mut Listener) -> Result<(), Close> {
+        for attempt in part.attempts() {
+            let attempt = attempt.map_err(unfit)?;
+            let made = match &mut self.coder {
+                Coder::Listener(coder, _) if !attempt.bundle.is_background() => {
+                    let trial = coder.encode(&attempt.bundle, &self.shared.counters.coder_runs).await;
+                    let (coded, checked) = trial.map_err(Close::from)?.bundle();
+                    let bytes = coded.payload.len();
+                    let made = attempt.coded(coded, checked);
+                    if made.is_some() {
+                        Counters::add(&self.shared.counters.coded);
+                        listener.took(attempt.bundle.codes(), bytes);
+                    }
+                    made
+                }
+                _ => attempt.packed(),
+            };
+            if let Some((datagram, padding)) = made {
+                self.shared.counters.padding.fetch_add(padding as u64, Ordering::Relaxed);
+                self.send(datagram);
+                return Ok(());
+            }
+        }
+        Err(Self::close(Reason::Protocol, "not even one stage fits a datagram of this stream's size"))
+    }
+
+    /// Sends the continuation that the listener asked for, in real time.
+    async fn continuation(&mut self, way: &mut Way<'_>) -> Result<(), Close> {
+        self.send_held(way).await?;
+        let Some(ending) = way.ending.take() else { return Ok(()) };
+        let Some(mut made) = Continued::start(ending, &self.shared).await? else { return Ok(()) };
+        loop {
+            let next = made.next();
+            tokio::pin!(next);
+            let next = loop {
+                tokio::select! {
+                    received = self.link.receive() => {
+                        self.heard(received)?;
+                    }
+                    next = &mut next => break next?,
+                }
+            };
+            let Some(bundle) = next else { return self.send_held(way).await };
+            self.send_bundle(&bundle, way).await?;
+        }
+    }
+}
+
+/// The way of a stream to a listener.
+struct Way<'a> {
+    listener: Listener,
+    out: &'a mut Outgoing,
+    /// Makes long bundles of short ones, if the listener would rather wait.
+    joiner: Option<Joiner>,
+    ending: Option<Ending>,
+    /// Who knows nothing of silence gets bundles of it.
+    plainly: Option<Plainly>,
 }
 
 /// What a listener is sent of a bundle.
