@@ -8,7 +8,6 @@ mod papers;
 mod raw_quic;
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use common::{Daemon, bundle, bytes, drain, hello, tokens, within};
 use papers::Papers;
@@ -157,12 +156,11 @@ async fn datagrams_of_one_size_whatever_is_in_them() {
         let before = publisher.published().bytes;
         publisher.publish(&unlike(n)).await.unwrap();
         sent.push(publisher.published().bytes - before);
-        tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    assert!(publisher.published().padding > 200, "{:?}", publisher.published());
+    assert!(publisher.published().padding > 100, "{:?}", publisher.published());
     within(publisher.finish()).await.unwrap();
-    // 3 kbit/s are 37 bytes in 100 ms. What waited for its time left with the next.
-    assert!(sent.iter().all(|bytes| bytes % 37 == 0) && sent.iter().sum::<u64>() >= 19 * 37, "{sent:?}");
+    // 3 kbit/s are 37 bytes in 100 ms. What waits for its time leaves with the next.
+    assert!(sent.iter().all(|bytes| bytes % 37 == 0) && sent.iter().sum::<u64>() >= 10 * 37, "{sent:?}");
     for (stages, listening) in listening {
         let sizes = listening.await.unwrap();
         // 2 stages are 12 bytes, into which numbers and a stage of five frames do not fit.

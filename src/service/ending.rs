@@ -65,7 +65,7 @@ pub(super) struct Continued {
     shared: Shared,
     pacer: Pacer,
     /// None while the next bundle is made, and after the last.
-    source: Option<Source>,
+    source: Option<Continuer>,
     _room: OwnedSemaphorePermit,
 }
 
