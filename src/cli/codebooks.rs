@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::capture::AudioInput;
+use crate::cli::loading::ModelFolder;
 use crate::codec::{EncodeJob, Encoder};
 use crate::profile::Profile;
 use crate::referee::write_codebook_map;
@@ -25,13 +26,12 @@ pub(super) struct Args {
     /// Width of the codebook search
     #[arg(long, default_value = "4", value_parser = super::encode::parse_beam)]
     beam: BeamWidth,
-    /// Model folder [default: the shipped model]
-    #[arg(long, value_name = "DIR")]
-    model: Option<PathBuf>,
+    #[command(flatten)]
+    model: ModelFolder,
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
-    let loaded = crate::cli::loading::load_model(args.model.as_deref())?;
+    let loaded = args.model.load()?;
     let mut processor = loaded.processor(args.beam)?;
     let profile = processor.profile();
     let stages = profile.stages.index();

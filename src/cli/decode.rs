@@ -18,6 +18,7 @@ use crate::bitstream::{
     ContainerReader, END_INDEXED_LEN, IndexEntry, Item, MAGIC, ReaderOptions, Redundancy, SeekIndex, StreamHeader, Tail,
 };
 use crate::capture::{self, AudioOutput};
+use crate::cli::loading::ModelFolder;
 use crate::codec::{Concealer, Decoder, Processor};
 use crate::entropy::StreamReader;
 use crate::profile::Profile;
@@ -59,9 +60,8 @@ pub(super) struct Args {
     /// What to play for missing frames
     #[arg(long, value_enum, default_value = "tokens")]
     conceal: Conceal,
-    /// Model folder [default: the shipped model]
-    #[arg(long, value_name = "DIR")]
-    model: Option<PathBuf>,
+    #[command(flatten)]
+    model: ModelFolder,
 }
 
 /// What is played for missing frames.
@@ -144,7 +144,7 @@ fn decoder(conceal: Conceal, profile: &Arc<Profile>, tokens: Option<&Arc<TokenMo
 
 impl Playing {
     fn new(args: &Args, output: AudioOutput) -> Result<Self> {
-        let model = crate::cli::loading::load_model(args.model.as_deref())?;
+        let model = args.model.load()?;
         let processor = model.processor(BeamWidth::GREEDY)?;
         let (profile, tokens) = (processor.profile(), model.tokens()?);
         let lossy = args.loss.map(|model| Lossy::new(model, args.loss_seed, args.redundancy)).transpose()?;

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use super::daemon::Daemon;
 use super::encode::parse_kbps;
 use crate::capture::{AudioInput, AudioOutput};
+use crate::cli::loading::ModelFolder;
 use crate::codec::{Bucket, Encoder};
 use crate::infer::LoadedModel;
 use crate::jitter::Pace;
@@ -39,9 +40,8 @@ pub(super) struct Args {
     /// Rates in kbit/s
     #[arg(long, value_delimiter = ',', default_value = "1.5,3,6", value_parser = parse_kbps)]
     kbps: Vec<StageCount>,
-    /// Model folder [default: the shipped model]
-    #[arg(long, value_name = "DIR")]
-    model: Option<PathBuf>,
+    #[command(flatten)]
+    model: ModelFolder,
 }
 
 /// A row of the table.
@@ -58,7 +58,7 @@ struct Measured {
 
 pub(super) fn run(args: &Args) -> Result<()> {
     std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
-    let model = crate::cli::loading::load_model(args.model.as_deref())?;
+    let model = args.model.load()?;
     let mut pcm = Vec::new();
     for path in &args.inputs {
         let mut input = AudioInput::open(path, None)?;
@@ -121,7 +121,7 @@ fn as_files(args: &Args, original: &Path, seconds: f64) -> Result<Vec<(StageCoun
         let call = |what: &str, from: &Path, to: &Path, options: &[&str]| -> Result<f64> {
             let mut command = Command::new(std::env::current_exe()?);
             command.arg(what).arg(from).arg(to).args(options);
-            if let Some(model) = &args.model {
+            if let Some(model) = &args.model.path {
                 command.arg("--model").arg(model);
             }
             let start = Instant::now();
@@ -226,15 +226,15 @@ fn one(args: &Args, stages: StageCount, pcm: &[f32], file: &Path) -> Result<Meas
     let any = "127.0.0.1:0";
     let serve =
         ["--listen-pcm", any, "--listen-codes", any, "--listen-pcm-out", any, "--listen-http", any, "--kbps", &kbps];
-    let daemon = Daemon::start(&serve, args.model.as_deref())?;
+    let daemon = Daemon::start(&serve, args.model.path.as_deref())?;
     let [pcm_in, codes, pcm_out] = ["pcm", "codes", "pcm_out"].map(|kind| daemon.addresses(kind).join(","));
     let mut listen = Command::new(std::env::current_exe()?);
     listen.arg("listen").arg(file).args(["--from", &codes]);
-    if let Some(model) = &args.model {
+    if let Some(model) = &args.model.path {
         listen.arg("--model").arg(model);
     }
     let mut listen = listen.spawn().context("starting the companion decoder")?;
-    let counter = count(codes.clone(), crate::cli::loading::load_model(args.model.as_deref())?.profile.model_id)?;
+    let counter = count(codes.clone(), args.model.load()?.profile.model_id)?;
     let mut player = TcpStream::connect(&pcm_out)?;
     // The listeners must be there before the first bundle.
     std::thread::sleep(Duration::from_millis(700));

@@ -11,6 +11,7 @@ use indicatif::ProgressBar;
 use super::progress;
 use super::stop::stop_flag;
 use crate::capture::{AudioInput, Content, OutputFile, is_stream};
+use crate::cli::loading::ModelFolder;
 use crate::infer::LoadedModel;
 use crate::profile::Profile;
 use crate::recording::{self, CODED_BUNDLE, Ends, FILE_BUNDLE, LIVE_BUNDLE, REFINE_STEPS, Rate, Settings};
@@ -60,9 +61,8 @@ pub(super) struct Args {
     /// 2 % of the recording's length on one core [default: 20 for files, 0 for pipes]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=200))]
     refine: Option<u32>,
-    /// Model folder [default: the shipped model]
-    #[arg(long, value_name = "DIR")]
-    model: Option<PathBuf>,
+    #[command(flatten)]
+    model: ModelFolder,
 }
 
 pub(super) fn parse_kbps(s: &str) -> Result<StageCount, String> {
@@ -141,7 +141,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let output = OutputFile::create(&args.output, Content::Codes, &[&args.input], args.force)?;
     let stop = stop_flag()?;
     let input = AudioInput::open_until(&args.input, args.raw, Some(Arc::clone(&stop)))?;
-    let model = crate::cli::loading::load_model(args.model.as_deref())?;
+    let model = args.model.load()?;
     let live = is_stream(&args.input) || output.is_stream();
     let beam = if live { BeamWidth::FOUR } else { FILE_BEAM };
     let mut processor = model.processor(args.beam.unwrap_or(beam))?;

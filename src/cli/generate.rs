@@ -11,6 +11,7 @@ use super::encode::{parse_beam, parse_kbps, remark, tokens};
 use super::stop::stop_flag;
 use crate::bitstream::Bundle;
 use crate::capture::{AudioInput, AudioOutput};
+use crate::cli::loading::ModelFolder;
 use crate::codec::{Decoder, encode_all};
 use crate::rvq::{BeamWidth, SimdLevel};
 use crate::sampling::speculative::{MAX_AHEAD, Speculative};
@@ -64,9 +65,8 @@ pub(super) struct Args {
     /// The prompt is bare samples: s16le or f32le, rate, channels, as in s16le:24000:1
     #[arg(long, value_name = "FORMAT")]
     raw: Option<PcmFormat>,
-    /// Model folder [default: the shipped model]
-    #[arg(long, value_name = "DIR")]
-    model: Option<PathBuf>,
+    #[command(flatten)]
+    model: ModelFolder,
 }
 
 fn parse_seconds(s: &str) -> Result<f64, String> {
@@ -112,7 +112,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let params = params(args)?;
     let mut output = AudioOutput::create(&args.output, None, &[&args.prompt], args.force)?;
     let stop = stop_flag()?;
-    let model = crate::cli::loading::load_model(args.model.as_deref())?;
+    let model = args.model.load()?;
     let target = tokens(&model)?;
     let draft = match args.speculative {
         Some(_) => {

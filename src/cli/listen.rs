@@ -14,6 +14,7 @@ use super::stop::Signals;
 use crate::bitstream::{ContainerWriter, StreamHeader};
 use crate::capture::device::{CpalBackend, DeviceOutput};
 use crate::capture::{AudioOutput, Content, OutputFile};
+use crate::cli::loading::ModelFolder;
 use crate::codec::{Concealer, Decoder, Processor, Profile};
 use crate::infer::LoadedModel;
 use crate::jitter::{Gaps, Quiet, Spans};
@@ -71,9 +72,8 @@ pub(super) struct Args {
     /// Stop after so many seconds of audio [default: when the stream ends]
     #[arg(long)]
     seconds: Option<f64>,
-    /// Model folder [default: the shipped model]
-    #[arg(long, value_name = "DIR")]
-    model: Option<PathBuf>,
+    #[command(flatten)]
+    model: ModelFolder,
     #[command(flatten)]
     remote: super::remote::Args,
 }
@@ -447,7 +447,7 @@ fn receive(
 }
 
 pub(super) fn run(args: Args) -> Result<()> {
-    let model = crate::cli::loading::load_model(args.model.as_deref())?;
+    let model = args.model.load()?;
     let mut sink = destination(&args, &model)?;
     let wanted = args.seconds.map_or(u64::MAX, |s| (s * f64::from(Profile::FRAMES_PER_SECOND)).ceil() as u64);
     let mut options = args.remote.options()?;

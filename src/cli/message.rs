@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use super::encode::{FILE_BEAM, parse_rate, remark};
 use crate::bitstream::{Bundle, MessagePacket};
 use crate::capture::{AudioInput, AudioOutput, same};
+use crate::cli::loading::ModelFolder;
 use crate::codec::{Concealer, Decoder, MAX_GAP_FRAMES};
 use crate::infer::LoadedModel;
 use crate::recording::{PacketOptions, REFINE_STEPS, open_packet, packets};
@@ -48,13 +49,12 @@ pub(super) struct Args {
     /// The input is bare samples: s16le or f32le, rate, channels, as in s16le:24000:1
     #[arg(long, value_name = "FORMAT")]
     raw: Option<PcmFormat>,
-    /// Model folder [default: the shipped model]
-    #[arg(long, value_name = "DIR")]
-    model: Option<PathBuf>,
+    #[command(flatten)]
+    model: ModelFolder,
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
-    let model = crate::cli::loading::load_model(args.model.as_deref())?;
+    let model = args.model.load()?;
     if args.input.is_dir() { read(args, &model) } else { write(args, &model) }
 }
 

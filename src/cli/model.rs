@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use data_encoding::HEXLOWER;
 use safetensors::SafeTensors;
 
+use crate::cli::loading::ModelFolder;
 use crate::codec::{self, EncodeJob, Work};
 use crate::infer::LoadedModel;
 use crate::model::Digests;
@@ -37,6 +38,12 @@ struct Folder {
     model: Option<PathBuf>,
 }
 
+impl Folder {
+    fn load(&self) -> Result<LoadedModel> {
+        Ok(ModelFolder { path: self.model.clone() }.load()?)
+    }
+}
+
 /// Largest difference allowed between the golden example and this machine, as a share of full scale.
 const TOLERANCE: f32 = 2e-3;
 
@@ -46,8 +53,8 @@ const SAME_CODES: f64 = 0.99;
 
 pub(super) fn run(args: &Args) -> Result<()> {
     match &args.command {
-        Command::Info(folder) => info(&crate::cli::loading::load_model(folder.model.as_deref())?),
-        Command::Verify(folder) => verify(&crate::cli::loading::load_model(folder.model.as_deref())?),
+        Command::Info(folder) => info(&folder.load()?),
+        Command::Verify(folder) => verify(&folder.load()?),
         Command::Codebooks(args) => super::codebooks::run(args),
         Command::Tokens(args) => super::tokens::run(args),
     }

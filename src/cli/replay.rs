@@ -12,6 +12,7 @@ use super::send::parse_stream;
 use super::stop::stop_flag;
 use crate::bus::layers::{Assembler, Epoch, Kind, LayerMessage, layers_of};
 use crate::bus::{Bus, parse_time};
+use crate::cli::loading::ModelFolder;
 use crate::codec::Profile;
 use crate::session::{PackedBundle, StreamName};
 use crate::units::{PcmFormat, StageCount};
@@ -41,9 +42,8 @@ pub(super) struct Args {
     /// Write bare samples instead: s16le or f32le, rate, channels, as in s16le:48000:2
     #[arg(long, value_name = "FORMAT")]
     raw: Option<PcmFormat>,
-    /// Model folder [default: the shipped model]
-    #[arg(long, value_name = "DIR")]
-    model: Option<PathBuf>,
+    #[command(flatten)]
+    model: ModelFolder,
     #[command(flatten)]
     nats: super::nats::Args,
 }
@@ -120,7 +120,7 @@ pub(super) fn run(args: Args) -> Result<()> {
         (None, Some(ago)) => SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH),
         (None, None) => bail!("--last or --since is needed"),
     };
-    let model = crate::cli::loading::load_model(args.model.as_deref())?;
+    let model = args.model.load()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut replay = runtime.block_on(async {
         let bus = Bus::connect(&args.nats.options()).await?;

@@ -14,6 +14,7 @@ use super::remote::{QUIC, datagrams, runtime};
 use crate::bitstream::Bundle;
 use crate::capture::device::{CpalBackend, DeviceInput};
 use crate::capture::{AudioInput, CaptureError};
+use crate::cli::loading::ModelFolder;
 use crate::codec::{Bucket, Encoder, Processor};
 use crate::jitter::{Pace, Schedule};
 use crate::profile::Profile;
@@ -100,9 +101,8 @@ pub(super) struct Args {
     /// take half a core, measured while it runs, and at most 20. No delay but its own time
     #[arg(long, alias = "refine", value_name = "off|auto|N", default_value = "auto", value_parser = parse_effort)]
     effort: Search,
-    /// Model folder [default: the shipped model]
-    #[arg(long, value_name = "DIR")]
-    model: Option<PathBuf>,
+    #[command(flatten)]
+    model: ModelFolder,
     #[command(flatten)]
     remote: super::remote::Args,
 }
@@ -486,7 +486,7 @@ fn feed(
 
 pub(super) fn run(args: Args) -> Result<()> {
     let input = Input::open(&args)?;
-    let model = crate::cli::loading::load_model(args.model.as_deref())?;
+    let model = args.model.load()?;
     let mut processor = model.processor(args.beam)?;
     let profile = processor.profile();
     let mut options = args.remote.options()?;

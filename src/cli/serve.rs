@@ -15,6 +15,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, reload};
 
 use super::encode::parse_kbps;
+use crate::cli::loading::ModelFolder;
 use crate::config::{Config, Log, LogTarget};
 use crate::engine::{Engine, EngineError, EngineHandle};
 use crate::infer;
@@ -34,9 +35,8 @@ pub(super) struct Args {
     /// Only check a configuration, and what it names: certificates, keys, tokens, model, folders
     #[arg(long, value_name = "FILE", conflicts_with = "config")]
     check: Option<PathBuf>,
-    /// Model folder [default: the shipped model]
-    #[arg(long, value_name = "DIR")]
-    model: Option<PathBuf>,
+    #[command(flatten)]
+    model: ModelFolder,
     /// Rate of streams encoded here, kbit/s
     #[arg(long, value_parser = parse_kbps)]
     kbps: Option<StageCount>,
@@ -61,7 +61,7 @@ impl Args {
             Some(path) => Config::load(path)?,
             None => Config::default(),
         };
-        if let Some(model) = &self.model {
+        if let Some(model) = &self.model.path {
             config.codec.model = Some(model.clone());
         }
         if let Some(stages) = self.kbps {

@@ -8,6 +8,7 @@ use data_encoding::HEXLOWER;
 
 use super::encode::{parse_kbps, tokens};
 use crate::capture::AudioInput;
+use crate::cli::loading::ModelFolder;
 use crate::codec::encode_all;
 use crate::rvq::{BeamWidth, SimdLevel};
 use crate::table;
@@ -25,9 +26,8 @@ pub(super) struct Args {
     /// Print the nearest neighbours of this entry of every stage
     #[arg(long, value_name = "ENTRY", value_parser = clap::value_parser!(u16).range(0..1024))]
     neighbours: Option<u16>,
-    /// Model folder [default: the shipped model]
-    #[arg(long, value_name = "DIR")]
-    model: Option<PathBuf>,
+    #[command(flatten)]
+    model: ModelFolder,
 }
 
 /// Frames after which the context is thrown away, to see what it is worth.
@@ -54,7 +54,7 @@ fn bits(model: &Arc<TokenModel>, recordings: &[Vec<u16>], stages: StageCount, sp
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
-    let loaded = crate::cli::loading::load_model(args.model.as_deref())?;
+    let loaded = args.model.load()?;
     let model = tokens(&loaded)?;
     let s = model.shape();
     outln!("token model  {}", HEXLOWER.encode(&model.id()));

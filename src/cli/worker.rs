@@ -13,6 +13,7 @@ use tracing_subscriber::EnvFilter;
 use super::encode::parse_beam;
 use crate::batch::{Coder, JOB_PATIENCE, WorkerOptions, work};
 use crate::bus::Bus;
+use crate::cli::loading::ModelFolder;
 use crate::rvq::BeamWidth;
 
 #[derive(Debug, clap::Args)]
@@ -29,9 +30,8 @@ pub(super) struct Args {
     /// Width of the codebook search, 1 (fastest) to 16 (best); the same for all workers
     #[arg(long, default_value = "16", value_parser = parse_beam)]
     beam: BeamWidth,
-    /// Model folder [default: the shipped model]
-    #[arg(long, value_name = "DIR")]
-    model: Option<PathBuf>,
+    #[command(flatten)]
+    model: ModelFolder,
     #[command(flatten)]
     nats: super::nats::Args,
 }
@@ -43,7 +43,7 @@ pub(super) fn run(args: Args) -> Result<()> {
     let make = {
         let (folder, beam) = (args.model.clone(), args.beam);
         move || -> Result<Coder> {
-            let model = super::loading::load_model(folder.as_deref())?;
+            let model = folder.load()?;
             let (processor, tokens) = (model.processor(beam)?, model.tokens()?);
             let refiner = Box::new(move |steps| model.refiner(steps).map_err(|e| e.to_string()));
             Ok(Coder::new(processor, tokens, refiner))

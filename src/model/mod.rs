@@ -11,19 +11,35 @@ pub use manifest::{FileEntry, GraphEntry, Manifest, ManifestError, sha256_hex};
 /// Name of a model's token model in its folder.
 pub const TOKENS: &str = "tokens.safetensors";
 
+/// SplitMix64 (Steele, Lea, Flood, OOPSLA 2014) from a seed on.
+#[derive(Debug, Clone)]
+pub struct SplitMix(pub u64);
+
+impl SplitMix {
+    const STEP: u64 = 0x9E37_79B9_7F4A_7C15;
+
+    /// The next number.
+    pub fn number(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(Self::STEP);
+        let x = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        x ^ (x >> 31)
+    }
+
+    /// The next number, in 0..1.
+    pub fn unit(&mut self) -> f64 {
+        (self.number() >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
 /// Deterministic noise that the decoder network is fed, so that the same codes always give the same samples.
 ///
-/// Fills `out` with the values of frame `frame`: SplitMix64 (Steele 2014) over a counter, scaled to -1..1.
+/// Fills `out` with the values of frame `frame`: [`SplitMix`] over a counter of values, scaled to -1..1.
 /// The training recipe computes the same numbers.
 pub fn decoder_noise(frame: u64, out: &mut [f32]) {
-    let width = out.len() as u64;
-    for (j, value) in (0u64..).zip(out.iter_mut()) {
-        let counter = frame.wrapping_mul(width).wrapping_add(j).wrapping_add(1);
-        let mut x = counter.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        x ^= x >> 31;
-        *value = (x >> 40) as f32 / 8_388_608.0 - 1.0;
+    let mut noise = SplitMix(frame.wrapping_mul(out.len() as u64).wrapping_mul(SplitMix::STEP));
+    for value in out {
+        *value = (noise.number() >> 40) as f32 / 8_388_608.0 - 1.0;
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::str::FromStr;
 
+use crate::model::SplitMix;
+
 /// How packets are lost.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum LossModel {
@@ -129,22 +131,6 @@ pub fn parse_trace(text: &str) -> Result<Vec<bool>, LossError> {
     };
     let trace: Vec<bool> = text.chars().filter(|c| !c.is_whitespace()).map(lost).collect::<Result<_, _>>()?;
     if trace.is_empty() { Err(LossError::Empty) } else { Ok(trace) }
-}
-
-/// SplitMix64 (Steele, Lea, Flood, OOPSLA 2014).
-#[derive(Debug, Clone)]
-struct SplitMix(u64);
-
-impl SplitMix {
-    /// Uniform in 0..1.
-    fn unit(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut x = self.0;
-        x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        x ^= x >> 31;
-        (x >> 11) as f64 / (1u64 << 53) as f64
-    }
 }
 
 #[cfg(test)]

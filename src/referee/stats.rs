@@ -1,5 +1,7 @@
 //! Means with bootstrap intervals, and interpolation along a curve.
 
+use crate::model::SplitMix;
+
 /// A mean and the bounds of its 95 % interval.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Interval {
@@ -13,15 +15,6 @@ pub struct Interval {
 
 const RESAMPLES: usize = 1_000;
 
-/// SplitMix64 (Steele, Lea, Flood, OOPSLA 2014).
-fn next(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    let mut x = *state;
-    x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    x ^ (x >> 31)
-}
-
 /// Percentile bootstrap over items (Efron 1979), 1000 resamples, always the same draws.
 ///
 /// `estimate` is given indices of items, all of them once for the mean; resamples where it gives None are left out.
@@ -31,10 +24,10 @@ pub fn bootstrap(items: usize, estimate: impl Fn(&[usize]) -> Option<f64>) -> Op
         return None;
     }
     let mean = estimate(&(0..items).collect::<Vec<_>>())?;
-    let mut state = 6;
+    let mut random = SplitMix(6);
     let mut draws: Vec<f64> = (0..RESAMPLES)
         .filter_map(|_| {
-            let picks: Vec<usize> = (0..items).map(|_| (next(&mut state) % items as u64) as usize).collect();
+            let picks: Vec<usize> = (0..items).map(|_| (random.number() % items as u64) as usize).collect();
             estimate(&picks)
         })
         .collect();
@@ -68,8 +61,8 @@ mod tests {
 
     #[test]
     fn the_interval_of_many_values_is_that_of_theory() {
-        let mut state = 1;
-        let values: Vec<f64> = (0..400).map(|_| next(&mut state) as f64 / u64::MAX as f64).collect();
+        let mut random = SplitMix(1);
+        let values: Vec<f64> = (0..400).map(|_| random.unit()).collect();
         let i = mean(&values).unwrap();
         // Standard error of 400 uniform values: 0.2887 / 20; the interval is 3.92 of them wide.
         assert!((i.high - i.low - 0.0566).abs() < 0.006, "{i:?}");

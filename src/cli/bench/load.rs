@@ -12,6 +12,7 @@ use tokio::time::sleep;
 use super::machine::{command, machine};
 use super::rig::{Meter, Rig, Setup, State, file, percentile, stream};
 use crate::cli::encode::parse_kbps;
+use crate::cli::loading::ModelFolder;
 use crate::engine::EngineOptions;
 use crate::referee::{Chart, Scale, svg};
 use crate::table;
@@ -61,9 +62,8 @@ pub(super) struct Args {
     /// Folder for load.csv, load.json and load.svg
     #[arg(long, default_value = "out/bench-load")]
     out: PathBuf,
-    /// Model folder [default: the shipped model]
-    #[arg(long, value_name = "DIR")]
-    model: Option<PathBuf>,
+    #[command(flatten)]
+    model: ModelFolder,
 }
 
 /// What a step gave.
@@ -113,7 +113,7 @@ impl LoadStep {
 
 pub(super) fn run(args: &Args) -> Result<()> {
     let csv = file(&args.out, "load.csv")?;
-    let overlap = crate::cli::loading::load_model(args.model.as_deref())?.profile.overlap_samples();
+    let overlap = args.model.load()?.profile.overlap_samples();
     outln!(
         "{}\n{}\nThe daemon and this measurement share the machine. Latency: from a frame's last sample to its return.\n",
         command(),
@@ -145,7 +145,7 @@ async fn steps(args: &Args, overlap: usize) -> Result<Vec<LoadStep>> {
         pin: args.pin,
         ..default
     };
-    let (model, ports) = (args.model.as_deref(), usize::from(args.max));
+    let (model, ports) = (args.model.path.as_deref(), usize::from(args.max));
     let setup = Setup { model, kbps: args.kbps, searches: args.searches, ports, engine, out: &args.out };
     let rig = Rig::start(&setup)?;
     let idle_mib = rig.rss_mib();

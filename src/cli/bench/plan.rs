@@ -11,6 +11,7 @@ use super::peer::Peer;
 use super::recordings::{kind, read};
 use super::scorer::Scorer;
 use crate::cli::encode::{FILE_BEAM, parse_beam};
+use crate::cli::loading::ModelFolder;
 use crate::cli::progress;
 use crate::codec::Processor;
 use crate::infer::LoadedModel;
@@ -45,9 +46,8 @@ pub(super) struct How {
     /// Width of the codebook search
     #[arg(long, default_value = "4", value_parser = parse_beam)]
     pub(super) beam: BeamWidth,
-    /// Model folder [default: the shipped model]
-    #[arg(long, value_name = "DIR")]
-    model: Option<PathBuf>,
+    #[command(flatten)]
+    model: ModelFolder,
 }
 
 fn parse_every(s: &str) -> Result<usize, String> {
@@ -56,7 +56,7 @@ fn parse_every(s: &str) -> Result<usize, String> {
 
 impl How {
     pub(super) fn model(&self) -> Result<LoadedModel> {
-        Ok(crate::cli::loading::load_model(self.model.as_deref())?)
+        Ok(self.model.load()?)
     }
 }
 

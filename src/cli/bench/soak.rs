@@ -10,6 +10,7 @@ use tokio::time::sleep_until;
 use super::machine::{command, machine};
 use super::rig::{Meter, Rig, Setup, State, file, misbehave, percentile, stream};
 use crate::cli::encode::parse_kbps;
+use crate::cli::loading::ModelFolder;
 use crate::engine::EngineOptions;
 use crate::referee::{Chart, Scale, svg};
 use crate::table;
@@ -44,9 +45,8 @@ pub(super) struct Args {
     /// Folder for soak.csv and soak.svg
     #[arg(long, default_value = "out/bench-soak")]
     out: PathBuf,
-    /// Model folder [default: the shipped model]
-    #[arg(long, value_name = "DIR")]
-    model: Option<PathBuf>,
+    #[command(flatten)]
+    model: ModelFolder,
 }
 
 /// Five seconds of it.
@@ -90,7 +90,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let length = args.minutes * 60.0;
     ensure!((5.0..=604_800.0).contains(&length), "--minutes {}: allowed 0.1 to 10080", args.minutes);
     let csv = file(&args.out, "soak.csv")?;
-    let overlap = crate::cli::loading::load_model(args.model.as_deref())?.profile.overlap_samples();
+    let overlap = args.model.load()?.profile.overlap_samples();
     outln!("{}\n{}", command(), machine());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (rows, totals) = runtime.block_on(soak(args, overlap, Duration::from_secs_f64(length)))?;
@@ -121,7 +121,7 @@ async fn soak(args: &Args, overlap: usize, length: Duration) -> Result<(Vec<Look
     let slots = 2 * (usize::from(args.knee) + SPARE);
     let default = EngineOptions::default();
     let engine = EngineOptions { threads: args.threads.map_or(default.threads, usize::from), slots, ..default };
-    let model = args.model.as_deref();
+    let model = args.model.path.as_deref();
     let setup = Setup { model, kbps: args.kbps, searches: false, ports: wanted + SPARE, engine, out: &args.out };
     let rig = Rig::start(&setup)?;
     outln!("{wanted} duplex streams for {:.1} minutes", length.as_secs_f64() / 60.0);

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 
 use super::machine::{command, machine, memory_mib};
 use crate::cli::encode::parse_beam;
+use crate::cli::loading::ModelFolder;
 use crate::codec::{self, Decoder, Encoder, Processor};
 use crate::infer::{LoadedModel, Networks};
 use crate::referee::{Chart, Codec, Opus, OpusSettings, Packet, Repair, cpu_time, svg};
@@ -34,16 +35,15 @@ pub(super) struct Args {
     /// Folder for speed.csv and growth.svg
     #[arg(long, default_value = "out/bench-speed")]
     out: PathBuf,
-    /// Model folder [default: the shipped model]
-    #[arg(long, value_name = "DIR")]
-    model: Option<PathBuf>,
+    #[command(flatten)]
+    model: ModelFolder,
 }
 
 /// A line of the result: what, in which unit, how much.
 type Line = (String, &'static str, f64);
 
 pub(super) fn run(args: &Args) -> Result<()> {
-    let model = crate::cli::loading::load_model(args.model.as_deref())?;
+    let model = args.model.load()?;
     let mut processor = model.processor_with(args.networks, args.beam)?;
     let stages = StageCount::new(12)?;
     outln!(
