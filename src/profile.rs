@@ -67,7 +67,8 @@ impl Profile {
 impl StageCount {
     /// The stages that fit into a rate: the nearest multiple of 0.5 kbit/s.
     ///
-    /// Errors: `OutOfRange` unless 0.5 to 12 kbit/s.
+    /// # Errors
+    /// `OutOfRange` unless 0.5 to 12 kbit/s.
     pub fn from_kbps(kbps: f64) -> Result<Self, OutOfRange> {
         let error =
             || OutOfRange { what: "rate in kbit/s", got: kbps.to_string(), allowed: "0.5 to 12 in steps of 0.5" };

@@ -123,7 +123,8 @@ impl Coder {
 
     /// Encodes a recording.
     ///
-    /// Errors: [`BatchError`]; that the file is no recording is hopeless, that it cannot be read is not.
+    /// # Errors
+    /// [`BatchError`]; that the file is no recording is hopeless, that it cannot be read is not.
     pub(super) fn encode(
         &mut self,
         job: &Job,

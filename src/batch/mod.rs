@@ -70,7 +70,8 @@ const MAX_HUNG: u32 = 16;
 
 /// Takes jobs until `stop` turns true. A job that is worked on then goes back at once.
 ///
-/// Errors: [`BatchError`] if the shared folder is not there, or too many jobs hang.
+/// # Errors
+/// [`BatchError`] if the shared folder is not there, or too many jobs hang.
 pub async fn work(
     jobs: &Jobs,
     mut coder: Coder,

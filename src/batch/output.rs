@@ -100,7 +100,8 @@ fn below(path: &str) -> Result<&Path, BatchError> {
 impl Place {
     /// Finds the input and makes the folder of the output.
     ///
-    /// Errors: [`BatchError`] for a path that leaves `root`, which must be canonical, by itself or through links.
+    /// # Errors
+    /// [`BatchError`] for a path that leaves `root`, which must be canonical, by itself or through links.
     pub(super) fn find(root: &Path, job: &Job) -> Result<Self, BatchError> {
         let (input, output) = (root.join(below(&job.input)?), root.join(below(&job.output)?));
         let inside = |path: &Path| {

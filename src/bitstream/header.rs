@@ -108,7 +108,8 @@ impl StreamHeader {
 
     /// Reads a header from the front of `bytes`; None if it is not complete yet. Also gives its length.
     ///
-    /// Errors: [`BitstreamError`] for anything that cannot become a header.
+    /// # Errors
+    /// [`BitstreamError`] for anything that cannot become a header.
     pub fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, BitstreamError> {
         if let Some(&got) = bytes.first_chunk::<4>() {
             if got[..3] != MAGIC[..3] {

@@ -117,7 +117,8 @@ impl ContainerReader {
 
     /// The next item; None if more bytes are needed, or after the end.
     ///
-    /// Errors: [`BitstreamError`] with the byte offset; the reader stays where the damage is.
+    /// # Errors
+    /// [`BitstreamError`] with the byte offset; the reader stays where the damage is.
     #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> Result<Option<Item>, BitstreamError> {
         loop {

@@ -13,6 +13,25 @@ const INDEX_FROM: u64 = 64;
 const INDEX_STEP: u64 = 10;
 
 /// Writes a container; every call appends whole records, so what was written decodes wherever it is cut.
+///
+/// # Examples
+/// ```
+/// use undertone::bitstream::{Bundle, ContainerReader, ContainerWriter, Item, ReaderOptions, StreamHeader};
+/// use undertone::{fake, units::StageCount};
+///
+/// let stages = StageCount::new(2)?;
+/// let bundle = Bundle::new(0, 3, stages, vec![5, 1, 4, 1, 3, 1])?;
+/// let mut bytes = Vec::new();
+/// let mut writer = ContainerWriter::new(StreamHeader::packed(&fake::profile(16), stages, 3), &mut bytes);
+/// writer.write(&bundle, &mut bytes)?;
+/// writer.finish(None, &mut bytes);
+///
+/// let mut reader = ContainerReader::new(ReaderOptions::default());
+/// reader.push(&bytes);
+/// let items: Vec<Item> = std::iter::from_fn(|| reader.next().transpose()).collect::<Result<_, _>>()?;
+/// assert!(items.contains(&Item::Bundle(bundle)));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct ContainerWriter {
     header: StreamHeader,
@@ -34,7 +53,8 @@ impl ContainerWriter {
 
     /// Appends a bundle to `out`.
     ///
-    /// Errors: [`BitstreamError::Bundle`] if it starts before the end of the last one or its parts do not fit.
+    /// # Errors
+    /// [`BitstreamError::Bundle`] if it starts before the end of the last one or its parts do not fit.
     pub fn write(&mut self, bundle: &Bundle, out: &mut Vec<u8>) -> Result<(), BitstreamError> {
         let graded = bundle.is_graded();
         let fits = bundle.codes.len() == usize::from(bundle.frames) * bundle.stages.index();
@@ -84,7 +104,8 @@ impl ContainerWriter {
 
     /// Appends a coded bundle to `out`.
     ///
-    /// Errors: [`BitstreamError::Bundle`] if it starts before the end of the last one or its parts do not fit.
+    /// # Errors
+    /// [`BitstreamError::Bundle`] if it starts before the end of the last one or its parts do not fit.
     pub fn write_coded(&mut self, bundle: &CodedBundle, out: &mut Vec<u8>) -> Result<(), BitstreamError> {
         let fits = bundle.graded == self.header.graded && bundle.length_fits();
         let end = self.check(bundle.first_frame, bundle.frames, fits)?;

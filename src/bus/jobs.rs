@@ -143,7 +143,8 @@ impl std::fmt::Debug for Jobs {
 impl Bus {
     /// Opens the queue; the first who asks creates it.
     ///
-    /// Errors: [`BusError`] if there is no JetStream.
+    /// # Errors
+    /// [`BusError`] if there is no JetStream.
     pub async fn jobs(&self) -> Result<Jobs, BusError> {
         let context = self.jetstream();
         let jobs = Config {
@@ -200,7 +201,8 @@ fn went_back(told: &consumer::Info, stored: &stream::State) -> bool {
 impl Jobs {
     /// Makes the queue again if the server has lost it: NATS may come back without its store.
     ///
-    /// Errors: [`BusError`] if the server does not answer or refuses.
+    /// # Errors
+    /// [`BusError`] if the server does not answer or refuses.
     pub async fn renew(&self) -> Result<(), BusError> {
         self.bus.jobs().await.map(|_| ())
     }
@@ -208,7 +210,8 @@ impl Jobs {
     /// Puts jobs into the queue; when this returns, the server has them on disk. Handing the same in again within two
     /// minutes does nothing.
     ///
-    /// Errors: [`BusError`] if the name of the batch is none, or the server did not take one.
+    /// # Errors
+    /// [`BusError`] if the name of the batch is none, or the server did not take one.
     pub async fn submit(&self, batch: &str, jobs: &[Job]) -> Result<(), BusError> {
         if !token(batch, 64) {
             return Err(BusError::Job(format!("name of a batch {batch:?}: 1 to 64 characters of A-Z a-z 0-9 _ -")));
@@ -231,7 +234,8 @@ impl Jobs {
 
     /// How far all batches are.
     ///
-    /// Errors: [`BusError`] if the server does not say.
+    /// # Errors
+    /// [`BusError`] if the server does not say.
     pub async fn status(&self) -> Result<Status, BusError> {
         let mut status = Status::default();
         for (stream, kind) in [(&self.jobs, "job"), (&self.results, "done"), (&self.results, "dead")] {
@@ -254,7 +258,8 @@ impl Jobs {
 
     /// Jobs that wait, are worked on or will be tried again, of all batches.
     ///
-    /// Errors: [`BusError`] if the server does not say, or has lost the queue: [`Jobs::renew`] makes it again.
+    /// # Errors
+    /// [`BusError`] if the server does not say, or has lost the queue: [`Jobs::renew`] makes it again.
     pub async fn open(&self) -> Result<u64, BusError> {
         // By what was acknowledged: the stream's own count of messages may be wrong after the server was killed.
         let workers = self.workers.get_info().await.map_err(refused("count jobs"))?;
@@ -266,7 +271,8 @@ impl Jobs {
 
     /// Jobs of a batch that were given up, at most `most` of them.
     ///
-    /// Errors: [`BusError`] if the server does not say.
+    /// # Errors
+    /// [`BusError`] if the server does not say.
     pub async fn dead(&self, batch: &str, most: usize) -> Result<Vec<JobRecord>, BusError> {
         let filter = self.bus.prefix.subject("dead", &format!("{batch}.*"));
         let subjects = self.results.info_with_subjects(&filter).await.map_err(refused("list jobs"))?;
@@ -282,7 +288,8 @@ impl Jobs {
 
     /// The next job; None if none came within `patience`.
     ///
-    /// Errors: [`BusError`] if the server cannot be asked.
+    /// # Errors
+    /// [`BusError`] if the server cannot be asked.
     pub async fn next(&self, patience: Duration) -> Result<Option<Taken>, BusError> {
         let fetch = self.workers.batch().max_messages(1).expires(patience);
         let mut batch = fetch.messages().await.map_err(refused("take a job"))?;
@@ -323,14 +330,16 @@ impl std::fmt::Debug for Taken {
 impl Taken {
     /// Says that the job is being worked on.
     ///
-    /// Errors: [`BusError`] if that could not be sent.
+    /// # Errors
+    /// [`BusError`] if that could not be sent.
     pub async fn progress(&self) -> Result<(), BusError> {
         self.message.ack_with(AckKind::Progress).await.map_err(refused("report progress"))
     }
 
     /// Gives the job back, to be handed out again after `wait`.
     ///
-    /// Errors: [`BusError`] if that could not be sent; then it happens after [`PATIENCE`].
+    /// # Errors
+    /// [`BusError`] if that could not be sent; then it happens after [`PATIENCE`].
     pub async fn retry(&self, wait: Duration) -> Result<(), BusError> {
         let wait = (!wait.is_zero()).then_some(wait);
         self.message.ack_with(AckKind::Nak(wait)).await.map_err(refused("give a job back"))
@@ -338,7 +347,8 @@ impl Taken {
 
     /// Writes down what became of the job, done or dead, and only then takes it out of the queue.
     ///
-    /// Errors: [`BusError`] unless the server has confirmed both. Then another worker will get the job, and find its
+    /// # Errors
+    /// [`BusError`] unless the server has confirmed both. Then another worker will get the job, and find its
     /// output there.
     pub async fn finish(&self, record: &JobRecord) -> Result<(), BusError> {
         let kind = if record.error.is_some() { "dead" } else { "done" };

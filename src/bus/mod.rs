@@ -66,7 +66,8 @@ impl std::fmt::Debug for BusOptions {
 impl BusOptions {
     /// Whether the files can be read and the addresses are some; whether NATS is there is not asked.
     ///
-    /// Errors: [`BusError`] naming the file.
+    /// # Errors
+    /// [`BusError`] naming the file.
     pub fn check(&self) -> Result<(), BusError> {
         for path in self.credentials.iter().chain(&self.ca) {
             std::fs::File::open(path).map_err(|source| BusError::Credentials { path: path.clone(), source })?;
@@ -86,7 +87,9 @@ impl BusOptions {
 pub struct Prefix(String);
 
 impl Prefix {
-    /// Errors: `OutOfRange` for another length or other characters.
+    ///
+    /// # Errors
+    /// `OutOfRange` for another length or other characters.
     pub fn new(prefix: &str) -> Result<Self, crate::units::OutOfRange> {
         if token(prefix, 32) {
             Ok(Self(prefix.to_owned()))
@@ -204,14 +207,16 @@ impl std::fmt::Debug for Bus {
 impl Bus {
     /// Connects in the background, and again whenever the connection is lost, waiting longer after every failure.
     ///
-    /// Errors: [`BusError`] if the credentials cannot be read or the address is none.
+    /// # Errors
+    /// [`BusError`] if the credentials cannot be read or the address is none.
     pub async fn start(options: &BusOptions) -> Result<Self, BusError> {
         Self::open(options, true).await
     }
 
     /// Connects now.
     ///
-    /// Errors: [`BusError`] if that cannot be done.
+    /// # Errors
+    /// [`BusError`] if that cannot be done.
     pub async fn connect(options: &BusOptions) -> Result<Self, BusError> {
         Self::open(options, false).await
     }
@@ -284,7 +289,8 @@ impl Bus {
 
     /// Waits until what was published has reached the server.
     ///
-    /// Errors: [`BusError`] if it did not within five seconds.
+    /// # Errors
+    /// [`BusError`] if it did not within five seconds.
     pub async fn flush(&self) -> Result<(), BusError> {
         match tokio::time::timeout(ANSWER, self.client.flush()).await {
             Ok(flushed) => flushed.map_err(refused("flush")),

@@ -35,7 +35,8 @@ impl std::fmt::Debug for Replay {
 impl Bus {
     /// Lets JetStream keep what is published live. Any daemon may ask; the last one's limits hold.
     ///
-    /// Errors: [`BusError`] if the server refuses or has no JetStream.
+    /// # Errors
+    /// [`BusError`] if the server refuses or has no JetStream.
     pub async fn keep(&self, kept: Kept) -> Result<(), BusError> {
         let config = Config {
             name: self.prefix.kept("live"),
@@ -55,7 +56,8 @@ impl Bus {
 
     /// Reads a stream back from `since` on.
     ///
-    /// Errors: [`BusError`] if nothing is kept.
+    /// # Errors
+    /// [`BusError`] if nothing is kept.
     pub async fn replay(&self, name: &StreamName, since: SystemTime) -> Result<Replay, BusError> {
         let context = self.jetstream();
         let stream = context.get_stream(self.prefix.kept("live")).await.map_err(refused("find kept streams"))?;
@@ -83,7 +85,8 @@ impl Replay {
 
     /// The next message; None after the last one.
     ///
-    /// Errors: [`BusError`] if the server fell silent.
+    /// # Errors
+    /// [`BusError`] if the server fell silent.
     pub async fn next(&mut self) -> Result<Option<Heard>, BusError> {
         if self.left == 0 {
             return Ok(None);
@@ -102,7 +105,8 @@ impl Replay {
 
 /// A time as in RFC 3339: `2026-05-01T09:30:00Z`.
 ///
-/// Errors: [`BusError`] for anything else, and for times before 1970.
+/// # Errors
+/// [`BusError`] for anything else, and for times before 1970.
 pub fn parse_time(text: &str) -> Result<SystemTime, BusError> {
     let time = async_nats::datetime::parse_rfc3339(text).map_err(refused("read the time"))?;
     let since = u64::try_from(time.unix_timestamp()).map_err(refused("read the time"))?;

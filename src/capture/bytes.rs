@@ -32,7 +32,8 @@ pub fn is_stream(path: &Path) -> bool {
 
 /// Opens a file or pipe for reading. With `stop`, bytes of a pipe end soon after it turns true, as if the writer had closed it.
 ///
-/// Errors: those of the system.
+/// # Errors
+/// Those of the system.
 pub fn open(path: &Path, stop: Option<&Arc<AtomicBool>>) -> io::Result<Box<dyn Read + Send + Sync>> {
     if let Some(stop) = stop
         && is_stream(path)

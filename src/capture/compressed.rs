@@ -336,7 +336,9 @@ fn codec(params: &AudioCodecParameters) -> Result<Codec, String> {
     Ok(Codec::Symphonia(made.map_err(|e| aac(&e))?))
 }
 
-/// Errors: more channels than are mixed.
+///
+/// # Errors
+/// More channels than are mixed.
 fn downmix(channels: &Channels) -> Result<Downmix, String> {
     let count = channels.count();
     if !(1..=MAX_PLACED).contains(&count) {

@@ -92,7 +92,8 @@ impl std::fmt::Debug for Target {
 impl OutputFile {
     /// Prepares `path` for this content; `-` is the standard output. Nothing is created or changed before the first byte is written.
     ///
-    /// Errors: [`CaptureError`] if it is one of the `inputs`, if a file that is there holds something else (unless `force` is set), or
+    /// # Errors
+    /// [`CaptureError`] if it is one of the `inputs`, if a file that is there holds something else (unless `force` is set), or
     /// cannot be written.
     pub fn create(path: &Path, content: Content, inputs: &[&Path], force: bool) -> Result<Self, CaptureError> {
         let refuse = |reason: String| CaptureError::Output { path: path.to_owned(), reason };
@@ -155,7 +156,8 @@ impl OutputFile {
 
     /// Writes; when this returns, the system has the bytes, and a kill of this program does not lose them.
     ///
-    /// Errors: [`CaptureError::Io`].
+    /// # Errors
+    /// [`CaptureError::Io`].
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), CaptureError> {
         let written = match &mut self.target {
             Target::Stream(to) => to.write_all(bytes).and_then(|()| to.flush()),
@@ -166,7 +168,8 @@ impl OutputFile {
 
     /// Writes over what was written before, from byte `at` on; nothing happens on a stream.
     ///
-    /// Errors: [`CaptureError::Io`].
+    /// # Errors
+    /// [`CaptureError::Io`].
     pub fn write_again(&mut self, at: u64, bytes: &[u8]) -> Result<(), CaptureError> {
         if self.is_stream() {
             return Ok(());
@@ -176,7 +179,8 @@ impl OutputFile {
 
     /// Ends the output: the file is synced and has its name.
     ///
-    /// Errors: [`CaptureError::Io`]; then what was there before is still there.
+    /// # Errors
+    /// [`CaptureError::Io`]; then what was there before is still there.
     pub fn finish(mut self) -> Result<(), CaptureError> {
         let finished = match &mut self.target {
             Target::Stream(to) => to.flush(),
@@ -204,7 +208,8 @@ impl OutputFile {
     /// Ends an output that did not become what was asked for, but is worth keeping. Gives the name it lies under, where that is not its
     /// own because a file is there already.
     ///
-    /// Errors: [`CaptureError::Io`].
+    /// # Errors
+    /// [`CaptureError::Io`].
     pub fn set_aside(mut self) -> Result<Option<PathBuf>, CaptureError> {
         let Target::File { open: Some(open), .. } = &mut self.target else { return Ok(None) };
         open.kept = true;
@@ -320,7 +325,8 @@ fn held(path: &Path) -> io::Result<Option<Content>> {
 
 /// What a file holds if it is not what is to be written, in words.
 ///
-/// Errors: those of the system.
+/// # Errors
+/// Those of the system.
 pub fn other_content(path: &Path, there: &Metadata, content: Content) -> io::Result<Option<&'static str>> {
     Ok(match held(path)? {
         _ if there.len() == 0 => None,

@@ -42,14 +42,16 @@ impl std::fmt::Debug for AudioInput {
 impl AudioInput {
     /// Opens a recording; `-` is the standard input. With `raw` the bytes are samples of that format.
     ///
-    /// Errors: [`CaptureError`].
+    /// # Errors
+    /// [`CaptureError`].
     pub fn open(path: &Path, raw: Option<PcmFormat>) -> Result<Self, CaptureError> {
         Self::open_until(path, raw, None)
     }
 
     /// As [`AudioInput::open`]; when `stop` turns true, the audio ends with what has come by then, as at its own end.
     ///
-    /// Errors: [`CaptureError`].
+    /// # Errors
+    /// [`CaptureError`].
     pub fn open_until(
         path: &Path,
         raw: Option<PcmFormat>,
@@ -73,7 +75,8 @@ impl AudioInput {
 
     /// Appends the next piece of audio to `out`; false at the end, after which nothing more comes.
     ///
-    /// Errors: [`CaptureError`]; a damaged packet inside a file is skipped, as players do.
+    /// # Errors
+    /// [`CaptureError`]; a damaged packet inside a file is skipped, as players do.
     pub fn read(&mut self, out: &mut Vec<f32>) -> Result<bool, CaptureError> {
         if self.ended {
             return Ok(false);

@@ -52,7 +52,8 @@ const PACKETS_SEEN: usize = 3;
 
 /// Tells what follows.
 ///
-/// Errors: the inner one is why it cannot be read, in words.
+/// # Errors
+/// The inner one is why it cannot be read, in words.
 pub(super) fn detect(bytes: &mut Bytes) -> io::Result<Result<Kind, String>> {
     let head = bytes.peek(16)?.to_vec();
     let at = |offset: usize, magic: &[u8]| head.get(offset..).is_some_and(|b| b.starts_with(magic));

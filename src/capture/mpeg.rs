@@ -106,7 +106,8 @@ pub(super) struct Framer {
 impl Framer {
     /// Finds the first frame. Gives the bytes back if there is none in front of which nothing else stands.
     ///
-    /// Errors: those of the system.
+    /// # Errors
+    /// Those of the system.
     pub(super) fn open(mut bytes: Bytes) -> io::Result<Result<Self, Bytes>> {
         let mut front = 0;
         while chain(&mut bytes, None, CHAIN)?.is_none() {

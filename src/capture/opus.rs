@@ -23,7 +23,8 @@ pub(super) struct OpusStream {
 impl OpusStream {
     /// Of the identification header.
     ///
-    /// Errors: why it cannot be decoded.
+    /// # Errors
+    /// Why it cannot be decoded.
     pub(super) fn new(head: &[u8]) -> Result<Self, String> {
         let (Some(&channels), Some(skip), Some(gain), Some(&family)) =
             (head.get(9), head.get(10..12), head.get(16..18), head.get(18))

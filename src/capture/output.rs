@@ -24,7 +24,10 @@ impl AudioOutput {
     /// Takes a file that is there or not, a pipe, or the standard output for `-`. Nothing is created before the first sample.
     ///
     /// With `raw` the samples are written bare in that format; else as 24 kHz mono 16-bit WAV, which becomes RF64 beyond 4 GiB, and on a
-    /// pipe leaves its length open. `inputs` are what the audio is made from, see [`OutputFile::create`]. Errors: as there.
+    /// pipe leaves its length open. `inputs` are what the audio is made from, see [`OutputFile::create`].
+    ///
+    /// # Errors
+    /// As there.
     pub fn create(path: &Path, raw: Option<PcmFormat>, inputs: &[&Path], force: bool) -> Result<Self, CaptureError> {
         let file = OutputFile::create(path, Content::Recording, inputs, force)?;
         let writer = PcmWriter::new(raw.unwrap_or(PcmFormat::CODEC));
@@ -48,7 +51,8 @@ impl AudioOutput {
 
     /// Writes samples at the codec's rate and gives them to the system.
     ///
-    /// Errors: [`CaptureError::Io`].
+    /// # Errors
+    /// [`CaptureError::Io`].
     pub fn write(&mut self, pcm: &[f32]) -> Result<(), CaptureError> {
         self.bytes.clear();
         self.writer.push(pcm, &mut self.bytes);
@@ -74,7 +78,8 @@ impl AudioOutput {
 
     /// Ends the audio: the file is whole, synced, and has its name.
     ///
-    /// Errors: [`CaptureError::Io`].
+    /// # Errors
+    /// [`CaptureError::Io`].
     pub fn finish(mut self) -> Result<(), CaptureError> {
         self.flush()?;
         self.file.finish()
@@ -82,7 +87,8 @@ impl AudioOutput {
 
     /// Ends audio that did not become what was asked for, see [`OutputFile::set_aside`].
     ///
-    /// Errors: [`CaptureError::Io`].
+    /// # Errors
+    /// [`CaptureError::Io`].
     pub fn set_aside(mut self) -> Result<Option<PathBuf>, CaptureError> {
         if self.begun {
             self.flush()?;

@@ -173,7 +173,9 @@ pub(super) struct AiffParts {
 }
 
 impl AiffParts {
-    /// Errors: those of the system.
+    ///
+    /// # Errors
+    /// Those of the system.
     pub(super) fn new(bytes: Bytes) -> io::Result<Self> {
         let mut parts = Self { bytes, left: None, another: false };
         parts.measure()?;
@@ -224,7 +226,8 @@ const MAX_BOXES: usize = 100_000;
 
 /// Bytes of a file from where another recording begins, for containers that say how long they are.
 ///
-/// Errors: those of the system.
+/// # Errors
+/// Those of the system.
 pub(super) fn behind(kind: Kind, file: &File) -> io::Result<Option<u64>> {
     let length = file.metadata()?.len();
     let mut seen = false;

@@ -91,7 +91,8 @@ impl WavReader {
 
     /// Reads a WAV file from its first byte to where its sound begins. `length` is that of a regular file, None for a pipe.
     ///
-    /// Errors: [`WavError`].
+    /// # Errors
+    /// [`WavError`].
     pub fn open(from: impl Read + Send + Sync + 'static, length: Option<u64>) -> Result<Self, WavError> {
         Self::parse(Bytes::new(Box::new(from), length))
     }
@@ -122,7 +123,8 @@ impl WavReader {
 
     /// Appends the next piece to `out`; false at the end.
     ///
-    /// Errors: [`WavError`].
+    /// # Errors
+    /// [`WavError`].
     pub fn read(&mut self, out: &mut Vec<f32>) -> Result<bool, WavError> {
         if self.ended {
             return Ok(false);

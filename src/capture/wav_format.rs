@@ -46,7 +46,9 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// Errors: the reason why these samples cannot be read.
+    ///
+    /// # Errors
+    /// The reason why these samples cannot be read.
     pub(super) fn parse(body: &[u8], big_endian: bool) -> Result<Self, String> {
         let short = |at: usize| {
             let pair = body.get(at..at + 2).map(|b| [b[0], b[1]]);

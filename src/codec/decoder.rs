@@ -96,7 +96,8 @@ impl Decoder {
     /// Queues a bundle. Frames that were already given, or given up, are left out of it: a late duplicate is dropped, and
     /// of redundant copies only the missing frames are taken.
     ///
-    /// Errors: [`CodecError`] for more stages than the model has, a code beyond its codebooks, parts that do not
+    /// # Errors
+    /// [`CodecError`] for more stages than the model has, a code beyond its codebooks, parts that do not
     /// fit together, or more than 64 bundles waiting.
     pub fn push(&mut self, mut bundle: Bundle) -> Result<(), CodecError> {
         let first_frame = bundle.first_frame;

@@ -64,7 +64,8 @@ pub struct Encoder {
 impl Encoder {
     /// A stream that starts at frame 0.
     ///
-    /// Errors: [`CodecError::FramesPerBundle`] unless 1 to 50, [`CodecError::Stages`] if the model has fewer.
+    /// # Errors
+    /// [`CodecError::FramesPerBundle`] unless 1 to 50, [`CodecError::Stages`] if the model has fewer.
     pub fn new(profile: Arc<Profile>, stages: StageCount, frames_per_bundle: u8) -> Result<Self, CodecError> {
         if !(1..=Profile::MAX_FRAMES_PER_BUNDLE).contains(&frames_per_bundle) {
             return Err(CodecError::FramesPerBundle(frames_per_bundle));
@@ -297,7 +298,8 @@ impl Encoder {
 
     /// The next finished bundle, with `run` doing the jobs on the way to it; None if samples are missing.
     ///
-    /// Errors: those of `run`; the stream cannot go on then.
+    /// # Errors
+    /// Those of `run`; the stream cannot go on then.
     pub fn advance<E>(&mut self, mut run: impl FnMut(&mut EncodeJob) -> Result<(), E>) -> Result<Option<Bundle>, E> {
         loop {
             if let Some(bundle) = self.next_bundle() {

@@ -32,7 +32,20 @@ use crate::units::StageCount;
 
 /// Encodes a whole recording on the spot.
 ///
-/// `pcm` at the codec's rate. Errors: [`ProcessError`].
+/// `pcm` at the codec's rate.
+///
+/// # Errors
+/// [`ProcessError`].
+///
+/// # Examples
+/// ```
+/// use undertone::{codec, fake, units::StageCount};
+///
+/// let mut processor = fake::processor(16, 7);
+/// let bundles = codec::encode_all(&mut processor, &[0.1; 24_000], StageCount::new(6)?, 5)?;
+/// assert_eq!(bundles[0].codes.len(), 5 * 6);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn encode_all(
     processor: &mut Processor,
     pcm: &[f32],
@@ -52,7 +65,8 @@ pub fn encode_all(
 
 /// Decodes bundles on the spot; the result starts `delay_samples - frame_samples` samples before the original does.
 ///
-/// Errors: [`ProcessError`].
+/// # Errors
+/// [`ProcessError`].
 pub fn decode_all(processor: &mut Processor, bundles: &[Bundle]) -> Result<Vec<f32>, ProcessError> {
     let mut decoder = Decoder::new(processor.profile());
     let mut pcm = Vec::new();

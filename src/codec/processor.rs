@@ -63,7 +63,8 @@ impl Processor {
 
     /// Latents `[T * latent_dim]` of samples `[T * frame_samples]`, without codes; `state` goes on from call to call.
     ///
-    /// Errors: [`ProcessError::Network`].
+    /// # Errors
+    /// [`ProcessError::Network`].
     pub fn analyse(&mut self, pcm: &[f32], state: &mut [f32], latents: &mut [f32]) -> Result<(), ProcessError> {
         let frames = pcm.len() / self.profile.frame_samples;
         Ok(self.encoder.encode(&mut [EncodeRow { pcm, state, latents }], frames)?)
@@ -71,21 +72,24 @@ impl Processor {
 
     /// Codes of latents `[T * latent_dim]` at every number of stages.
     ///
-    /// Errors: [`ProcessError::Rvq`].
+    /// # Errors
+    /// [`ProcessError::Rvq`].
     pub fn ladder(&mut self, latents: &[f32]) -> Result<Ladder, ProcessError> {
         Ok(self.searcher.ladder(latents)?)
     }
 
     /// The next bundle of a stream; None if samples are missing.
     ///
-    /// Errors: [`ProcessError`]; the stream cannot go on then.
+    /// # Errors
+    /// [`ProcessError`]; the stream cannot go on then.
     pub fn encode(&mut self, encoder: &mut Encoder) -> Result<Option<Bundle>, ProcessError> {
         encoder.advance(|job| self.run_encode(std::slice::from_mut(job)))
     }
 
     /// Decodes what waits in a stream and appends the samples to `pcm`.
     ///
-    /// Errors: [`ProcessError`]; the stream cannot go on then.
+    /// # Errors
+    /// [`ProcessError`]; the stream cannot go on then.
     pub fn decode(&mut self, decoder: &mut Decoder, pcm: &mut Vec<f32>) -> Result<(), ProcessError> {
         while let Some(mut job) = decoder.next_job() {
             self.run_decode(std::slice::from_mut(&mut job))?;
@@ -97,7 +101,8 @@ impl Processor {
 
     /// Encodes jobs; those with the same number of frames share one network call. Each stays in its place.
     ///
-    /// Errors: [`ProcessError`]; the jobs are then unusable.
+    /// # Errors
+    /// [`ProcessError`]; the jobs are then unusable.
     pub fn run_encode(&mut self, jobs: &mut [EncodeJob]) -> Result<(), ProcessError> {
         let dim = self.profile.latent_dim;
         for job in jobs.iter_mut() {
@@ -140,7 +145,8 @@ impl Processor {
 
     /// Decodes jobs; those with the same number of frames share one network call. Each stays in its place.
     ///
-    /// Errors: [`ProcessError`]; the jobs are then unusable.
+    /// # Errors
+    /// [`ProcessError`]; the jobs are then unusable.
     pub fn run_decode(&mut self, jobs: &mut [DecodeJob]) -> Result<(), ProcessError> {
         let dim = self.profile.latent_dim;
         for job in jobs.iter_mut() {

@@ -45,7 +45,8 @@ impl RawHttp {
 impl Http {
     /// Whether the address may be listened on.
     ///
-    /// Errors: [`ConfigError::Value`] naming the address and what is missing.
+    /// # Errors
+    /// [`ConfigError::Value`] naming the address and what is missing.
     pub(super) fn check_address(&self, guard: Guard) -> Result<(), ConfigError> {
         let Some(listen) = self.listen else { return Ok(()) };
         if self.status_without_token && !listen.ip().is_loopback() {

@@ -269,7 +269,8 @@ impl Default for Config {
 impl Config {
     /// Reads a file.
     ///
-    /// Errors: [`ConfigError`].
+    /// # Errors
+    /// [`ConfigError`].
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Io { path: path.to_owned(), source })?;
         Self::parse(&text)
@@ -277,7 +278,8 @@ impl Config {
 
     /// Reads TOML text; keys left out have their defaults.
     ///
-    /// Errors: [`ConfigError`] naming the key, the value and what is allowed.
+    /// # Errors
+    /// [`ConfigError`] naming the key, the value and what is allowed.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let raw: Raw = toml::from_str(text).map_err(|e| ConfigError::syntax(text, &e))?;
         let public = raw.allow_public;
@@ -349,7 +351,8 @@ impl Config {
 
     /// Whether every address that other machines can reach is guarded by encryption and login, or allowed.
     ///
-    /// Errors: [`ConfigError::Value`] naming the address and what is missing.
+    /// # Errors
+    /// [`ConfigError::Value`] naming the address and what is missing.
     pub fn check_addresses(&self) -> Result<(), ConfigError> {
         // A client certificate is a login for every port; a token only where the protocol carries one.
         let certified = self.tls.as_ref().is_some_and(|t| t.client_ca.is_some());

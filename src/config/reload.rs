@@ -32,7 +32,8 @@ impl Config {
     /// [`Config::needs_restart`] stay as they are, and whether addresses are guarded is asked of what results. Were it
     /// asked of `new`, taking the login away together with a port that stays open would open that port to everybody.
     ///
-    /// Errors: [`ConfigError::Value`] for an address that would be without its guard until the restart.
+    /// # Errors
+    /// [`ConfigError::Value`] for an address that would be without its guard until the restart.
     pub fn reloaded(&self, new: Self) -> Result<Self, ConfigError> {
         let started = self.clone();
         let config = Self {

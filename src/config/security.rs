@@ -209,7 +209,8 @@ pub(super) fn open(key: &'static str, address: SocketAddr, guard: Guard) -> Resu
 /// Whether an address may be listened on for QUIC, which is encrypted in any case: without certificates of the operator's nobody
 /// but this machine would trust it.
 ///
-/// Errors: [`ConfigError::Value`].
+/// # Errors
+/// [`ConfigError::Value`].
 pub(super) fn open_quic(key: &'static str, address: SocketAddr, guard: Guard) -> Result<(), ConfigError> {
     if !guard.tls && !address.ip().is_loopback() {
         let allowed =

@@ -9,6 +9,18 @@ use crate::units::SampleRate;
 /// Streaming conversion of one channel by FFT (rubato), its delay removed: n samples in give n * to / from out.
 ///
 /// Holds back at most one block of 10 ms (more for rates with an awkward ratio).
+///
+/// # Examples
+/// ```
+/// use undertone::{dsp::Resampler, units::SampleRate};
+///
+/// let mut resampler = Resampler::new(SampleRate::new(48_000)?, SampleRate::new(24_000)?);
+/// let mut out = Vec::new();
+/// resampler.push(&[0.5; 48_000], &mut out);
+/// resampler.finish(&mut out);
+/// assert_eq!(out.len(), 24_000);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Resampler {
     inner: Option<Box<Inner>>,
     samples_in: u64,

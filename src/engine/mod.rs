@@ -66,7 +66,8 @@ impl std::fmt::Debug for EngineHandle {
 impl Engine {
     /// Starts the threads; returns when every one has built its processor with `factory`.
     ///
-    /// Errors: [`EngineError::Died`] with the factory's reason.
+    /// # Errors
+    /// [`EngineError::Died`] with the factory's reason.
     pub fn start<E, F>(options: &EngineOptions, factory: F) -> Result<Self, EngineError>
     where
         E: std::fmt::Display,
@@ -132,7 +133,8 @@ impl Engine {
     /// Starts threads that search beside the streams, half as many as the engine has; returns when every one has built its refiner with
     /// `factory`. A model that has none leaves everything as it is.
     ///
-    /// Errors: [`EngineError::Died`] with the factory's reason.
+    /// # Errors
+    /// [`EngineError::Died`] with the factory's reason.
     pub fn search<E, F>(&mut self, factory: F) -> Result<(), EngineError>
     where
         E: std::fmt::Display,
@@ -207,7 +209,8 @@ impl EngineHandle {
 
     /// A place for one stream, on the thread with the fewest.
     ///
-    /// Errors: at once [`EngineError::Full`] when none is left and [`EngineError::Overloaded`] when there is no time for
+    /// # Errors
+    /// At once [`EngineError::Full`] when none is left and [`EngineError::Overloaded`] when there is no time for
     /// another stream, or why the engine has ended.
     pub fn admit(&self) -> Result<Slot, EngineError> {
         if let Some(reason) = self.shared.end_reason() {
@@ -319,7 +322,8 @@ impl std::fmt::Debug for Slot {
 impl Slot {
     /// Queues a job; `done` is called once, from an engine thread, with the finished job or the reason there is none.
     ///
-    /// Errors: [`EngineError::Busy`], or why the engine has ended; `done` is then not called.
+    /// # Errors
+    /// [`EngineError::Busy`], or why the engine has ended; `done` is then not called.
     pub fn submit<J: Job>(&self, job: J, deadline: Instant, done: Completion<J>) -> Result<(), EngineError> {
         let before = self.gate.in_flight.fetch_add(1, Ordering::AcqRel);
         if before >= JOBS_PER_SLOT {

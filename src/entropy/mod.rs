@@ -157,7 +157,8 @@ impl Encoder {
     /// Appends the payload of a bundle: coded, or packed where that is no longer. The context restarts if it must
     /// (`bundle` rule, first bundle, a gap in the frame numbers), or if `restart` asks for it.
     ///
-    /// Errors: [`EntropyError::Stages`], [`EntropyError::Graded`].
+    /// # Errors
+    /// [`EntropyError::Stages`], [`EntropyError::Graded`].
     pub fn encode(&mut self, bundle: &Bundle, restart: bool, out: &mut Vec<u8>) -> Result<Coded, EntropyError> {
         let walk = &mut self.walk;
         walk.check(bundle.first_frame, bundle.stages)?;
@@ -236,7 +237,8 @@ impl Decoder {
 
     /// Decodes a payload. The work is bounded by frames times stages, whatever the bytes are.
     ///
-    /// Errors: [`EntropyError`]; the decoder then waits for the next restart.
+    /// # Errors
+    /// [`EntropyError`]; the decoder then waits for the next restart.
     pub fn decode(
         &mut self,
         first_frame: u64,
@@ -307,7 +309,8 @@ impl Decoder {
 
     /// Takes a bundle that travelled packed, so that later ones can build on it.
     ///
-    /// Errors: [`EntropyError::Stages`].
+    /// # Errors
+    /// [`EntropyError::Stages`].
     pub fn observe(&mut self, bundle: &Bundle, restart: bool) -> Result<(), EntropyError> {
         let walk = &mut self.walk;
         walk.check(bundle.first_frame, bundle.stages)?;

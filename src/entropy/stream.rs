@@ -66,7 +66,8 @@ impl StreamWriter {
 
     /// Appends a bundle to `out`.
     ///
-    /// Errors: [`StreamError`].
+    /// # Errors
+    /// [`StreamError`].
     pub fn write(&mut self, bundle: &Bundle, out: &mut Vec<u8>) -> Result<(), StreamError> {
         let Some(encoder) = &mut self.encoder else { return Ok(self.container.write(bundle, out)?) };
         let due = bundle.first_frame.saturating_sub(self.restarted) >= RESTART_FRAMES;
@@ -112,7 +113,8 @@ impl StreamReader {
 
     /// A reader that starts at a bundle found in the index.
     ///
-    /// Errors: [`StreamError::TokenModel`].
+    /// # Errors
+    /// [`StreamError::TokenModel`].
     pub fn resume(
         options: ReaderOptions,
         header: StreamHeader,
@@ -147,7 +149,8 @@ impl StreamReader {
 
     /// The next item; None if more bytes are needed, or after the end.
     ///
-    /// Errors: [`StreamError`].
+    /// # Errors
+    /// [`StreamError`].
     #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> Result<Option<Item>, StreamError> {
         while let Some(item) = self.container.next()? {

@@ -16,7 +16,8 @@ static ENVIRONMENT: OnceLock<Result<Environment, InferError>> = OnceLock::new();
 /// Where the library is: `ORT_DYLIB_PATH`, else `onnxruntime/` beside or above the program (as `make setup` leaves it
 /// under target/), else `lib/undertone/` of the prefix the program is installed in.
 ///
-/// Errors: [`InferError::NoLibrary`] with the places that were looked at.
+/// # Errors
+/// [`InferError::NoLibrary`] with the places that were looked at.
 pub fn library_path() -> Result<PathBuf, InferError> {
     if let Some(path) = std::env::var_os("ORT_DYLIB_PATH").filter(|p| !p.is_empty()) {
         let path = PathBuf::from(path);
@@ -37,7 +38,8 @@ pub fn library_path() -> Result<PathBuf, InferError> {
 
 /// Opens the library once for the whole process.
 ///
-/// Errors: [`InferError::NoLibrary`], [`InferError::Library`]; the first answer stays.
+/// # Errors
+/// [`InferError::NoLibrary`], [`InferError::Library`]; the first answer stays.
 pub(super) fn environment() -> Result<&'static Environment, InferError> {
     ENVIRONMENT.get_or_init(open).as_ref().map_err(Clone::clone)
 }

@@ -64,7 +64,8 @@ pub struct LoadedModel {
 /// The folder of the model: the one named, else `UNDERTONE_MODEL`, else the shipped one beside the program's checkout
 /// or in `share/undertone/models` of the prefix it is installed in.
 ///
-/// Errors: [`InferError::NoModel`] with the places that were looked at.
+/// # Errors
+/// [`InferError::NoModel`] with the places that were looked at.
 pub fn find_model(named: Option<&Path>) -> Result<PathBuf, InferError> {
     let mut places: Vec<PathBuf> = Vec::new();
     if let Some(path) = named {
@@ -97,7 +98,8 @@ fn read(path: &Path) -> Result<Vec<u8>, InferError> {
 
 /// Reads a model folder and checks every hash.
 ///
-/// Errors: [`InferError`].
+/// # Errors
+/// [`InferError`].
 pub fn load_model(named: Option<&Path>) -> Result<LoadedModel, InferError> {
     let path = find_model(named)?;
     let manifest = Manifest::parse(&read(&path.join("manifest.toml"))?).map_err(|e| InferError::manifest(&path, &e))?;
@@ -139,7 +141,8 @@ impl LoadedModel {
     /// Checks every file that `files.toml` names, and that no other part of a model lies beside them. Gives their number; None for a
     /// folder that has no `files.toml`, whose files are taken as they are.
     ///
-    /// Errors: [`InferError`] for a file that is missing, differs, or is not named.
+    /// # Errors
+    /// [`InferError`] for a file that is missing, differs, or is not named.
     pub fn check_files(&self) -> Result<Option<usize>, InferError> {
         let Some(digests) = &self.digests else { return Ok(None) };
         digests.names().try_for_each(|name| self.part(name).map(drop))?;
@@ -167,14 +170,16 @@ impl LoadedModel {
 
     /// The token model that belongs to these codes; None if the folder has none.
     ///
-    /// Errors: [`InferError`] for one that cannot be used.
+    /// # Errors
+    /// [`InferError`] for one that cannot be used.
     pub fn tokens(&self) -> Result<Option<Arc<TokenModel>>, InferError> {
         self.token_file(TOKENS)
     }
 
     /// The draft model for speculative sampling; None if the folder has none.
     ///
-    /// Errors: [`InferError`] for one that cannot be used.
+    /// # Errors
+    /// [`InferError`] for one that cannot be used.
     pub fn draft(&self) -> Result<Option<Arc<TokenModel>>, InferError> {
         self.token_file(DRAFT)
     }
@@ -190,7 +195,8 @@ impl LoadedModel {
 
     /// What searches better latents for one recording by `steps` steps; None if the folder has no gradient of its decoder.
     ///
-    /// Errors: [`InferError`] when the runtime is missing or the gradient is not that of the decoder.
+    /// # Errors
+    /// [`InferError`] when the runtime is missing or the gradient is not that of the decoder.
     pub fn refiner(&self, steps: u32) -> Result<Option<Refiner>, InferError> {
         let path = self.path.join(GRADIENT);
         if !path.exists() {
@@ -213,14 +219,16 @@ impl LoadedModel {
 
     /// Networks in single precision for one thread, warmed up, with the given beam of the codebook search.
     ///
-    /// Errors: [`InferError`] when the runtime is missing or the graphs are not what the manifest says.
+    /// # Errors
+    /// [`InferError`] when the runtime is missing or the graphs are not what the manifest says.
     pub fn processor(&self, beam: BeamWidth) -> Result<Processor, InferError> {
         self.processor_of(Origin::Manifest(&self.encoder), Origin::Manifest(&self.decoder), beam)
     }
 
     /// As [`LoadedModel::processor`], with networks that compute as asked if the folder has them.
     ///
-    /// Errors: as there, and for integer graphs that were not made from the model's own.
+    /// # Errors
+    /// As there, and for integer graphs that were not made from the model's own.
     pub fn processor_with(&self, networks: Networks, beam: BeamWidth) -> Result<Processor, InferError> {
         if networks == Networks::Float || !self.has_int8() {
             return self.processor(beam);
@@ -260,7 +268,8 @@ type Factory = Box<dyn Fn() -> Result<Processor, InferError> + Send + Sync>;
 
 /// Reads the model once; gives it, and what makes a processor for each thread.
 ///
-/// Errors: [`InferError`].
+/// # Errors
+/// [`InferError`].
 pub fn load_processor_factory(
     named: Option<&Path>,
     networks: Networks,

@@ -90,6 +90,21 @@ struct Waiting<T> {
 
 /// The bundles of one publisher on their way to its listeners. Time is an argument; memory is bounded by the lag of live sound,
 /// and by [`Pacing::is_full`] for recordings.
+///
+/// # Examples
+/// ```
+/// use std::time::{Duration, Instant};
+/// use undertone::jitter::{Pace, Pacing};
+///
+/// let (now, media) = (Instant::now(), Duration::from_secs(1));
+/// let mut pacing = Pacing::new(Pace::Recording, Duration::from_millis(500));
+/// pacing.push("first", media, now);
+/// pacing.push("second", media, now);
+/// assert_eq!(pacing.pop(now).map(|p| p.item), Some("first"));
+/// // A recording is passed on in real time, however fast it comes.
+/// assert!(pacing.pop(now).is_none() && pacing.wake() > Some(now));
+/// assert!(pacing.pop(now + 2 * media).is_some());
+/// ```
 #[derive(Debug)]
 pub struct Pacing<T> {
     pace: Pace,

@@ -49,7 +49,8 @@ impl Digests {
 
     /// Parses the bytes of `files.toml`.
     ///
-    /// Errors: [`DigestError::Syntax`].
+    /// # Errors
+    /// [`DigestError::Syntax`].
     pub fn parse(bytes: &[u8]) -> Result<Self, DigestError> {
         let text = std::str::from_utf8(bytes).map_err(|e| DigestError::Syntax(e.to_string()))?;
         let digests: Self = toml::from_str(text).map_err(|e| DigestError::Syntax(e.to_string()))?;
@@ -71,7 +72,8 @@ impl Digests {
 
     /// Checks the content of one file.
     ///
-    /// Errors: [`DigestError::Differs`] and [`DigestError::Unknown`].
+    /// # Errors
+    /// [`DigestError::Differs`] and [`DigestError::Unknown`].
     pub fn check(&self, name: &str, content: &[u8]) -> Result<(), DigestError> {
         let name = name.to_owned();
         let Some(expected) = self.sha256.get(&name) else { return Err(DigestError::Unknown { name }) };

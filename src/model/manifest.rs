@@ -118,14 +118,16 @@ pub fn sha256_hex(content: &[u8]) -> String {
 impl Manifest {
     /// The codebooks that are the content of the file [`Manifest::codebooks`] names, in the shape that is stated here.
     ///
-    /// Errors: of [`Codebooks::from_safetensors`].
+    /// # Errors
+    /// Of [`Codebooks::from_safetensors`].
     pub fn read_codebooks(&self, content: &[u8]) -> Result<Codebooks, RvqError> {
         Codebooks::from_safetensors(content, self.stages, self.entries, self.latent_dim)
     }
 
     /// Parses the bytes of `manifest.toml`.
     ///
-    /// Errors: [`ManifestError::Syntax`] and [`ManifestError::Value`].
+    /// # Errors
+    /// [`ManifestError::Syntax`] and [`ManifestError::Value`].
     pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
         let text = std::str::from_utf8(bytes).map_err(|e| ManifestError::Syntax(e.to_string()))?;
         let mut m: Self = toml::from_str(text).map_err(|e| ManifestError::Syntax(e.to_string()))?;
@@ -206,7 +208,8 @@ impl Manifest {
 
     /// Checks the content of one file of the model.
     ///
-    /// Errors: [`ManifestError::Hash`].
+    /// # Errors
+    /// [`ManifestError::Hash`].
     pub fn check_file(&self, path: &str, content: &[u8]) -> Result<(), ManifestError> {
         let got = sha256_hex(content);
         match self.files().get(path) {

@@ -83,7 +83,8 @@ pub trait EncoderNet: Send {
     fn state_size(&self) -> usize;
     /// Runs `frames` frames of every row.
     ///
-    /// Errors: [`NetworkError`] when the runtime fails; rows are then unusable.
+    /// # Errors
+    /// [`NetworkError`] when the runtime fails; rows are then unusable.
     fn encode(&mut self, rows: &mut [EncodeRow<'_>], frames: usize) -> Result<(), NetworkError>;
 }
 
@@ -93,7 +94,8 @@ pub trait DecoderNet: Send {
     fn state_size(&self) -> usize;
     /// Runs `frames` frames of every row.
     ///
-    /// Errors: [`NetworkError`] when the runtime fails; rows are then unusable.
+    /// # Errors
+    /// [`NetworkError`] when the runtime fails; rows are then unusable.
     fn decode(&mut self, rows: &mut [DecodeRow<'_>], frames: usize) -> Result<(), NetworkError>;
 }
 
@@ -102,7 +104,8 @@ pub trait DecoderGradient: Send {
     /// For one row of `frames` frames, as given to the decoder: from the slope of something by each sample, `pcm_slope`
     /// `[T * frame_samples]`, to its slope by each latent value, `latent_slope` `[T * latent_dim]`.
     ///
-    /// Errors: [`NetworkError`] when the runtime fails.
+    /// # Errors
+    /// [`NetworkError`] when the runtime fails.
     fn pull_back(&mut self, row: &GradientRow<'_>, frames: usize, latent_slope: &mut [f32])
     -> Result<(), NetworkError>;
 }

@@ -110,14 +110,16 @@ impl PortableModel {
     /// Reads `manifest.toml`, checks the hashes of the files that it names, and makes the networks ready; the token model is read if
     /// `files.toml` names one.
     ///
-    /// Errors: [`PortableError`].
+    /// # Errors
+    /// [`PortableError`].
     pub fn new(files: &impl Files) -> Result<Self, PortableError> {
         Self::with(files, Networks::Both)
     }
 
     /// As [`PortableModel::new`], with only these networks; files of others are not asked for.
     ///
-    /// Errors: [`PortableError`].
+    /// # Errors
+    /// [`PortableError`].
     pub fn with(files: &impl Files, networks: Networks) -> Result<Self, PortableError> {
         let content = |name: &str| files.content(name).ok_or_else(|| PortableError::Missing(name.to_owned()));
         let manifest = Manifest::parse(&content("manifest.toml")?)?;

@@ -80,7 +80,8 @@ pub struct PortableEncoder(Net);
 impl PortableEncoder {
     /// The network in the bytes of `encoder.onnx`, tried with a frame of silence.
     ///
-    /// Errors: [`GraphError`] if it is not what the manifest says, or has operators that are not known here.
+    /// # Errors
+    /// [`GraphError`] if it is not what the manifest says, or has operators that are not known here.
     pub fn new(bytes: &[u8], manifest: &Manifest, level: SimdLevel) -> Result<Self, GraphError> {
         let net = Net {
             name: "encoder",
@@ -111,7 +112,8 @@ pub struct PortableDecoder(Net);
 impl PortableDecoder {
     /// The network in the bytes of `decoder.onnx`, tried with a frame of silence.
     ///
-    /// Errors: as [`PortableEncoder::new`].
+    /// # Errors
+    /// As [`PortableEncoder::new`].
     pub fn new(bytes: &[u8], manifest: &Manifest, level: SimdLevel) -> Result<Self, GraphError> {
         let net = Net {
             name: "decoder",

@@ -71,7 +71,8 @@ pub struct Fitted {
 impl Fit<'_> {
     /// The coded recording, graded or with `most` stages in every frame.
     ///
-    /// Errors: [`FitError`].
+    /// # Errors
+    /// [`FitError`].
     pub fn encode(
         &self,
         profile: &Arc<Profile>,
@@ -122,7 +123,8 @@ impl Fit<'_> {
 
     /// The most stages, the same for every frame, that stay within the rate; one if none do.
     ///
-    /// Errors: [`FitError`].
+    /// # Errors
+    /// [`FitError`].
     pub fn even(&self, profile: &Arc<Profile>) -> Result<StageCount, FitError> {
         let most = profile.stages;
         let mut stages =
@@ -141,7 +143,8 @@ impl Fit<'_> {
 
     /// Stages by level that use the rate up; the lowest trial if even that is over.
     ///
-    /// Errors: [`FitError`].
+    /// # Errors
+    /// [`FitError`].
     pub fn graded(&self, profile: &Arc<Profile>) -> Result<Fitted, FitError> {
         let mut loudness = Loudness::default();
         self.pcm.chunks(profile.frame_samples).for_each(|f| loudness.push(level_db(f)));

@@ -87,17 +87,20 @@ pub trait Ends {
 
     /// Appends samples at 24 kHz; false when there are no more.
     ///
-    /// Errors: of the source; the recording is then not encoded.
+    /// # Errors
+    /// Of the source; the recording is then not encoded.
     fn read(&mut self, pcm: &mut Vec<f32>) -> Result<bool, Self::Error>;
 
     /// Takes the next bytes of the file.
     ///
-    /// Errors: of the sink.
+    /// # Errors
+    /// Of the sink.
     fn write(&mut self, bytes: &[u8]) -> Result<(), Self::Error>;
 
     /// Is told how many samples are done; parts of some seconds are searched for at a time.
     ///
-    /// Errors: to end it here.
+    /// # Errors
+    /// To end it here.
     fn done(&mut self, samples: u64) -> Result<(), Self::Error>;
 
     /// Whether to end with what is done, although there is more. What is read ends then too.
@@ -108,7 +111,8 @@ pub trait Ends {
 
 /// Encodes a recording: reads it to its end and writes the whole file.
 ///
-/// Errors: of the ends, and [`RecordingError`].
+/// # Errors
+/// Of the ends, and [`RecordingError`].
 pub fn encode<E: Ends>(
     processor: &mut Processor,
     refiner: Option<&mut Refiner>,

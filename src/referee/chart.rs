@@ -66,7 +66,8 @@ pub struct Chart<'a> {
 
 /// Charts below each other.
 ///
-/// Errors: of the drawing library.
+/// # Errors
+/// Of the drawing library.
 pub fn svg(charts: &[Chart<'_>]) -> io::Result<String> {
     let mut out = String::new();
     let area = SVGBackend::with_string(&mut out, (WIDTH, HEIGHT * charts.len() as u32)).into_drawing_area();

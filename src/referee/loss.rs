@@ -49,14 +49,16 @@ impl LossModel {
     /// `packets` packets, true where one is lost. The same model and seed always give the same trace, and a longer
     /// trace starts with the shorter one.
     ///
-    /// Errors: [`LossError`] for numbers outside their range.
+    /// # Errors
+    /// [`LossError`] for numbers outside their range.
     pub fn trace(self, packets: usize, seed: u64) -> Result<Vec<bool>, LossError> {
         Ok(self.losses(seed)?.take(packets).collect())
     }
 
     /// The endless trace of a seed.
     ///
-    /// Errors: [`LossError`] for numbers outside their range.
+    /// # Errors
+    /// [`LossError`] for numbers outside their range.
     pub fn losses(self, seed: u64) -> Result<LossTrace, LossError> {
         let mut random = SplitMix(seed);
         match self {
@@ -122,7 +124,8 @@ impl Iterator for LossTrace {
 
 /// Reads a recorded trace: a character a packet, 0 arrived, 1 lost, white space ignored.
 ///
-/// Errors: [`LossError::Trace`], [`LossError::Empty`].
+/// # Errors
+/// [`LossError::Trace`], [`LossError::Empty`].
 pub fn parse_trace(text: &str) -> Result<Vec<bool>, LossError> {
     let lost = |c| match c {
         '0' => Ok(false),

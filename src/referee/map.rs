@@ -12,7 +12,8 @@ const COLUMNS: usize = 6;
 /// Writes one panel a stage: the entries along the stage's two strongest directions, brighter the more often they are used
 /// (`uses` `[stages][entries]`; entries that are never used are dark blue).
 ///
-/// Errors: of the file.
+/// # Errors
+/// Of the file.
 pub fn write_codebook_map(path: &Path, books: &Codebooks, uses: &[Vec<u32>]) -> std::io::Result<()> {
     let rows = uses.len().div_ceil(COLUMNS).max(1);
     let mut image = Image::new(COLUMNS * SIDE, rows * (SIDE + MARGIN));

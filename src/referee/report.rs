@@ -31,7 +31,8 @@ const OTHER: usize = Row::NUMBERS.len() - 1;
 /// `title` and `notes` (method, versions, machine, command) are shown as they are; `equivalents` are lines of kind,
 /// what is compared, and the rate of the reference that sounds alike.
 ///
-/// Errors: of the library that draws.
+/// # Errors
+/// Of the library that draws.
 pub fn write_report(
     title: &str,
     notes: &[String],

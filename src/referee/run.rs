@@ -54,11 +54,13 @@ pub struct Packet {
 pub trait Codec {
     /// A whole recording to packets.
     ///
-    /// Errors: of the codec.
+    /// # Errors
+    /// Of the codec.
     fn encode(&mut self, pcm: &[f32]) -> Result<Vec<Packet>, RefereeError>;
     /// Packets, None where one was lost, to sound; the first sample may come late by the codec's delay.
     ///
-    /// Errors: of the codec.
+    /// # Errors
+    /// Of the codec.
     fn decode(&mut self, packets: &[Option<&Packet>]) -> Result<Vec<f32>, RefereeError>;
     /// Length of a packet in milliseconds.
     fn packet_ms(&self) -> usize;
@@ -86,7 +88,10 @@ pub struct Outcome {
 /// Encodes, loses the packets for which `lost` says so, decodes, aligns, scores.
 ///
 /// `lost` repeats when the recording has more packets; empty loses none. Under loss the lag is found on the undamaged
-/// recording, so that a hole cannot move it. Errors: [`RefereeError`].
+/// recording, so that a hole cannot move it.
+///
+/// # Errors
+/// [`RefereeError`].
 pub fn measure(codec: &mut dyn Codec, original: &[f32], lost: &[bool]) -> Result<Outcome, RefereeError> {
     let seconds = original.len() as f64 / f64::from(CODEC_RATE.hz());
     let before = cpu_time();

@@ -18,7 +18,8 @@ const TOP_DB: f32 = -20.0;
 
 /// Writes labelled spectrograms, 0 to 12 kHz from bottom to top, of signals at 24 kHz.
 ///
-/// Errors: of the file.
+/// # Errors
+/// Of the file.
 pub fn write_spectrograms(path: &Path, panels: &[(String, Vec<f32>)]) -> std::io::Result<()> {
     let columns = panels.iter().map(|(_, pcm)| pcm.len() / HOP).max().unwrap_or(0).max(1);
     let width = columns.clamp(320, MAX_WIDTH);

@@ -45,7 +45,8 @@ const HEAD: [&str; 4] = ["item", "kind", "system", "nominal_kbps"];
 
 /// Rows as CSV with a head line.
 ///
-/// Errors: [`RefereeError::Table`].
+/// # Errors
+/// [`RefereeError::Table`].
 pub fn write_rows(rows: &[Row]) -> Result<String, RefereeError> {
     let head: Vec<_> = HEAD.into_iter().chain(Row::NUMBERS).collect();
     let cells = |row: &Row| {
@@ -57,7 +58,8 @@ pub fn write_rows(rows: &[Row]) -> Result<String, RefereeError> {
 
 /// Reads what [`write_rows`] wrote.
 ///
-/// Errors: [`RefereeError::Table`].
+/// # Errors
+/// [`RefereeError::Table`].
 pub fn read_rows(text: &str) -> Result<Vec<Row>, RefereeError> {
     csv::Reader::from_reader(text.as_bytes())
         .deserialize()
@@ -143,7 +145,8 @@ pub fn equivalent_rate(
 
 /// Summary as CSV: mean, low and high of every number.
 ///
-/// Errors: [`RefereeError::Table`].
+/// # Errors
+/// [`RefereeError::Table`].
 pub fn write_summary_csv(summary: &[Summary]) -> Result<String, RefereeError> {
     let names = Row::NUMBERS.iter().flat_map(|n| [(*n).to_owned(), format!("{n}_low"), format!("{n}_high")]);
     let head: Vec<_> =

@@ -88,7 +88,8 @@ fn largest(dim: usize) -> f64 {
 impl Codebooks {
     /// `data` is `[stages][entries][dim]`.
     ///
-    /// Errors: [`RvqError::Size`] unless 1 to 24 stages, 2 to 1024 entries and a dimension of 8 to 512 that is a
+    /// # Errors
+    /// [`RvqError::Size`] unless 1 to 24 stages, 2 to 1024 entries and a dimension of 8 to 512 that is a
     /// multiple of 8; [`RvqError::NotFinite`].
     pub fn new(data: Vec<f32>, stages: usize, entries: usize, dim: usize) -> Result<Self, RvqError> {
         let check = |what, got, fits, allowed: &str| {
@@ -124,7 +125,8 @@ impl Codebooks {
 
     /// Reads tensor `codebooks` `[stages, entries, dim]`, floats of 32 or 16 bits, from a safetensors file.
     ///
-    /// Errors: [`RvqError::File`] and those of [`Codebooks::new`].
+    /// # Errors
+    /// [`RvqError::File`] and those of [`Codebooks::new`].
     pub fn from_safetensors(bytes: &[u8], stages: usize, entries: usize, dim: usize) -> Result<Self, RvqError> {
         let file = |reason: String| RvqError::File(reason);
         let tensors = SafeTensors::deserialize(bytes).map_err(|e| file(e.to_string()))?;
@@ -171,7 +173,8 @@ impl Codebooks {
 
     /// Copies entry `code` of a stage to `out` `[dim]`.
     ///
-    /// Errors: [`RvqError::Code`] beyond the codebooks.
+    /// # Errors
+    /// [`RvqError::Code`] beyond the codebooks.
     pub(super) fn entry_into(&self, stage: usize, code: u16, out: &mut [f32]) -> Result<(), RvqError> {
         let last = self.entries - 1;
         if stage >= self.stages || usize::from(code) > last {
@@ -202,7 +205,8 @@ impl Codebooks {
 
     /// Sum of the entries that `codes` name, one a stage from the first on, into `out` `[dim]`.
     ///
-    /// Errors: [`RvqError::Code`], and [`RvqError::Size`] for more codes than stages or an `out` of another width.
+    /// # Errors
+    /// [`RvqError::Code`], and [`RvqError::Size`] for more codes than stages or an `out` of another width.
     pub fn decode_into(&self, codes: &[u16], out: &mut [f32]) -> Result<(), RvqError> {
         if codes.len() > self.stages {
             let allowed = format!("0 to {}", self.stages);

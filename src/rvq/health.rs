@@ -33,7 +33,8 @@ impl StageHealth {
 
 /// Health of every stage on latents `[N][dim]` and their codes `[N][stages]`.
 ///
-/// Errors: [`RvqError::Code`] for a code beyond its codebook.
+/// # Errors
+/// [`RvqError::Code`] for a code beyond its codebook.
 pub fn stage_health(
     books: &Codebooks,
     latents: &[f32],

@@ -21,7 +21,9 @@ impl BeamWidth {
     /// Sixteen, for files.
     pub const WIDEST: Self = Self(16);
 
-    /// Errors: `OutOfRange` unless 1 to 16.
+    ///
+    /// # Errors
+    /// `OutOfRange` unless 1 to 16.
     pub fn new(width: u8) -> Result<Self, OutOfRange> {
         if (1..=16).contains(&width) {
             Ok(Self(width))
@@ -103,7 +105,8 @@ impl Searcher {
 
     /// Codes `[stages]` for one latent `[dim]`. Values that are not finite count as 0.
     ///
-    /// Errors: [`RvqError::Size`] when the latent, the stages or `codes` do not fit the codebooks.
+    /// # Errors
+    /// [`RvqError::Size`] when the latent, the stages or `codes` do not fit the codebooks.
     pub fn encode_into(&mut self, latent: &[f32], stages: StageCount, codes: &mut [u16]) -> Result<(), RvqError> {
         let wanted = stages.index();
         check("number of codes", codes.len(), codes.len() == wanted, || wanted.to_string())?;
@@ -112,7 +115,8 @@ impl Searcher {
 
     /// Codes for frames of one or several streams; each gets those that it would get alone.
     ///
-    /// Errors: [`RvqError::Size`] when a latent or the number of codes does not fit the codebooks.
+    /// # Errors
+    /// [`RvqError::Size`] when a latent or the number of codes does not fit the codebooks.
     pub fn encode<'a>(&mut self, wanted: impl IntoIterator<Item = Wanted<'a>>) -> Result<(), RvqError> {
         let (dim, stages) = (self.books.dim(), self.books.stages());
         let mut wanted = wanted.into_iter().fuse();
@@ -137,7 +141,8 @@ impl Searcher {
 
     /// Codes for latents `[T * dim]` at every number of stages, each as [`Searcher::encode_into`] finds them, in one search.
     ///
-    /// Errors: [`RvqError::Size`] when the latents are no whole number of frames.
+    /// # Errors
+    /// [`RvqError::Size`] when the latents are no whole number of frames.
     pub fn ladder(&mut self, latents: &[f32]) -> Result<Ladder, RvqError> {
         let (dim, stages) = (self.books.dim(), self.books.stages());
         let whole = latents.len().is_multiple_of(dim);

@@ -12,6 +12,17 @@ fn error(what: &'static str, got: impl ToString, allowed: &'static str) -> Sampl
 }
 
 /// How a token is chosen. The default draws from the model's own distribution.
+///
+/// # Examples
+/// ```
+/// use undertone::sampling::Params;
+///
+/// let params = Params::default().temperature(0.8)?.top_k(50)?.repetition(1.2, 64)?;
+/// assert_eq!(params.window(), 64);
+/// let refused = params.top_p(1.5).unwrap_err().to_string();
+/// assert!(refused.contains("1.5") && refused.contains("at most 1"));
+/// # Ok::<(), undertone::sampling::SamplingError>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Params {
     temperature: f32,
@@ -36,7 +47,8 @@ impl Params {
 
     /// Divides logits by the temperature; 0 is greedy.
     ///
-    /// Errors: [`SamplingError`] unless 0 to 10.
+    /// # Errors
+    /// [`SamplingError`] unless 0 to 10.
     pub fn temperature(self, temperature: f32) -> Result<Self, SamplingError> {
         if !(0.0..=10.0).contains(&temperature) {
             return Err(error("temperature", temperature, "0 to 10"));
@@ -46,7 +58,8 @@ impl Params {
 
     /// Keeps the k likeliest tokens (Fan, Lewis, Dauphin 2018).
     ///
-    /// Errors: [`SamplingError`] for 0.
+    /// # Errors
+    /// [`SamplingError`] for 0.
     pub fn top_k(self, top_k: usize) -> Result<Self, SamplingError> {
         if top_k == 0 {
             return Err(error("top-k", top_k, "1 or more"));
@@ -56,7 +69,8 @@ impl Params {
 
     /// Keeps the fewest likeliest tokens that hold this probability together (nucleus: Holtzman et al. 2020).
     ///
-    /// Errors: [`SamplingError`] unless above 0, at most 1.
+    /// # Errors
+    /// [`SamplingError`] unless above 0, at most 1.
     pub fn top_p(self, top_p: f32) -> Result<Self, SamplingError> {
         if !(top_p > 0.0 && top_p <= 1.0) {
             return Err(error("top-p", top_p, "above 0, at most 1"));
@@ -67,7 +81,8 @@ impl Params {
     /// Keeps the fewest tokens whose surprise is nearest to the entropy and that hold this probability together
     /// (Meister, Pimentel, Wiher, Cotterell 2023).
     ///
-    /// Errors: [`SamplingError`] unless above 0, at most 1.
+    /// # Errors
+    /// [`SamplingError`] unless above 0, at most 1.
     pub fn typical(self, typical: f32) -> Result<Self, SamplingError> {
         if !(typical > 0.0 && typical <= 1.0) {
             return Err(error("typical", typical, "above 0, at most 1"));
@@ -77,7 +92,8 @@ impl Params {
 
     /// Makes tokens of the last `window` choices less likely by this factor (after Keskar et al. 2019, but in odds).
     ///
-    /// Errors: [`SamplingError`] unless the factor is 1 to 100 and the window at most 4096.
+    /// # Errors
+    /// [`SamplingError`] unless the factor is 1 to 100 and the window at most 4096.
     pub fn repetition(self, factor: f32, window: usize) -> Result<Self, SamplingError> {
         if !(1.0..=100.0).contains(&factor) {
             return Err(error("repetition factor", factor, "1 to 100"));

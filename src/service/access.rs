@@ -77,7 +77,8 @@ impl Pass {
 
     /// Whether it would still be let in.
     ///
-    /// Errors: the last words to the session.
+    /// # Errors
+    /// The last words to the session.
     pub(super) fn check(&self, tokens: &[Token]) -> Result<(), Close> {
         if tokens.is_empty() || find_digest(tokens, &self.digest).is_some_and(|t| t.allows(self.role, &self.stream)) {
             return Ok(());
@@ -194,7 +195,8 @@ impl Gate {
 
     /// Counts a connection in.
     ///
-    /// Errors: the address has too many connections, or opens them too fast.
+    /// # Errors
+    /// The address has too many connections, or opens them too fast.
     pub(super) fn enter(
         self: &Arc<Self>,
         address: IpAddr,

@@ -13,7 +13,8 @@ const MAX_ANSWER: u64 = 16 << 20;
 
 /// Gets a page of a daemon's HTTP port, with a token unless it is empty: the status line, and what follows the head.
 ///
-/// Errors: [`ClientError`]; what answers is not HTTP, or nothing does within the options' patience.
+/// # Errors
+/// [`ClientError`]; what answers is not HTTP, or nothing does within the options' patience.
 pub async fn fetch(
     address: &str,
     path: &str,

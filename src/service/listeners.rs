@@ -155,7 +155,8 @@ impl std::fmt::Debug for Bound {
 /// Whether what a configuration names can be used, as far as that shows without opening a port: certificates, keys, the
 /// credentials for NATS, the folder for recordings.
 ///
-/// Errors: [`ServiceError`] with the file or folder.
+/// # Errors
+/// [`ServiceError`] with the file or folder.
 pub fn check(config: &Config) -> Result<(), ServiceError> {
     config.tls.as_ref().map(Server::load).transpose()?;
     config.nats.as_ref().map(|nats| nats.bus.check()).transpose()?;
@@ -175,7 +176,8 @@ impl Bound {
 
     /// Opens every port of the configuration.
     ///
-    /// Errors: [`ServiceError`] with the address or the file.
+    /// # Errors
+    /// [`ServiceError`] with the address or the file.
     pub async fn open(config: &Config) -> Result<Self, ServiceError> {
         Self::open_with(config, Vec::new()).await
     }
@@ -183,7 +185,8 @@ impl Bound {
     /// Opens every port of the configuration; listeners that somebody else opened take the place of ports with the same
     /// address.
     ///
-    /// Errors: [`ServiceError`] with the address or the file.
+    /// # Errors
+    /// [`ServiceError`] with the address or the file.
     pub async fn open_with(config: &Config, passed: Vec<std::net::TcpListener>) -> Result<Self, ServiceError> {
         let mut passed: Vec<(SocketAddr, std::net::TcpListener)> =
             passed.into_iter().filter_map(|l| Some((l.local_addr().ok()?, l))).collect();

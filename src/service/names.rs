@@ -20,7 +20,8 @@ pub(super) fn came_through_a_proxy(headers: &HeaderMap) -> bool {
 /// Whether the request names a host that a browser may call ours. Programs of before HTTP/1.1 name none, and no browser
 /// is among them.
 ///
-/// Errors: what to answer.
+/// # Errors
+/// What to answer.
 pub(super) fn known_host(headers: &HeaderMap, http: &Http) -> Result<(), &'static str> {
     let is_ours = || header(headers, HOST.as_str()).is_some_and(|host| known(host, http));
     if headers.contains_key(HOST) && !is_ours() {
@@ -32,7 +33,8 @@ pub(super) fn known_host(headers: &HeaderMap, http: &Http) -> Result<(), &'stati
 /// Whether a page may open a WebSocket: only ours. It was loaded from where it now connects to, or from the public URL,
 /// in front of which a proxy stands.
 ///
-/// Errors: what to answer.
+/// # Errors
+/// What to answer.
 pub(super) fn our_page(headers: &HeaderMap, http: &Http, tls: bool) -> Result<(), &'static str> {
     let scheme = if tls { "https://" } else { "http://" };
     let host = header(headers, HOST.as_str()).unwrap_or_default();

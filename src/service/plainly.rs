@@ -14,7 +14,8 @@ pub(super) struct Plainly(Background);
 impl Plainly {
     /// What is to be sent; None for silence of which nothing is known.
     ///
-    /// Errors: [`BitstreamError`] for a payload that does not fit.
+    /// # Errors
+    /// [`BitstreamError`] for a payload that does not fit.
     pub(super) fn bundle<'a>(&mut self, heard: &'a Heard) -> Result<Option<Cow<'a, PackedBundle>>, BitstreamError> {
         let bundle: &PackedBundle = heard;
         if !bundle.is_background() {

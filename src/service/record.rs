@@ -73,7 +73,8 @@ impl Permits {
 impl Recorder {
     /// Makes the folder if it is missing, and sees whether it can be written to.
     ///
-    /// Errors: the system's reason, unless the disk is only full or slow: then the daemon serves without recording until
+    /// # Errors
+    /// The system's reason, unless the disk is only full or slow: then the daemon serves without recording until
     /// that is over.
     pub(super) async fn open(record: Record) -> std::io::Result<Self> {
         let disk = Arc::new(Disk::new(record, Arc::default()));
@@ -176,7 +177,8 @@ fn keep_house(disk: &Disk) {
 
 /// Whether the folder can be used, without making it.
 ///
-/// Errors: the system's reason.
+/// # Errors
+/// The system's reason.
 pub(super) fn check(record: &Record) -> std::io::Result<()> {
     match record.folder.metadata() {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),

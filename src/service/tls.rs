@@ -213,7 +213,8 @@ impl std::fmt::Debug for ClientTls {
 impl ClientTls {
     /// Trusts the authorities in the PEM file `ca`; `identity` is a client certificate and its key.
     ///
-    /// Errors: [`TlsError`] naming the file.
+    /// # Errors
+    /// [`TlsError`] naming the file.
     pub fn new(ca: &Path, identity: (Option<&Path>, Option<&Path>)) -> Result<Self, TlsError> {
         let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
         let builder = builder.with_root_certificates(authorities(ca)?);

@@ -91,7 +91,8 @@ pub(super) fn file(path: &str) -> Option<(&'static str, &'static str)> {
 
 /// Answers a request for the WebSocket; the connection is one from there on.
 ///
-/// Errors: what to answer instead.
+/// # Errors
+/// What to answer instead.
 pub(super) fn upgrade(
     shared: &Shared,
     headers: &HeaderMap,

@@ -14,6 +14,16 @@ use crate::units::StageCount;
 const BEAM: u8 = 2;
 
 /// A codec model that is ready to use. Clones share it, and so do threads.
+///
+/// # Examples
+/// ```no_run
+/// use undertone::{EncoderOptions, Model, Rate};
+///
+/// let model = Model::open("models/undertone-24k-v2")?;
+/// let bytes = model.encode(&[0.0; 24_000], &EncoderOptions::new(Rate::kbps(3.0)))?;
+/// assert_eq!(model.decode(&bytes)?.len(), 24_000);
+/// # Ok::<(), undertone::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Model(PortableModel);
 

@@ -9,6 +9,21 @@ use crate::entropy::{StreamReader, StreamWriter};
 use crate::recording::LIVE_BUNDLE;
 
 /// Samples to the bytes of a `.utn` stream, packed: for a pipe, a socket, a file that grows.
+///
+/// # Examples
+/// ```no_run
+/// use undertone::{EncoderOptions, Model, Rate, StreamDecoder, StreamEncoder};
+///
+/// let model = Model::open("models/undertone-24k-v2")?;
+/// let mut encoder = StreamEncoder::new(&model, &EncoderOptions::new(Rate::kbps(6.0)))?;
+/// let mut decoder = StreamDecoder::new(&model);
+/// let (mut bytes, mut sound) = (Vec::new(), Vec::new());
+/// for chunk in [0.0; 24_000].chunks(480) {
+///     encoder.push(chunk, &mut bytes)?;
+///     decoder.push(&std::mem::take(&mut bytes), &mut sound)?;
+/// }
+/// # Ok::<(), undertone::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct StreamEncoder {
     encoder: Encoder,

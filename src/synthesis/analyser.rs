@@ -77,7 +77,8 @@ impl<'a> Analyser<'a> {
 
     /// Appends the latents of the next part to `out`; false if samples are missing or all is done.
     ///
-    /// Errors: [`ProcessError`].
+    /// # Errors
+    /// [`ProcessError`].
     pub fn next_part(&mut self, processor: &mut Processor, out: &mut Vec<f32>) -> Result<bool, ProcessError> {
         let (frame, dim) = (self.profile.frame_samples, self.profile.latent_dim);
         let ready = self.pcm.len() / frame;
@@ -107,7 +108,8 @@ impl<'a> Analyser<'a> {
 
 /// Latents of a whole recording at the codec's rate, the silence after it included.
 ///
-/// Errors: [`ProcessError`].
+/// # Errors
+/// [`ProcessError`].
 pub fn analyse_all(
     processor: &mut Processor,
     refiner: Option<&mut Refiner>,

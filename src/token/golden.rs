@@ -14,7 +14,8 @@ use crate::units::{ModelId, StageCount};
 impl TokenModel {
     /// Reads a token model for the codec model `codec` with these codebooks and runs its golden example.
     ///
-    /// Errors: [`TokenError`] for anything that is not a token model for these codes.
+    /// # Errors
+    /// [`TokenError`] for anything that is not a token model for these codes.
     pub fn parse(bytes: &[u8], codec: ModelId, codebooks: &Codebooks) -> Result<Arc<Self>, TokenError> {
         let model = Arc::new(Self::read(bytes, codec, codebooks)?);
         model.verify(SimdLevel::detect())?;
@@ -38,7 +39,8 @@ impl TokenModel {
 
     /// Runs the golden example.
     ///
-    /// Errors: [`TokenError::Golden`] if this machine computes anything else than the recipe did.
+    /// # Errors
+    /// [`TokenError::Golden`] if this machine computes anything else than the recipe did.
     pub fn verify(self: &Arc<Self>, level: SimdLevel) -> Result<(), TokenError> {
         let stages = StageCount::new(self.golden_stages as u8).map_err(|e| TokenError::File(e.to_string()))?;
         let mut context = Context::new(Arc::clone(self), stages, level);

@@ -35,7 +35,8 @@ fn system(name: &str, e: &cpal::Error) -> DeviceError {
 
 /// All devices of all sound systems.
 ///
-/// Errors: [`DeviceError`] if a sound system answers with an error.
+/// # Errors
+/// [`DeviceError`] if a sound system answers with an error.
 pub fn list() -> Result<Vec<DeviceInfo>, DeviceError> {
     let mut all = Vec::new();
     for id in cpal::available_hosts() {

@@ -50,7 +50,8 @@ struct Microphone {
 impl DeviceInput {
     /// Opens a device.
     ///
-    /// Errors: [`DeviceError`] if that fails now; what fails later becomes silence and is told to `report`.
+    /// # Errors
+    /// [`DeviceError`] if that fails now; what fails later becomes silence and is told to `report`.
     pub fn open(name: &str, backend: Box<dyn Backend>, report: Report) -> Result<Self, DeviceError> {
         Ok(Self { device: Kept::open(name, backend, report)?, next_tick: None })
     }

@@ -40,11 +40,13 @@ pub type MakePlayback<'a> = &'a mut dyn FnMut(SampleRate, u16) -> PlaybackCallba
 pub trait Backend: Send {
     /// Opens a device and lets it call the callback from now on; failures are told to `link`.
     ///
-    /// Errors: [`DeviceError`].
+    /// # Errors
+    /// [`DeviceError`].
     fn open_input(&mut self, name: &str, link: &Arc<Link>, make: MakeCapture<'_>) -> Result<Opened, DeviceError>;
 
     /// Opens a device and lets it call the callback from now on; failures are told to `link`.
     ///
-    /// Errors: [`DeviceError`].
+    /// # Errors
+    /// [`DeviceError`].
     fn open_output(&mut self, name: &str, link: &Arc<Link>, make: MakePlayback<'_>) -> Result<Opened, DeviceError>;
 }

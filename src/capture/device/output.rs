@@ -49,7 +49,8 @@ struct Loudspeaker {
 impl DeviceOutput {
     /// Opens a device.
     ///
-    /// Errors: [`DeviceError`] if that fails now; what fails later is told to `report`.
+    /// # Errors
+    /// [`DeviceError`] if that fails now; what fails later is told to `report`.
     pub fn open(name: &str, backend: Box<dyn Backend>, report: Report) -> Result<Self, DeviceError> {
         Ok(Self { device: Kept::open(name, backend, report)?, pending: Vec::new() })
     }

@@ -214,7 +214,8 @@ impl Disk {
 
     /// Tries whether a recording could be written in the folder, which is there.
     ///
-    /// Errors: the system's reason.
+    /// # Errors
+    /// The system's reason.
     pub(super) fn probe(folder: &Path) -> std::io::Result<()> {
         let path = folder.join(format!(".undertone-{}", std::process::id()));
         let written = File::create(&path).and_then(|mut f| {

@@ -71,7 +71,8 @@ pub struct PageCodec {
 impl PageCodec {
     /// Reads and hashes the module `undertone.wasm` and the files of a model folder that it needs.
     ///
-    /// Errors: the file that cannot be read, or a manifest that is none.
+    /// # Errors
+    /// The file that cannot be read, or a manifest that is none.
     pub fn read(module: &Path, model: &Path) -> Result<Self> {
         let manifest = Manifest::parse(&std::fs::read(model.join("manifest.toml"))?).map_err(Error::other)?;
         let mut files = vec![CodecFile::read(module.to_owned(), "application/wasm")?];
