@@ -32,7 +32,9 @@ impl StageCount {
     /// The first stage alone.
     pub const ONE: Self = Self(1);
 
-    /// Errors: `OutOfRange` unless 1 to 24.
+    ///
+    /// # Errors
+    /// `OutOfRange` unless 1 to 24.
     pub fn new(stages: u8) -> Result<Self, OutOfRange> {
         if (1..=MAX_STAGES).contains(&stages) {
             Ok(Self(stages))
@@ -67,7 +69,9 @@ impl MessageRate {
     /// Bits of a coded stage of a frame that are hardly ever fewer.
     const FEWEST_STAGE_BITS: u16 = 5;
 
-    /// Errors: `OutOfRange` unless 500 to 12 000 bit/s.
+    ///
+    /// # Errors
+    /// `OutOfRange` unless 500 to 12 000 bit/s.
     pub fn new(bps: u32) -> Result<Self, OutOfRange> {
         match u16::try_from(bps) {
             Ok(narrow) if (500..=12_000).contains(&narrow) => Ok(Self(narrow)),
@@ -112,7 +116,9 @@ impl MessageRate {
 pub struct SampleRate(u32);
 
 impl SampleRate {
-    /// Errors: `OutOfRange` unless 8 000 to 192 000 Hz.
+    ///
+    /// # Errors
+    /// `OutOfRange` unless 8 000 to 192 000 Hz.
     pub fn new(hz: u32) -> Result<Self, OutOfRange> {
         if (8_000..=192_000).contains(&hz) {
             Ok(Self(hz))

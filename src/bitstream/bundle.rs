@@ -28,7 +28,9 @@ pub struct Bundle {
 }
 
 impl Bundle {
-    /// Errors: [`BitstreamError::Bundle`] unless 1 to 50 frames and as many codes below 1024 as frames times stages.
+    ///
+    /// # Errors
+    /// [`BitstreamError::Bundle`] unless 1 to 50 frames and as many codes below 1024 as frames times stages.
     pub fn new(first_frame: u64, frames: u8, stages: StageCount, codes: Vec<u16>) -> Result<Self, BitstreamError> {
         let error = |reason| BitstreamError::Bundle { first_frame, reason };
         if !(1..=Profile::MAX_FRAMES_PER_BUNDLE).contains(&frames) {
@@ -74,7 +76,8 @@ impl Bundle {
 
     /// Reads a graded payload.
     ///
-    /// Errors: [`BitstreamError::Bundle`] for a stage count out of range, bits that are missing or left over, or padding that
+    /// # Errors
+    /// [`BitstreamError::Bundle`] for a stage count out of range, bits that are missing or left over, or padding that
     /// is not zero.
     pub fn unpack_graded(
         first_frame: u64,
@@ -151,7 +154,8 @@ impl Bundle {
 
     /// Reads a packed payload.
     ///
-    /// Errors: [`BitstreamError::Bundle`] for a payload of another length, or with padding that is not zero.
+    /// # Errors
+    /// [`BitstreamError::Bundle`] for a payload of another length, or with padding that is not zero.
     pub fn unpack(first_frame: u64, frames: u8, stages: StageCount, payload: &[u8]) -> Result<Self, BitstreamError> {
         check_payload(first_frame, frames, stages, payload)?;
         let mut codes = Vec::with_capacity(usize::from(frames) * stages.index());
@@ -162,7 +166,8 @@ impl Bundle {
     /// Appends the payload of the first `to` stages of a payload of `from` stages. Nothing is decoded; a relay lowers
     /// a listener's rate this way.
     ///
-    /// Errors: as [`Bundle::unpack`], and if `to` is more than `from`.
+    /// # Errors
+    /// As [`Bundle::unpack`], and if `to` is more than `from`.
     pub fn truncate_packed(
         frames: u8,
         from: StageCount,

@@ -20,7 +20,9 @@ pub struct Redundancy {
 }
 
 impl Redundancy {
-    /// Errors: `OutOfRange` unless 1 to 50 frames.
+    ///
+    /// # Errors
+    /// `OutOfRange` unless 1 to 50 frames.
     pub fn new(stages: StageCount, frames: u8) -> Result<Self, OutOfRange> {
         if (1..=Profile::MAX_FRAMES_PER_BUNDLE).contains(&frames) {
             Ok(Self { stages, frames })
@@ -83,7 +85,8 @@ impl RedundancyWriter {
 /// Reads the copies that came with a bundle that starts at `first_frame`; None if there are none. The decoder takes from them
 /// only what it has not got. What follows the copies has no meaning.
 ///
-/// Errors: [`BitstreamError::Bundle`] for bytes that no sender writes.
+/// # Errors
+/// [`BitstreamError::Bundle`] for bytes that no sender writes.
 pub fn read_redundancy(first_frame: u64, bytes: &[u8]) -> Result<Option<Bundle>, BitstreamError> {
     let error = |reason: String| BitstreamError::Bundle { first_frame, reason };
     match bytes {

@@ -108,7 +108,8 @@ impl Assembler {
 
     /// Takes a layer. One that is late or there already is ignored.
     ///
-    /// Errors: [`MessageError`] for one that contradicts the others, or codes that the model does not have.
+    /// # Errors
+    /// [`MessageError`] for one that contradicts the others, or codes that the model does not have.
     pub fn push(&mut self, message: &LayerMessage) -> Result<(), MessageError> {
         let sequence = message.sequence;
         if !message.has_codes() || !self.is_near(message)? {
@@ -175,7 +176,8 @@ impl Assembler {
 
     /// The next bundle; with `hurry` whatever there is of it.
     ///
-    /// Errors: [`MessageError`] if the layers make no bundle.
+    /// # Errors
+    /// [`MessageError`] if the layers make no bundle.
     pub fn pop(&mut self, hurry: bool) -> Result<Option<PackedBundle>, MessageError> {
         while let Some(first) = self.pending.front() {
             let all = if first.is_background { 1 } else { layers_of(first.stages) };

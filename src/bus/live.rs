@@ -36,7 +36,8 @@ impl Bus {
     /// Claims a stream; None if an earlier publisher objects. While NATS is away everything may be claimed: who was
     /// later finds out when it is back.
     ///
-    /// Errors: [`BusError`] if NATS cannot be asked.
+    /// # Errors
+    /// [`BusError`] if NATS cannot be asked.
     pub async fn claim(&self, name: &StreamName, model: ModelId) -> Result<Option<Claim>, BusError> {
         let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
         let epoch = Epoch { started: u64::try_from(started).unwrap_or(u64::MAX), id: self.id };
@@ -174,7 +175,8 @@ impl std::fmt::Debug for LiveStream {
 impl LiveStream {
     /// Subscribes to the first `layers` layers and to no others.
     ///
-    /// Errors: [`BusError`] if the connection was closed for good.
+    /// # Errors
+    /// [`BusError`] if the connection was closed for good.
     pub async fn set_layers(&mut self, layers: usize) -> Result<(), BusError> {
         for number in 0..LAYERS {
             if number >= layers {

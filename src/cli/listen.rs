@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use tokio::runtime::Runtime;
 
-use super::encode::{parse_kbps, tokens};
+use super::encode::parse_kbps;
 use super::remote::{datagrams, runtime};
 use super::send::{parse_latency, parse_stream};
 use super::stop::Signals;
@@ -373,6 +373,46 @@ enum Woken {
     Signal,
 }
 
+/// How far a stream has come. A file has the frames that were sent, whenever they came; ears hear silence as long as it lasts.
+struct Place {
+    frames: u64,
+    spans: Spans,
+    quiet: Option<Quiet>,
+}
+
+impl Place {
+    /// Silence that lasts.
+    fn wait(&mut self, sink: &mut Destination) -> Result<()> {
+        if let Some((_, made)) = self.quiet.as_mut().and_then(|q| q.fill(Instant::now())) {
+            self.frames += u64::from(made);
+            sink.be_quiet(made)?;
+        }
+        Ok(())
+    }
+
+    fn bundle(&mut self, mut packed: PackedBundle, sink: &mut Destination, profile: &Arc<Profile>) -> Result<()> {
+        let (first, frames, is_background) = (packed.first_frame, packed.frames, packed.is_background());
+        match &mut self.quiet {
+            Some(quiet) => {
+                let placed = quiet.place(first, frames, is_background, Instant::now());
+                packed.first_frame = placed.first_frame;
+                self.frames += u64::from(frames) + placed.fill;
+                sink.be_quiet(u8::try_from(placed.fill).unwrap_or(u8::MAX))?;
+            }
+            None => self.frames += self.spans.frames(first, frames, is_background),
+        }
+        sink.write(&packed, profile)
+    }
+
+    fn lose(&mut self, lost: u64, sink: &mut Destination) -> Result<()> {
+        self.frames += lost;
+        if let Some(quiet) = &mut self.quiet {
+            quiet.lose(lost);
+        }
+        sink.lose(lost)
+    }
+}
+
 /// Passes on up to `wanted` frames, or until the stream ends or is cut; gives how many came, and what cut it.
 fn receive(
     runtime: &Runtime,
@@ -381,81 +421,38 @@ fn receive(
     model: &LoadedModel,
     wanted: u64,
 ) -> Result<(u64, Option<ClientError>)> {
-    let profile = &model.profile;
-    let (mut frames, mut cut) = (0, None);
-    // A file has the frames that were sent, whenever they came; ears hear silence as long as it lasts.
-    let mut spans = Spans::default();
-    let mut quiet = matches!(sink, Destination::Audio { ears: true, .. }).then(|| Quiet::new(Profile::FRAME_TIME));
+    let quiet = matches!(sink, Destination::Audio { ears: true, .. }).then(|| Quiet::new(Profile::FRAME_TIME));
+    let mut place = Place { frames: 0, spans: Spans::default(), quiet };
     let mut signals = {
         let _guard = runtime.enter();
         Signals::catch()?
     };
-    while frames < wanted {
+    while place.frames < wanted {
         let next = runtime.block_on(async {
             tokio::select! {
                 next = source.next() => Woken::Came(next),
-                () = until(quiet.as_ref().and_then(Quiet::due)) => Woken::Quiet,
+                () = until(place.quiet.as_ref().and_then(Quiet::due)) => Woken::Quiet,
                 () = signals.recv() => Woken::Signal,
             }
         });
-        let next = match next {
-            Woken::Came(next) => Some(next),
-            Woken::Signal => None,
-            Woken::Quiet => {
-                if let Some((_, made)) = quiet.as_mut().and_then(|q| q.fill(Instant::now())) {
-                    frames += u64::from(made);
-                    sink.be_quiet(made)?;
-                }
-                continue;
-            }
-        };
         match next {
-            Some(Ok(Some(QuicEvent::Bundle(mut packed)))) => {
-                frames += u64::from(packed.frames);
-                match &mut quiet {
-                    Some(quiet) => {
-                        let is_background = packed.is_background();
-                        let placed = quiet.place(packed.first_frame, packed.frames, is_background, Instant::now());
-                        packed.first_frame = placed.first_frame;
-                        frames += placed.fill;
-                        sink.be_quiet(u8::try_from(placed.fill).unwrap_or(u8::MAX))?;
-                    }
-                    None => {
-                        frames += spans.frames(packed.first_frame, packed.frames, packed.is_background())
-                            - u64::from(packed.frames)
-                    }
-                }
-                sink.write(&packed, profile)?;
-            }
-            Some(Ok(Some(QuicEvent::Lost(lost)))) => {
-                frames += lost;
-                if let Some(quiet) = &mut quiet {
-                    quiet.lose(lost);
-                }
-                sink.lose(lost)?;
-            }
-            Some(Ok(Some(QuicEvent::Restart))) => sink.restart(profile, model.tokens()?.as_ref()),
+            Woken::Came(Ok(Some(QuicEvent::Bundle(packed)))) => place.bundle(packed, sink, &model.profile)?,
+            Woken::Came(Ok(Some(QuicEvent::Lost(lost)))) => place.lose(lost, sink)?,
+            Woken::Came(Ok(Some(QuicEvent::Restart))) => sink.restart(&model.profile, model.tokens()?.as_ref()),
+            Woken::Quiet => place.wait(sink)?,
             // The end of the stream, or of our patience.
-            Some(Ok(None)) | None => break,
-            Some(Err(e)) => {
-                cut = Some(e);
-                break;
-            }
+            Woken::Came(Ok(None)) | Woken::Signal => break,
+            Woken::Came(Err(e)) => return Ok((place.frames, Some(e))),
         }
     }
-    Ok((frames, cut))
+    Ok((place.frames, None))
 }
 
 pub(super) fn run(args: Args) -> Result<()> {
     let model = args.model.load()?;
     let mut sink = destination(&args, &model)?;
     let wanted = args.seconds.map_or(u64::MAX, |s| (s * f64::from(Profile::FRAMES_PER_SECOND)).ceil() as u64);
-    let mut options = args.remote.options()?;
-    options.tokens = match (args.coded, args.packed) {
-        (true, false) => Some(tokens(&model)?),
-        (_, true) => None,
-        (false, false) => model.tokens()?,
-    };
+    let options = args.remote.coded(&model, args.coded, args.packed)?;
     let runtime = runtime()?;
     let hello = hello(&args, model.profile.model_id)?;
     let mut source = runtime.block_on(connect(&args, hello, &options))?;

@@ -6,6 +6,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use tokio::runtime::Runtime;
 
+use super::encode::tokens;
+use crate::infer::LoadedModel;
 use crate::service::{ClientOptions, ClientTls};
 
 /// Where the token comes from if there is no file: a command line could be read by others on the machine.
@@ -71,6 +73,16 @@ impl Args {
             tokens: None,
             wire: crate::session::Wire::ALL,
         })
+    }
+
+    /// The same with the model's token model, where it has one: `coded` must, `packed` must not be used.
+    pub(super) fn coded(&self, model: &LoadedModel, coded: bool, packed: bool) -> Result<ClientOptions> {
+        let tokens = match (coded, packed) {
+            (true, false) => Some(tokens(model)?),
+            (_, true) => None,
+            (false, false) => model.tokens()?,
+        };
+        Ok(ClientOptions { tokens, ..self.options()? })
     }
 
     /// The bearer token; empty if there is none.

@@ -9,20 +9,21 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use tokio::runtime::Runtime;
 
-use super::encode::{parse_beam, parse_rate, refiner, remark, tokens};
+use super::encode::{parse_beam, parse_rate, refiner, remark};
 use super::remote::{QUIC, datagrams, runtime};
 use crate::bitstream::Bundle;
 use crate::capture::device::{CpalBackend, DeviceInput};
 use crate::capture::{AudioInput, CaptureError};
 use crate::cli::loading::ModelFolder;
 use crate::codec::{Bucket, Encoder, Processor};
+use crate::infer::LoadedModel;
 use crate::jitter::{Pace, Schedule};
 use crate::profile::Profile;
 use crate::recording::{LIVE_BUNDLE, REFINE_STEPS};
 use crate::rvq::BeamWidth;
 use crate::service::{Client, ClientError, ClientOptions, Published, QuicClient};
 use crate::session::{Hello, StreamName};
-use crate::synthesis::{Analyser, Effort};
+use crate::synthesis::{Analyser, Effort, Refiner};
 use crate::units::{CODEC_RATE, MessageRate, ModelId, PcmFormat, StageCount};
 use crate::wire::MAX_DATAGRAM;
 
@@ -120,6 +121,16 @@ enum Search {
     Steps(u32),
     /// As many as the machine can afford.
     Auto,
+}
+
+impl Search {
+    fn refiner(self, model: &LoadedModel, effort: &Effort) -> Result<Option<Refiner>> {
+        match self {
+            Self::Steps(steps) => refiner(model, steps),
+            // A model without the gradient can do without.
+            Self::Auto => Ok(model.refiner(effort.steps())?),
+        }
+    }
 }
 
 fn parse_effort(s: &str) -> Result<Search, String> {
@@ -414,23 +425,55 @@ fn codes(bundle: &Bundle) -> u32 {
     bundle.by_frame().map(|f| f.len() as u32).sum()
 }
 
-/// What was sent, in words.
-fn summary(client: &Target, hello: u64, encoder: &Encoder, frames: u64, stage_frames: u64) -> Option<String> {
-    let late = match client {
-        Target::Quic(client) if client.stale() > 0 => {
-            format!(", {} bundles were too late and not sent", client.stale())
+/// A stream on its way out.
+struct Outflow {
+    encoder: Encoder,
+    client: Target,
+    plan: Plan,
+    lengths: Lengths,
+    schedule: Schedule,
+    frames: u64,
+    stage_frames: u64,
+}
+
+impl Outflow {
+    /// Publishes the bundles that are complete, each when its time has come.
+    fn publish(&mut self, processor: &mut Processor, runtime: &Runtime) -> Result<()> {
+        self.plan.prepare(&mut self.encoder, self.lengths.now);
+        while let Some(made) = processor.encode(&mut self.encoder)? {
+            runtime.block_on(hold(&mut self.schedule, processor.profile().media_time(made.frames)));
+            self.stage_frames += runtime.block_on(self.plan.publish(&mut self.client, &mut self.encoder, &made))?;
+            self.frames += u64::from(made.frames);
+            if self.lengths.follow(self.client.bundle_frames()) {
+                self.encoder.set_bundle_frames(self.lengths.now);
+            }
+            self.plan.prepare(&mut self.encoder, self.lengths.now);
         }
-        _ => String::new(),
-    };
-    let seconds = frames as f64 / 50.0;
-    if frames == 0 {
-        return None;
+        Ok(())
     }
-    let kbps = (client.bytes_sent() - hello) as f64 * 8.0 / 1000.0 / seconds;
-    let stages = stage_frames as f64 / frames as f64;
-    let saved = encoder.bucket().map_or_else(String::new, |b| format!(", {:.1} s of the rate left over", b.saved_s()));
-    let how = if client.is_coded().0 { "coded" } else { "packed" };
-    Some(format!("{kbps:.2} kbit/s of messages in {seconds:.1} s, {how}, {stages:.1} stages on average{saved}{late}"))
+
+    /// What was sent, in words; `hello` bytes of it were the greeting.
+    fn summary(&self, hello: u64) -> Option<String> {
+        let Self { encoder, client, frames, stage_frames, .. } = self;
+        if *frames == 0 {
+            return None;
+        }
+        let late = match client {
+            Target::Quic(client) if client.stale() > 0 => {
+                format!(", {} bundles were too late and not sent", client.stale())
+            }
+            _ => String::new(),
+        };
+        let seconds = *frames as f64 / 50.0;
+        let kbps = (client.bytes_sent() - hello) as f64 * 8.0 / 1000.0 / seconds;
+        let stages = *stage_frames as f64 / *frames as f64;
+        let saved = |b: &Bucket| format!(", {:.1} s of the rate left over", b.saved_s());
+        let saved = encoder.bucket().map_or_else(String::new, saved);
+        let how = if client.is_coded().0 { "coded" } else { "packed" };
+        Some(format!(
+            "{kbps:.2} kbit/s of messages in {seconds:.1} s, {how}, {stages:.1} stages on average{saved}{late}"
+        ))
+    }
 }
 
 /// Waits until media of this length may be sent.
@@ -489,24 +532,15 @@ pub(super) fn run(args: Args) -> Result<()> {
     let model = args.model.load()?;
     let mut processor = model.processor(args.beam)?;
     let profile = processor.profile();
-    let mut options = args.remote.options()?;
-    options.tokens = match (args.coded, args.packed) {
-        (true, false) => Some(tokens(&model)?),
-        (_, true) => None,
-        (false, false) => model.tokens()?,
-    };
+    let options = args.remote.coded(&model, args.coded, args.packed)?;
     let constant = args.constant.then(|| MessageRate::new((args.kbps * 1e3).round() as u32)).transpose()?;
-    let mut lengths = Lengths::new(&args, constant);
+    let lengths = Lengths::new(&args, constant);
     let bundle = lengths.now;
     let mut encoder = Encoder::new(profile.clone(), profile.stages, bundle)?;
     encoder.set_job_frames(usize::from(bundle));
     let (plan, most) = Plan::new(&args, &mut encoder, &profile)?;
     let mut effort = Effort::new(EFFORT_BUDGET, REFINE_STEPS);
-    let mut refiner = match args.effort {
-        Search::Steps(steps) => refiner(&model, steps)?,
-        // A model without the gradient can do without.
-        Search::Auto => model.refiner(effort.steps())?,
-    };
+    let mut refiner = args.effort.refiner(&model, &effort)?;
     let mut analyser = refiner.as_mut().map(|refiner| {
         let mut analyser = Analyser::new(profile.clone(), Some(refiner));
         analyser.set_part(usize::from(bundle));
@@ -514,48 +548,38 @@ pub(super) fn run(args: Args) -> Result<()> {
     });
     let hello = hello(&args, profile.model_id, most, lengths.most, constant)?;
     let runtime = runtime()?;
-    let mut client = Target::connect(&args, hello, options, &runtime)?;
+    let client = Target::connect(&args, hello, options, &runtime)?;
     let hello_bytes = client.bytes_sent();
-    let mut plan = plan.begin(&args, constant, &client, &mut encoder);
-    let mut schedule = Schedule::new(AHEAD);
+    let plan = plan.begin(&args, constant, &client, &mut encoder);
     // Messages of one size say nothing if there is always one.
     if args.dtx == Switch::On && !args.constant && client.knows_silence() {
         encoder.leave_out_silence();
     }
-    let (mut frames, mut stage_frames) = (0, 0);
+    let schedule = Schedule::new(AHEAD);
+    let mut out = Outflow { encoder, client, plan, lengths, schedule, frames: 0, stage_frames: 0 };
     // Reading blocks, so it has a thread of its own; the queue is short, and the server's back-pressure reaches it.
     let chunks = read_ahead(input);
     loop {
-        let pcm = match chunks.recv_timeout(client.silence()) {
+        let pcm = match chunks.recv_timeout(out.client.silence()) {
             Ok(chunk) => Some(chunk?),
             Err(RecvTimeoutError::Timeout) => {
-                runtime.block_on(client.sign_of_life())?;
+                runtime.block_on(out.client.sign_of_life())?;
                 continue;
             }
             Err(RecvTimeoutError::Disconnected) => None,
         };
-        let more = pcm.is_some();
         if let Some(analyser) = &mut analyser {
-            analyser.set_part(usize::from(lengths.now));
+            analyser.set_part(usize::from(out.lengths.now));
         }
-        let measured = (args.effort == Search::Auto).then_some((&mut effort, profile.media_time(lengths.now)));
-        feed(&mut encoder, analyser.as_mut(), &mut processor, pcm.as_deref(), measured)?;
-        plan.prepare(&mut encoder, lengths.now);
-        while let Some(made) = processor.encode(&mut encoder)? {
-            runtime.block_on(hold(&mut schedule, profile.media_time(made.frames)));
-            stage_frames += runtime.block_on(plan.publish(&mut client, &mut encoder, &made))?;
-            frames += u64::from(made.frames);
-            if lengths.follow(client.bundle_frames()) {
-                encoder.set_bundle_frames(lengths.now);
-            }
-            plan.prepare(&mut encoder, lengths.now);
-        }
-        if !more {
+        let measured = (args.effort == Search::Auto).then_some((&mut effort, profile.media_time(out.lengths.now)));
+        feed(&mut out.encoder, analyser.as_mut(), &mut processor, pcm.as_deref(), measured)?;
+        out.publish(&mut processor, &runtime)?;
+        if pcm.is_none() {
             break;
         }
     }
-    let summary = summary(&client, hello_bytes, &encoder, frames, stage_frames);
-    runtime.block_on(client.finish())?;
+    let summary = out.summary(hello_bytes);
+    runtime.block_on(out.client.finish())?;
     if let Some(summary) = summary {
         let steps = effort.steps();
         let search = if args.effort == Search::Auto { format!(", effort {steps} at the end") } else { String::new() };

@@ -166,14 +166,16 @@ impl From<BundleError> for ClientError {
 impl Client {
     /// Connects by plain TCP and shakes hands.
     ///
-    /// Errors: [`ClientError`], with the server's reason if it refused.
+    /// # Errors
+    /// [`ClientError`], with the server's reason if it refused.
     pub async fn connect(address: &str, hello: Hello) -> Result<Self, ClientError> {
         Self::connect_with(address, hello, &ClientOptions::default()).await
     }
 
     /// Connects and shakes hands.
     ///
-    /// Errors: [`ClientError`], with the server's reason if it refused.
+    /// # Errors
+    /// [`ClientError`], with the server's reason if it refused.
     pub async fn connect_with(address: &str, hello: Hello, options: &ClientOptions) -> Result<Self, ClientError> {
         let io = |source| ClientError::Io { address: address.to_owned(), source };
         let answer = ANSWER.min(options.patience);
@@ -253,14 +255,16 @@ impl Client {
 
     /// Sends any message as it is, right or wrong; for tests of servers.
     ///
-    /// Errors: [`ClientError`].
+    /// # Errors
+    /// [`ClientError`].
     pub async fn send_raw(&mut self, message: &Message) -> Result<(), ClientError> {
         self.tell(message).await
     }
 
     /// Publishes a bundle. Waits while the server holds us to real time.
     ///
-    /// Errors: [`ClientError`], with the server's reason if it closed the session.
+    /// # Errors
+    /// [`ClientError`], with the server's reason if it closed the session.
     pub async fn publish(&mut self, bundle: PackedBundle) -> Result<(), ClientError> {
         for bundle in self.session.parts(bundle)? {
             let message = self.session.writer().message(bundle)?;
@@ -277,7 +281,8 @@ impl Client {
     /// Publishes a bundle as a message of exactly `bytes` bytes: stages that do not fit are left out, and what is then missing is
     /// padded. Gives the stages that were sent, and the bytes without the padding.
     ///
-    /// Errors: [`ClientError`]; [`ClientError::Small`] if not even one stage fits.
+    /// # Errors
+    /// [`ClientError`]; [`ClientError::Small`] if not even one stage fits.
     pub async fn publish_padded(
         &mut self,
         bundle: &PackedBundle,
@@ -350,14 +355,16 @@ impl Client {
 
     /// Tells the server that we are still here, when there is nothing else to say.
     ///
-    /// Errors: [`ClientError`], with the server's reason if it closed the session.
+    /// # Errors
+    /// [`ClientError`], with the server's reason if it closed the session.
     pub async fn sign_of_life(&mut self) -> Result<(), ClientError> {
         self.tell(&Message::Control(Control::default())).await
     }
 
     /// The next bundle; None when the stream ended.
     ///
-    /// Errors: [`ClientError`].
+    /// # Errors
+    /// [`ClientError`].
     pub async fn next(&mut self) -> Result<Option<PackedBundle>, ClientError> {
         loop {
             let message = self.receive().await?;
@@ -378,7 +385,8 @@ impl Client {
 
     /// Asks for at most this many stages from the next bundle on.
     ///
-    /// Errors: [`ClientError::Io`].
+    /// # Errors
+    /// [`ClientError::Io`].
     pub async fn set_stages(&mut self, stages: StageCount) -> Result<(), ClientError> {
         self.out.put(&Message::Control(Control { stages: Some(stages), ..Control::default() }));
         self.flush().await
@@ -393,7 +401,8 @@ impl Client {
 
     /// Ends the session and waits until the server has taken everything.
     ///
-    /// Errors: [`ClientError`]; a server that shut down or hung up before it said so may have taken less.
+    /// # Errors
+    /// [`ClientError`]; a server that shut down or hung up before it said so may have taken less.
     pub async fn finish(mut self) -> Result<(), ClientError> {
         self.tell(&Message::Close(Close::new(Reason::Done, ""))).await?;
         loop {

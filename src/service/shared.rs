@@ -150,7 +150,8 @@ impl Counters {
 
 /// The next bundle of a stream, encoded in the engine; None if samples are missing.
 ///
-/// Errors: why the engine did not run a job.
+/// # Errors
+/// Why the engine did not run a job.
 pub(super) async fn encode(
     slot: &Slot,
     encoder: &mut Encoder,
@@ -224,7 +225,8 @@ impl Searcher {
 
 /// Runs one job in the engine and waits for it.
 ///
-/// Errors: why the engine did not run it.
+/// # Errors
+/// Why the engine did not run it.
 pub(super) async fn process<J>(slot: &Slot, job: J, within: Duration) -> Result<J, EngineError>
 where
     J: Job + Send + 'static,

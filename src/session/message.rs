@@ -13,7 +13,9 @@ use crate::units::{MessageRate, ModelId, OutOfRange, StageCount};
 pub struct StreamName(Arc<str>);
 
 impl StreamName {
-    /// Errors: `OutOfRange` for another length or other characters.
+    ///
+    /// # Errors
+    /// `OutOfRange` for another length or other characters.
     pub fn new(name: &str) -> Result<Self, OutOfRange> {
         let fits = (1..=64).contains(&name.len())
             && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));

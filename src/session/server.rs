@@ -85,7 +85,8 @@ impl ServerSession {
 
     /// Takes a message that arrived at `now`.
     ///
-    /// Errors: what to close the session with.
+    /// # Errors
+    /// What to close the session with.
     pub fn handle(&mut self, message: Message, profile: &Profile, now: Instant) -> Result<Event, Close> {
         let result = self.step(message, profile);
         match &result {

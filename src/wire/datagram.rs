@@ -64,7 +64,8 @@ impl Brief {
 
     /// The bundle with its number, whose numbers are those next to a bundle's that came before it.
     ///
-    /// Errors: [`WireError`] for a payload that no peer writes.
+    /// # Errors
+    /// [`WireError`] for a payload that no peer writes.
     pub fn whole(self, (sequence, first_frame): (u64, u64)) -> Result<(u64, PackedBundle), WireError> {
         let near = |said: i64, bits: u32, known: u64| {
             let (half, span) = (1i64 << (bits - 1), 1i64 << bits);
@@ -134,7 +135,8 @@ impl Datagram {
 
     /// Reads a datagram.
     ///
-    /// Errors: [`WireError`] for what no peer writes.
+    /// # Errors
+    /// [`WireError`] for what no peer writes.
     pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
         if bytes.len() > MAX_DATAGRAM {
             return Err(WireError::LargeDatagram { got: bytes.len() });

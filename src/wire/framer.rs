@@ -33,7 +33,8 @@ impl Framer {
 
     /// The next message; None if more bytes are needed. A length is refused before its bytes are waited for.
     ///
-    /// Errors: [`WireError`]; nothing sensible can follow in this connection.
+    /// # Errors
+    /// [`WireError`]; nothing sensible can follow in this connection.
     #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> Result<Option<Message>, WireError> {
         let bytes = &self.buffer[self.at..];

@@ -174,7 +174,8 @@ impl LayerMessage {
 
     /// Reads a message.
     ///
-    /// Errors: [`MessageError`] for anything that [`LayerMessage::encode`] would not write.
+    /// # Errors
+    /// [`MessageError`] for anything that [`LayerMessage::encode`] would not write.
     pub fn parse(bytes: &[u8]) -> Result<Self, MessageError> {
         let Some((head, payload)) = bytes.split_first_chunk::<HEAD>() else {
             return Err(MessageError::Head(format!("{} bytes", bytes.len())));
@@ -253,7 +254,8 @@ impl LayerMessage {
 
 /// Cuts a bundle into its layers.
 ///
-/// Errors: [`MessageError`] for a payload that does not fit.
+/// # Errors
+/// [`MessageError`] for a payload that does not fit.
 pub fn split(
     bundle: &PackedBundle,
     epoch: Epoch,
@@ -299,7 +301,8 @@ pub fn split(
 /// Cuts a bundle of a stream whose messages have one size into its layers: always all that the rate has, however many stages the
 /// bundle has; silence is none of it.
 ///
-/// Errors: [`MessageError`] for a payload that does not fit.
+/// # Errors
+/// [`MessageError`] for a payload that does not fit.
 pub fn split_constant(
     bundle: &PackedBundle,
     rate: MessageRate,

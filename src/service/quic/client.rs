@@ -104,7 +104,8 @@ impl std::fmt::Debug for QuicClient {
 impl QuicClient {
     /// Opens a session. Without `options.tls` only a server on this machine is trusted.
     ///
-    /// Errors: [`ClientError`], with the server's reason if it refused.
+    /// # Errors
+    /// [`ClientError`], with the server's reason if it refused.
     pub async fn connect(address: &str, mut hello: Hello, options: &ClientOptions) -> Result<Self, ClientError> {
         let io = |source| ClientError::Io { address: address.to_owned(), source };
         let mut found = tokio::net::lookup_host(address).await.map_err(io)?;
@@ -159,7 +160,8 @@ impl QuicClient {
 
     /// Goes on from another port of this machine, as after its network has changed. The server follows.
     ///
-    /// Errors: the system's.
+    /// # Errors
+    /// The system's.
     pub fn rebind(&self) -> std::io::Result<()> {
         let local = self.endpoint.local_addr()?;
         self.endpoint.rebind(UdpSocket::bind(any(local))?)
@@ -270,7 +272,8 @@ impl QuicClient {
 
     /// What comes next, when its time has come; None when the stream ended. Cancel-safe.
     ///
-    /// Errors: [`ClientError`].
+    /// # Errors
+    /// [`ClientError`].
     pub async fn next(&mut self) -> Result<Option<QuicEvent>, ClientError> {
         loop {
             let now = Instant::now();
@@ -315,7 +318,8 @@ impl QuicClient {
 
     /// Asks for at most this many stages.
     ///
-    /// Errors: [`ClientError`].
+    /// # Errors
+    /// [`ClientError`].
     pub async fn set_stages(&mut self, stages: StageCount) -> Result<(), ClientError> {
         self.tell(&Message::Control(Control { stages: Some(stages), ..Control::default() })).await
     }
@@ -337,7 +341,8 @@ impl QuicClient {
     /// Publishes a bundle. Nothing else holds a publisher to real time here: of a recording this waits until its time has come; live
     /// sound that is too late is left out.
     ///
-    /// Errors: [`ClientError`], with the server's reason if it closed the session.
+    /// # Errors
+    /// [`ClientError`], with the server's reason if it closed the session.
     pub async fn publish(&mut self, bundle: &PackedBundle) -> Result<(), ClientError> {
         let frames = self.spans.frames(bundle.first_frame, bundle.frames, bundle.is_background());
         let (span, own) = (Profile::FRAME_TIME * frames as u32, Profile::FRAME_TIME * u32::from(bundle.frames));
@@ -397,7 +402,8 @@ impl QuicClient {
     /// To be called several times a second while there is nothing to publish: tells the server soon that it is a pause and no
     /// loss, and then every second that we are still here.
     ///
-    /// Errors: [`ClientError`], with the server's reason if it closed the session.
+    /// # Errors
+    /// [`ClientError`], with the server's reason if it closed the session.
     pub async fn sign_of_life(&mut self) -> Result<(), ClientError> {
         self.pass_on().await?;
         if let Some(announcement) = self.outgoing.announcement(Instant::now()) {
@@ -412,7 +418,8 @@ impl QuicClient {
 
     /// Ends the session; waits until the server says that it is done.
     ///
-    /// Errors: [`ClientError`].
+    /// # Errors
+    /// [`ClientError`].
     pub async fn finish(mut self) -> Result<(), ClientError> {
         while let Some(wake) = self.pacing.wake() {
             self.closed()?;

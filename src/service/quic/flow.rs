@@ -156,7 +156,8 @@ impl Outgoing {
     /// A bundle as datagrams carry it, with as many stages as the receiver gets now: in one part, or several if it is long. With
     /// `constant` they have one size, which only losses change; silence is then not described.
     ///
-    /// Errors: [`BitstreamError`] for a payload that does not fit.
+    /// # Errors
+    /// [`BitstreamError`] for a payload that does not fit.
     pub(super) fn pack(
         &mut self,
         bundle: &PackedBundle,
@@ -319,14 +320,16 @@ impl Incoming {
 
     /// The bundle that a brief one stands for; None before any other came.
     ///
-    /// Errors: [`WireError`] for what no sender writes.
+    /// # Errors
+    /// [`WireError`] for what no sender writes.
     pub(super) fn whole(&self, brief: Brief) -> Result<Option<(u64, PackedBundle)>, WireError> {
         self.latest.map(|latest| brief.whole(latest)).transpose()
     }
 
     /// Takes a bundle and its copies.
     ///
-    /// Errors: [`BitstreamError`] for what no sender writes.
+    /// # Errors
+    /// [`BitstreamError`] for what no sender writes.
     pub(super) fn push(
         &mut self,
         sequence: u64,

@@ -8,13 +8,13 @@ use crate::jitter::{Pace, Pacing, Passed, Played, PlayoutOptions, Report, Spans}
 use crate::profile::Profile;
 use crate::service::hub::{Heard, Publisher};
 use crate::service::quic::flow::{Incoming, trimmed};
+use crate::service::quic::link::{LinkError, Received};
 use crate::session::{Close, Control, Event, Message, PackedBundle, Reason};
 use crate::wire::{Datagram, WireError};
 
 impl Connection {
     /// Takes a stream from a publisher.
     pub(super) async fn take_in(&mut self, publisher: Publisher) -> Result<(), Close> {
-        let profile = self.shared.engine.profile();
         let mut input = Input {
             publisher,
             pacing: Pacing::new(Pace::Live, self.shared.config.borrow().limits.max_lag),
@@ -23,26 +23,21 @@ impl Connection {
             incoming: Incoming::new(PlayoutOptions { eager: true, ..PlayoutOptions::default() }),
             next: 0,
             frames: None,
+            last: Report::default(),
+            sent: 0,
+            done: None,
+            reads: true,
         };
-        let (mut last, mut reported) = (Report::default(), Instant::now());
-        // Bundles that the publisher said it had sent, why it is done, and until when the rest is waited for.
-        let (mut sent, mut done, mut reads) = (0, None::<(Close, Instant)>, true);
+        let mut reported = Instant::now();
         loop {
             let now = Instant::now();
-            while let Some(played) = input.incoming.pop(now) {
-                if let Played::Packet(bundle) = played {
-                    input.take(bundle, self, now)?;
-                }
-            }
-            input.pass_on(self, now)?;
-            if let Some((close, _)) = done.take_if(|(_, until)| input.incoming.has_all(sent) || now >= *until) {
+            input.play(self, now)?;
+            if let Some(close) = input.is_done(now) {
                 input.flush(self).await?;
-                let report = input.incoming.report();
-                self.shared.counters.quic.seen(&last, &report, report.expected, frame_ms(&profile));
+                input.report(self);
                 return Err(close);
             }
-            let soon = now + TICK;
-            let wake = [input.incoming.wake(), input.pacing.wake()].into_iter().flatten().fold(soon, Instant::min);
+            let wake = input.wake().map_or(now + TICK, |wake| wake.min(now + TICK));
             tokio::select! {
                 biased;
                 () = self.shared.stop_input.cancelled() => {
@@ -50,48 +45,51 @@ impl Connection {
                     return Err(Self::close(Reason::ShuttingDown, "the server is shutting down"));
                 }
                 Ok(()) = self.config.changed() => self.still_allowed()?,
-                received = self.link.receive(), if reads => {
-                    match self.heard(received) {
-                        Ok(Said::Bundle { message, copies }) => match self.decoded(message).await {
-                            Ok((sequence, bundle)) => {
-                                let pushed = input.incoming.push(sequence, &bundle, &copies, Instant::now());
-                                pushed.map_err(unfit)?;
-                            }
-                            Err(close) => return Err(close),
-                        },
-                        Ok(Said::Brief(brief)) => {
-                            let protocol = |e: WireError| Self::close(Reason::Protocol, e.to_string());
-                            if let Some((sequence, bundle)) = input.incoming.whole(brief).map_err(protocol)? {
-                                input.incoming.push(sequence, &bundle, &[], Instant::now()).map_err(unfit)?;
-                            }
-                        }
-                        Ok(Said::Sent(n)) => {
-                            input.incoming.announce(n);
-                            sent = n;
-                        }
-                        Ok(Said::Report(_) | Said::Nothing) => {}
-                        // Once it is done, or has hung up; and what came before is still heard.
-                        Err(close) if close.reason == Reason::Done => {
-                            reads = done.is_none();
-                            done.get_or_insert((close, Instant::now() + STRAGGLERS));
-                        }
-                        Err(close) => return Err(close),
-                    }
-                }
+                received = self.link.receive(), if input.reads => self.take(received, &mut input).await?,
                 () = tokio::time::sleep_until(wake.into()) => {}
             }
             let now = Instant::now();
             if now.duration_since(reported) >= REPORT {
                 reported = now;
-                let report = input.incoming.report();
-                self.shared.counters.quic.seen(&last, &report, report.expected, frame_ms(&profile));
-                last = report;
+                let report = input.report(self);
                 self.send(Datagram::Report(report).encode());
             }
             self.still_there(now)?;
-            if done.is_none() {
+            if input.done.is_none() {
                 self.tell_frames(&mut input).await?;
             }
+        }
+    }
+
+    /// Takes what came from the publisher.
+    async fn take(&mut self, received: Result<Received, LinkError>, input: &mut Input) -> Result<(), Close> {
+        match self.heard(received) {
+            Ok(Said::Bundle { message, copies }) => {
+                let (sequence, bundle) = self.decoded(message).await?;
+                input.incoming.push(sequence, &bundle, &copies, Instant::now()).map_err(unfit)
+            }
+            Ok(Said::Brief(brief)) => {
+                let protocol = |e: WireError| Self::close(Reason::Protocol, e.to_string());
+                match input.incoming.whole(brief).map_err(protocol)? {
+                    Some((sequence, bundle)) => {
+                        input.incoming.push(sequence, &bundle, &[], Instant::now()).map_err(unfit)
+                    }
+                    None => Ok(()),
+                }
+            }
+            Ok(Said::Sent(n)) => {
+                input.incoming.announce(n);
+                input.sent = n;
+                Ok(())
+            }
+            Ok(Said::Report(_) | Said::Nothing) => Ok(()),
+            // Once it is done, or has hung up; and what came before is still heard.
+            Err(close) if close.reason == Reason::Done => {
+                input.reads = input.done.is_none();
+                input.done.get_or_insert((close, Instant::now() + STRAGGLERS));
+                Ok(())
+            }
+            Err(close) => Err(close),
         }
     }
 
@@ -130,9 +128,44 @@ struct Input {
     next: u64,
     /// Frames of a bundle that listeners want, as the publisher was told.
     frames: Option<u8>,
+    /// What was reported last.
+    last: Report,
+    /// Bundles that the publisher said it had sent.
+    sent: u64,
+    /// Why it is done, and until when the rest is waited for.
+    done: Option<(Close, Instant)>,
+    reads: bool,
 }
 
 impl Input {
+    /// Takes what the playout buffer gives, and passes on what may be.
+    fn play(&mut self, connection: &mut Connection, now: Instant) -> Result<(), Close> {
+        while let Some(played) = self.incoming.pop(now) {
+            if let Played::Packet(bundle) = played {
+                self.take(bundle, connection, now)?;
+            }
+        }
+        self.pass_on(connection, now)
+    }
+
+    /// Why the publisher is done, once there is nothing more to wait for.
+    fn is_done(&mut self, now: Instant) -> Option<Close> {
+        let Self { incoming, sent, done, .. } = self;
+        done.take_if(|(_, until)| incoming.has_all(*sent) || now >= *until).map(|(close, _)| close)
+    }
+
+    fn wake(&self) -> Option<Instant> {
+        [self.incoming.wake(), self.pacing.wake()].into_iter().flatten().min()
+    }
+
+    /// What came so far, which is counted.
+    fn report(&mut self, connection: &Connection) -> Report {
+        let (report, ms) = (self.incoming.report(), frame_ms(&connection.shared.engine.profile()));
+        connection.shared.counters.quic.seen(&self.last, &report, report.expected, ms);
+        self.last = report;
+        report
+    }
+
     fn take(&mut self, bundle: PackedBundle, connection: &mut Connection, now: Instant) -> Result<(), Close> {
         let Some(bundle) = trimmed(bundle, self.next) else { return Ok(()) };
         let message = Message::Bundle { sequence: 0, bundle };

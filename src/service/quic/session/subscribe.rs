@@ -50,11 +50,12 @@ impl Connection {
             listener.want_frames(frames);
             Joiner::new(frames, Profile::FRAME_TIME)
         });
-        Way { listener, out, joiner, ending: self.hello.continuation.map(Ending::new), plainly }
+        let ending = self.hello.continuation.map(Ending::new);
+        Way { wanted: self.wanted(), listener, out, joiner, ending, plainly }
     }
 
     async fn forward(&mut self, listener: Listener, out: &mut Outgoing, number: u64) -> Result<(), Close> {
-        let (profile, mut wanted) = (self.shared.engine.profile(), self.wanted());
+        let profile = self.shared.engine.profile();
         let mut way = self.way(listener, out);
         self.note(number, way.out, Duration::ZERO);
         let mut last = Report::default();
@@ -65,8 +66,7 @@ impl Connection {
                 biased;
                 () = self.shared.stop_output.cancelled() => {
                     while let Some(heard) = way.listener.queued() {
-                        let Some(bundle) = audible(&mut way.plainly, &heard).map_err(unfit)? else { continue };
-                        self.send_bundle(&bundle, &mut way).await?;
+                        self.send_heard(&heard, &mut way).await?;
                     }
                     self.send_held(&mut way).await?;
                     return Err(Self::close(Reason::ShuttingDown, "the server is shutting down"));
@@ -79,11 +79,7 @@ impl Connection {
                         last = report;
                         self.note(number, way.out, report.jitter);
                     }
-                    if self.wanted() != wanted {
-                        wanted = self.wanted();
-                        way.out.want(wanted);
-                        way.listener.want(wanted);
-                    }
+                    way.want(self.wanted());
                     continue;
                 }
                 () = until(due) => {
@@ -95,13 +91,10 @@ impl Connection {
             };
             // Asked whatever woke us: it may be what the reload did to the publisher.
             self.still_allowed()?;
-            let now = Instant::now();
             match next {
                 Some(Ok(heard)) => {
                     self.shared.skipped(&mut way.listener, &self.hello.stream);
-                    if let Some(bundle) = audible(&mut way.plainly, &heard).map_err(unfit)? {
-                        self.send_bundle(&bundle, &mut way).await?;
-                    }
+                    self.send_heard(&heard, &mut way).await?;
                     way.listener.delivered(&heard);
                 }
                 Some(Err(Ended::Stream)) => {
@@ -111,14 +104,26 @@ impl Connection {
                 Some(Err(Ended::Slow)) => {
                     return Err(Self::close(Reason::SlowConsumer, "bundles were not taken fast enough"));
                 }
-                None => {
-                    way.out.rate.tick(now);
-                    self.still_there(now)?;
-                    if let Some(announcement) = way.out.announcement(now) {
-                        self.tell(&announcement).await?;
-                    }
-                }
+                None => self.tick(way.out).await?,
             }
+        }
+    }
+
+    async fn tick(&mut self, out: &mut Outgoing) -> Result<(), Close> {
+        let now = Instant::now();
+        out.rate.tick(now);
+        self.still_there(now)?;
+        match out.announcement(now) {
+            Some(announcement) => self.tell(&announcement).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Sends what the hub has for a listener.
+    async fn send_heard(&mut self, heard: &Heard, way: &mut Way<'_>) -> Result<(), Close> {
+        match audible(&mut way.plainly, heard).map_err(unfit)? {
+            Some(bundle) => self.send_bundle(&bundle, way).await,
+            None => Ok(()),
         }
     }
 
@@ -204,6 +209,7 @@ impl Connection {
 
 /// The way of a stream to a listener.
 struct Way<'a> {
+    wanted: StageCount,
     listener: Listener,
     out: &'a mut Outgoing,
     /// Makes long bundles of short ones, if the listener would rather wait.
@@ -211,6 +217,15 @@ struct Way<'a> {
     ending: Option<Ending>,
     /// Who knows nothing of silence gets bundles of it.
     plainly: Option<Plainly>,
+}
+
+impl Way<'_> {
+    fn want(&mut self, stages: StageCount) {
+        if std::mem::replace(&mut self.wanted, stages) != stages {
+            self.out.want(stages);
+            self.listener.want(stages);
+        }
+    }
 }
 
 /// What a listener is sent of a bundle.
