@@ -110,6 +110,20 @@ fn loud(path: &Path) -> (f64, f64) {
     (levels.len() as f64 * 0.02, levels.get(levels.len() / 2).copied().unwrap_or(0.0))
 }
 
+/// What the codec makes of the tone, which devices must not change: with the daemon's stages, and not searched for as files are.
+fn by_the_codec_alone(room: &Room) -> f64 {
+    let file = |name: &str| room.dir.path().join(name).display().to_string();
+    let (tone, utn, heard) = (file("tone.raw"), file("tone.utn"), file("codec.raw"));
+    let how = ["--packed", "--stages", "12", "--refine", "0"];
+    let encode = [&["encode", "--raw", "s16le:48000:1"], &how[..], &[&tone, &utn]].concat();
+    let decode = ["decode", "--raw", "s16le:24000:1", &utn, &heard];
+    assert!(Running(room.undertone(&encode).spawn().unwrap()).end(), "encode");
+    assert!(Running(room.undertone(&decode).spawn().unwrap()).end(), "decode");
+    let (_, level) = loud(&room.dir.path().join("codec.raw"));
+    assert!(level > AMPLITUDE / 3f64.sqrt() * 0.7, "the codec alone gives {level}");
+    level
+}
+
 #[test]
 #[ignore = "needs pulseaudio: make test-system"]
 fn a_tone_goes_from_device_to_device_through_a_daemon_and_through_send_and_listen() {
@@ -168,18 +182,7 @@ fn a_tone_goes_from_device_to_device_through_a_daemon_and_through_send_and_liste
     assert!(daemon.end(), "serve");
     log.join().unwrap();
 
-    // What devices must not change is what the codec makes of it: with the daemon's stages, and not searched for as files are.
-    let file = |name: &str| path(name).display().to_string();
-    let (tone, utn, heard) = (file("tone.raw"), file("tone.utn"), file("codec.raw"));
-    let how = ["--packed", "--stages", "12", "--refine", "0"];
-    let encode = [&["encode", "--raw", "s16le:48000:1"], &how[..], &[&tone, &utn]].concat();
-    assert!(Running(room.undertone(&encode).spawn().unwrap()).end(), "encode");
-    assert!(
-        Running(room.undertone(&["decode", "--raw", "s16le:24000:1", &utn, &heard]).spawn().unwrap()).end(),
-        "decode"
-    );
-    let (_, want) = loud(&path("codec.raw"));
-    assert!(want > AMPLITUDE / 3f64.sqrt() * 0.7, "the codec alone gives {want}");
+    let want = by_the_codec_alone(&room);
     for (name, seconds) in [("far.raw", 3.0), ("ear.raw", 6.0)] {
         let (length, level) = loud(&path(name));
         println!("{name}: {length} s of level {level}; {state}");

@@ -119,6 +119,56 @@ async fn a_wrong_coded_bundle_ends_its_session() {
     assert_eq!(daemon.stop().await.hostile, 1);
 }
 
+/// Another first message, noise in its place, and a message without an end.
+async fn wrong_from_the_start(daemon: &Daemon, papers: &Papers) {
+    let control = bytes(&Message::Control(Control::default()));
+    for (first, word) in [
+        (control, "must be Hello"),
+        (vec![0xFF; 64], "not a varint"),
+        (vec![0xFF, 0xFF, 0xFF, 0x7F], "allowed at most 65536"),
+    ] {
+        let evil = Raw::connect(quic(daemon), papers, TransportConfig::default()).await;
+        let stream = evil.say(&first).await;
+        let close = evil.last_words(stream).await.unwrap();
+        assert!(close.reason == Reason::Protocol && close.text.contains(word), "{close}");
+    }
+}
+
+/// What nobody writes, from who may write.
+async fn wrong_from_who_may_write(daemon: &Daemon, papers: &Papers) {
+    let control = bytes(&Message::Control(Control::default()));
+    let bundle_on_stream = bytes(&Message::Bundle { sequence: 0, bundle: PackedBundle::pack(&bundle(0)) });
+    for (role, datagrams, more, word) in [
+        (Role::Publish, vec![vec![0xFF; 40]], vec![], "not a message of protocol"),
+        (Role::Publish, vec![coded(7)], vec![], "payload in bytes"),
+        (Role::Publish, vec![vec![0x5A; 40]], vec![], "without a bundle"),
+        (Role::Publish, vec![vec![]], vec![], "not a message of protocol"),
+        (Role::Publish, vec![Datagram::Report(Report::default()).encode(); 300], vec![], "a flood of messages"),
+        (Role::Publish, (0..900).map(|n| datagram(n % 20)).collect(), vec![], "a flood of bundles"),
+        (Role::Publish, vec![], bundle_on_stream, "in datagrams"),
+        (Role::Publish, vec![], hi(Role::Publish, "b"), "second Hello"),
+        (Role::Publish, vec![], control.repeat(300), "a flood of messages"),
+        (Role::Subscribe, vec![datagram(0)], vec![], "must not send bundles"),
+    ] {
+        let evil = Raw::connect(quic(daemon), papers, TransportConfig::default()).await;
+        let (mut send, mut recv) = evil.say(&hi(role, "evil")).await;
+        within(recv.read(&mut [0; 200])).await.unwrap();
+        send.write_all(&more).await.unwrap();
+        for (n, bytes) in datagrams.iter().enumerate() {
+            evil.connection.send_datagram(bytes.clone().into()).unwrap();
+            // Not so many at once that they are lost on their way.
+            if n % 8 == 7 {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            if evil.connection.close_reason().is_some() {
+                break;
+            }
+        }
+        let close = evil.last_words((send, recv)).await.unwrap();
+        assert!(close.reason == Reason::Protocol && close.text.contains(word), "{word}: {close}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_that_break_the_rules_are_told_which_and_disturb_nobody() {
     let papers = Papers::new();
@@ -128,49 +178,8 @@ async fn clients_that_break_the_rules_are_told_which_and_disturb_nobody() {
     let mut listener = connect(&daemon, hello(Role::Subscribe, "good", None), &options).await.unwrap();
     let evil = async || Raw::connect(quic(&daemon), &papers, TransportConfig::default()).await;
     let attacks = async {
-        // Another first message, noise in its place, and a message without an end.
-        let control = bytes(&Message::Control(Control::default()));
-        for (first, word) in [
-            (control.clone(), "must be Hello"),
-            (vec![0xFF; 64], "not a varint"),
-            (vec![0xFF, 0xFF, 0xFF, 0x7F], "allowed at most 65536"),
-        ] {
-            let evil = evil().await;
-            let stream = evil.say(&first).await;
-            let close = evil.last_words(stream).await.unwrap();
-            assert!(close.reason == Reason::Protocol && close.text.contains(word), "{close}");
-        }
-        // What nobody writes, from who may write.
-        let bundle_on_stream = bytes(&Message::Bundle { sequence: 0, bundle: PackedBundle::pack(&bundle(0)) });
-        for (role, datagrams, more, word) in [
-            (Role::Publish, vec![vec![0xFF; 40]], vec![], "not a message of protocol"),
-            (Role::Publish, vec![coded(7)], vec![], "payload in bytes"),
-            (Role::Publish, vec![vec![0x5A; 40]], vec![], "without a bundle"),
-            (Role::Publish, vec![vec![]], vec![], "not a message of protocol"),
-            (Role::Publish, vec![Datagram::Report(Report::default()).encode(); 300], vec![], "a flood of messages"),
-            (Role::Publish, (0..900).map(|n| datagram(n % 20)).collect(), vec![], "a flood of bundles"),
-            (Role::Publish, vec![], bundle_on_stream, "in datagrams"),
-            (Role::Publish, vec![], hi(Role::Publish, "b"), "second Hello"),
-            (Role::Publish, vec![], control.repeat(300), "a flood of messages"),
-            (Role::Subscribe, vec![datagram(0)], vec![], "must not send bundles"),
-        ] {
-            let evil = evil().await;
-            let (mut send, mut recv) = evil.say(&hi(role, "evil")).await;
-            within(recv.read(&mut [0; 200])).await.unwrap();
-            send.write_all(&more).await.unwrap();
-            for (n, bytes) in datagrams.iter().enumerate() {
-                evil.connection.send_datagram(bytes.clone().into()).unwrap();
-                // Not so many at once that they are lost on their way.
-                if n % 8 == 7 {
-                    tokio::time::sleep(Duration::from_millis(2)).await;
-                }
-                if evil.connection.close_reason().is_some() {
-                    break;
-                }
-            }
-            let close = evil.last_words((send, recv)).await.unwrap();
-            assert!(close.reason == Reason::Protocol && close.text.contains(word), "{word}: {close}");
-        }
+        wrong_from_the_start(&daemon, &papers).await;
+        wrong_from_who_may_write(&daemon, &papers).await;
         // A name that is taken.
         let second = evil().await;
         let stream = second.say(&hi(Role::Publish, "good")).await;
