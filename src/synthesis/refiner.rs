@@ -128,16 +128,14 @@ impl Refiner {
     /// Moves latents `[T * latent_dim]` of the next frames, whose samples are `pcm` `[T * frame_samples]`. The first `keep` frames
     /// count as done afterwards; those after them are there so that the end of a part is judged with what follows.
     ///
-    /// # Errors
-    /// [`NetworkError`].
+    /// Errors: [`NetworkError`].
     pub fn refine(&mut self, pcm: &[f32], latents: &mut [f32], keep: usize) -> Result<Progress, NetworkError> {
         self.refine_while(pcm, latents, keep, &mut || true)
     }
 
     /// As [`Refiner::refine`], with no more steps once `go_on` says so, which is asked before each.
     ///
-    /// # Errors
-    /// [`NetworkError`].
+    /// Errors: [`NetworkError`].
     pub fn refine_while(
         &mut self,
         pcm: &[f32],
