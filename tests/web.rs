@@ -99,6 +99,47 @@ async fn a_person_listens_by_keyboard_and_changes_the_rate() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs chromium: make test-system"]
+async fn the_page_shows_how_old_silent_and_thrifty_streams_are_and_what_is_searched() {
+    let daemon = Daemon::start_with(HTTP, "kbps = 3\neffort = 2").await;
+    let (_reading, mut writing) = tokio::io::split(TcpStream::connect(daemon.pcm).await.unwrap());
+    let feeding = tokio::spawn(async move {
+        // Half a second of sound and two of silence, again and again.
+        let piece = [tone(0.5), vec![0; 2 * 48_000]].concat();
+        while writing.write_all(&piece).await.is_ok() {}
+    });
+    let mut other = daemon.publisher("two").await;
+    let relaying = tokio::spawn(async move {
+        let mut number = 0;
+        while other.publish(PackedBundle::pack(&bundle(number))).await.is_ok() {
+            number += 1;
+        }
+    });
+    let mut browser = Browser::open(&format!("http://{}/", daemon.http.unwrap()), "light").await;
+    browser.until("!document.getElementById('effort').hidden").await;
+    let effort = "document.getElementById('effort').textContent";
+    browser.until(&format!("{effort}.includes('2 steps')")).await;
+    let cell = |stream: &str, what: &str| {
+        let row = format!(
+            "[...document.querySelectorAll('#streams tr')].find(r => r.querySelector('th').textContent === '{stream}')"
+        );
+        format!("{row}?.querySelector('.{what}').textContent")
+    };
+    let figure = |stream: &str, what: &str| format!("parseFloat({})", cell(stream, what));
+    browser.until(&format!("{} >= 1 && {0} < 600", figure("main", "quiet"))).await;
+    browser.until(&format!("{} > 0 && {0} < 5000", figure("main", "age"))).await;
+    // Silence leaves some of the rate; it is no loss.
+    browser.until(&format!("{} > 0.2", figure("main", "saved"))).await;
+    assert_eq!(browser.eval(&cell("main", "lost")).await, "0");
+    browser.until("!!document.querySelector('#streams tr.silent')").await;
+    // Who only passes through says all the time something, and saves nothing here.
+    browser.until(&format!("{} === '0.0' && {} === '–'", cell("two", "quiet"), cell("two", "saved"))).await;
+    relaying.abort();
+    feeding.abort();
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs chromium: make test-system"]
 async fn a_token_opens_what_it_may_and_is_in_no_address() {
     let daemon = Daemon::start(TOKENS).await;
     let _sound = sound(&daemon).await;

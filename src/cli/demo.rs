@@ -19,15 +19,19 @@ use crate::profile::Profile;
 use crate::referee::write_spectrograms;
 use crate::rvq::BeamWidth;
 use crate::service::Client;
-use crate::session::{Hello, Message, SessionEncoder, StreamName, ThinWriter, Wire};
+use crate::session::{Hello, Message, PackedBundle, SessionEncoder, StreamName, ThinWriter, Wire};
 use crate::table;
 use crate::units::{CODEC_RATE, PcmFormat, StageCount};
-use crate::wire;
+use crate::wire::{self, Datagram};
 
 /// Samples sent at a time: 20 ms.
 const CHUNK: usize = Profile::FRAME_SAMPLES;
 /// IPv4 and TCP headers with timestamps: what every message costs on the way.
 const IP_TCP_BYTES: u64 = 52;
+/// IPv4 and UDP, a packet's short head with its seal, the head of a datagram, and acknowledgements of reports: measured in docs/quic.md.
+const IP_QUIC_BYTES: u64 = 56;
+/// Frames after which a coded datagram ends with a check sum again.
+const CHECK_FRAMES: u32 = 50;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -173,51 +177,112 @@ fn print_table(rows: &[Measured], algorithmic: f64) {
 /// Frames that travel together: 60 ms, 200 ms, 1 s.
 const LATENCIES: [u8; 3] = [3, 10, 50];
 
+/// What carries bundles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Transport {
+    Tcp,
+    Quic,
+}
+
+/// What is sent of a stream, as messages or datagrams.
+struct Sent {
+    over: Transport,
+    /// At the start; every datagram begins there.
+    coder: SessionEncoder,
+    thin: ThinWriter,
+    /// Frames since the last check sum of a datagram.
+    unchecked: u32,
+    messages: u64,
+    code_bytes: u64,
+    bytes: u64,
+}
+
+impl Sent {
+    fn new(over: Transport, coder: SessionEncoder) -> Self {
+        let thin = ThinWriter::default();
+        Self { over, coder, thin, unchecked: CHECK_FRAMES, messages: 0, code_bytes: 0, bytes: 0 }
+    }
+
+    /// Adds a bundle; gives the bits that it takes.
+    fn put(&mut self, packed: PackedBundle) -> Result<u64> {
+        let sequence = self.messages;
+        self.messages += 1;
+        let message = if packed.is_background() {
+            if self.over == Transport::Tcp {
+                self.coder.silence();
+            }
+            self.code_bytes += packed.payload.len() as u64;
+            Message::Bundle { sequence, bundle: packed }
+        } else {
+            let (mut bundle, mut checked) = match self.over {
+                Transport::Tcp => self.coder.encode(&packed)?,
+                Transport::Quic => self.coder.clone().encode(&packed)?,
+            };
+            let codes = bundle.payload.len() - if checked { 2 } else { 0 };
+            if self.over == Transport::Quic {
+                checked = self.unchecked >= CHECK_FRAMES;
+                self.unchecked = if checked { 0 } else { self.unchecked } + u32::from(bundle.frames);
+                bundle.payload.truncate(codes + if checked { 2 } else { 0 });
+            }
+            self.code_bytes += codes as u64;
+            Message::Coded { sequence, bundle, checked }
+        };
+        let bytes = match self.over {
+            Transport::Tcp => {
+                let mut out = Vec::new();
+                wire::encode(&self.thin.thin(message), &mut out);
+                out.len() as u64
+            }
+            Transport::Quic => Datagram::bundle(message, Vec::new()).map_or(0, |d| d.encode().len() as u64),
+        };
+        self.bytes += bytes;
+        Ok(8 * bytes)
+    }
+
+    /// Kilobits a second of codes, of messages and on IP.
+    fn kbps(&self, seconds: f64) -> [f64; 3] {
+        let head = match self.over {
+            Transport::Tcp => IP_TCP_BYTES,
+            Transport::Quic => IP_QUIC_BYTES,
+        };
+        [self.code_bytes, self.bytes, self.bytes + self.messages * head].map(|b| b as f64 * 8.0 / 1e3 / seconds)
+    }
+}
+
 /// What `send` takes at these rates in bundles of different lengths: the same encoder, coder and messages, without a network.
 fn by_latency(args: &Args, model: &LoadedModel, pcm: &[f32]) -> Result<()> {
     let Some(tokens) = model.tokens()? else { return Ok(()) };
     let mut processor = model.processor(BeamWidth::GREEDY)?;
     let mut rows = Vec::new();
     for &stages in &args.kbps {
-        for frames in LATENCIES {
+        for (frames, over) in
+            LATENCIES.into_iter().flat_map(|f| [Transport::Tcp, Transport::Quic].map(|over| (f, over)))
+        {
             let mut encoder = Encoder::new(model.profile.clone(), model.profile.stages, frames)?;
             encoder.set_job_frames(usize::from(frames));
             encoder.hold_rate(Bucket::new(stages.kbps(), 2, 7.5), true);
             encoder.leave_out_silence();
             encoder.push(pcm);
             encoder.finish();
-            let mut coder = SessionEncoder::new(tokens.clone()).on(Wire::ALL);
-            let (mut thin, mut codes, mut bytes, mut messages) = (ThinWriter::default(), 0, 0, 0);
+            let mut sent = Sent::new(over, SessionEncoder::new(tokens.clone()).on(Wire::ALL));
             while let Some(bundle) = processor.encode(&mut encoder)? {
-                let Some(packed) = encoder.pack(&bundle) else {
-                    encoder.spent(bundle.frames, 0, 0);
-                    continue;
-                };
-                let number = if packed.is_background() { 0 } else { packed.codes() };
-                let (message, payload) = if packed.is_background() {
-                    coder.silence();
-                    let payload = packed.payload.len();
-                    (Message::Bundle { sequence: messages, bundle: packed }, payload)
-                } else {
-                    let (bundle, checked) = coder.encode(&packed)?;
-                    let payload = bundle.payload.len() - if checked { 2 } else { 0 };
-                    (Message::Coded { sequence: messages, bundle, checked }, payload)
-                };
-                let mut out = Vec::new();
-                wire::encode(&thin.thin(message), &mut out);
-                encoder.spent(bundle.frames, number, 8 * out.len() as u64);
-                (codes, bytes, messages) = (codes + payload as u64, bytes + out.len() as u64, messages + 1);
+                let packed = encoder.pack(&bundle);
+                let codes = packed.as_ref().filter(|p| !p.is_background()).map_or(0, PackedBundle::codes);
+                let bits = packed.map_or(Ok(0), |packed| sent.put(packed))?;
+                encoder.spent(bundle.frames, codes, bits);
             }
-            let seconds = pcm.len() as f64 / f64::from(CODEC_RATE.hz());
-            let kbps = |bytes: u64| bytes as f64 * 8.0 / 1e3 / seconds;
-            let rates = [codes, bytes, bytes + messages * IP_TCP_BYTES].map(|b| format!("{:.2}", kbps(b)));
-            let what = [stages.kbps().to_string(), format!("{} ms", u32::from(frames) * 20)];
+            let rates = sent.kbps(pcm.len() as f64 / f64::from(CODEC_RATE.hz())).map(|kbps| format!("{kbps:.2}"));
+            let what = [stages.kbps().to_string(), format!("{} ms", u32::from(frames) * 20), format!("{over:?}")];
             rows.push(what.into_iter().chain(rates).collect::<Vec<_>>());
         }
     }
-    let head = ["kbit/s", "latency", "code kbit/s", "message kbit/s", "IP kbit/s"];
+    let head = ["kbit/s", "latency", "over", "code kbit/s", "message kbit/s", "IP kbit/s"];
     let what = "Coded by the token model, by how long sound waits for what travels with it:";
     out!("\n{what}\n{}", table::lines(&head, &rows));
+    outln!(
+        "over QUIC messages are datagrams, each coded by itself; IP there: with {IP_QUIC_BYTES} bytes of IPv4, UDP, QUIC with its seal, and\n\
+         acknowledgements. TCP is bare here: TLS takes 22 bytes a message more."
+    );
     Ok(())
 }
 

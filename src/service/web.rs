@@ -315,7 +315,7 @@ impl Page<'_> {
                 json!({
                     "name": s.name.as_str(), "listeners": s.listeners, "bundles": s.bundles, "bytes": s.bytes,
                     "lost": s.lost, "silent": s.is_silent, "silent_frames": s.silent, "bits": &s.stage_bits[..stages], "level": s.level,
-                    "age_ms": s.age.map(|a| a.as_secs_f64() * 1e3),
+                    "saved_s": s.saved_s, "age_ms": s.age.map(|a| a.as_secs_f64() * 1e3),
                 })
             })
             .collect();

@@ -154,7 +154,7 @@ function row(name) {
   const head = document.createElement("th");
   head.scope = "row";
   head.textContent = name;
-  const cells = Array.from({ length: 6 }, () => document.createElement("td"));
+  const cells = Array.from({ length: 8 }, () => document.createElement("td"));
   const meter = document.createElement("div"), bar = document.createElement("span"), fill = document.createElement("span");
   const db = document.createElement("span"), button = document.createElement("button");
   meter.className = "meter";
@@ -168,12 +168,13 @@ function row(name) {
   bar.append(fill);
   meter.append(bar, db);
   cells[0].append(meter);
-  for (const cell of cells.slice(1, 5)) cell.className = "number";
+  for (const cell of cells.slice(1, 7)) cell.className = "number";
+  ["kbps", "age", "lost", "quiet", "saved", "listeners"].forEach((name, n) => cells[n + 1].classList.add(name));
   button.type = "button";
   button.onclick = () => ((state.playing ?? state.loading) === name ? stop() : listen(name));
-  cells[5].append(button);
+  cells[7].append(button);
   line.append(head, ...cells);
-  return { line, meter, fill, db, kbps: cells[1], age: cells[2], lost: cells[3], listeners: cells[4], button };
+  return { line, meter, fill, db, kbps: cells[1], age: cells[2], lost: cells[3], quiet: cells[4], saved: cells[5], listeners: cells[6], button };
 }
 
 function show(streams) {
@@ -198,6 +199,8 @@ function show(streams) {
     state.streams.set(stream.name, stream);
     parts.age.textContent = stream.age_ms === null ? "–" : Math.round(stream.age_ms);
     parts.lost.textContent = stream.lost;
+    parts.quiet.textContent = (stream.silent_frames * 0.02).toFixed(1);
+    parts.saved.textContent = stream.saved_s === null ? "–" : stream.saved_s.toFixed(1);
     // Silence is described, not sent: few bits are no fault then.
     parts.line.classList.toggle("silent", stream.silent);
     parts.kbps.title = stream.silent ? "silence: only its background is described" : "";
