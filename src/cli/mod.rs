@@ -21,6 +21,7 @@ mod nats;
 mod progress;
 mod remote;
 mod replay;
+mod searching;
 mod send;
 mod serve;
 mod status;

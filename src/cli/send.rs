@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use tokio::runtime::Runtime;
 
 use super::encode::{parse_beam, parse_rate, refiner, remark};
 use super::remote::{QUIC, datagrams, runtime};
+use super::searching::{Part, Searching, search_ahead};
 use crate::bitstream::Bundle;
 use crate::capture::device::{CpalBackend, DeviceInput};
 use crate::capture::{AudioInput, CaptureError};
@@ -23,7 +24,7 @@ use crate::recording::{LIVE_BUNDLE, REFINE_STEPS};
 use crate::rvq::BeamWidth;
 use crate::service::{Client, ClientError, ClientOptions, Published, QuicClient};
 use crate::session::{Hello, StreamName};
-use crate::synthesis::{Analyser, Effort, Refiner};
+use crate::synthesis::{Effort, Refiner};
 use crate::units::{CODEC_RATE, MessageRate, ModelId, PcmFormat, StageCount};
 use crate::wire::MAX_DATAGRAM;
 
@@ -434,6 +435,8 @@ struct Outflow {
     schedule: Schedule,
     frames: u64,
     stage_frames: u64,
+    /// Frames of a bundle, for whoever searches.
+    part: Arc<AtomicU8>,
 }
 
 impl Outflow {
@@ -446,6 +449,7 @@ impl Outflow {
             self.frames += u64::from(made.frames);
             if self.lengths.follow(self.client.bundle_frames()) {
                 self.encoder.set_bundle_frames(self.lengths.now);
+                self.part.store(self.lengths.now, Ordering::Relaxed);
             }
             self.plan.prepare(&mut self.encoder, self.lengths.now);
         }
@@ -484,47 +488,30 @@ async fn hold(schedule: &mut Schedule, media: Duration) {
     tokio::time::sleep_until(due.into()).await;
 }
 
-/// The first message of the session.
-fn hello(args: &Args, model_id: ModelId, most: StageCount, bundle: u8, constant: Option<MessageRate>) -> Result<Hello> {
-    // What comes through a pipe may be either; the daemon sees that.
-    let pace = match (&args.device, args.input.as_deref()) {
+/// What comes through a pipe may be either; the daemon sees that.
+fn pace(args: &Args) -> Pace {
+    match (&args.device, args.input.as_deref()) {
         (Some(_), _) => Pace::Live,
         (None, Some(path)) if path != Path::new("-") => Pace::Recording,
         _ => Pace::Unknown,
-    };
-    let token = args.remote.token()?;
+    }
+}
+
+/// The first message of the session.
+fn hello(args: &Args, model_id: ModelId, most: StageCount, bundle: u8, constant: Option<MessageRate>) -> Result<Hello> {
+    let (token, pace) = (args.remote.token()?, pace(args));
     Ok(Hello { token, pace, constant, ..Hello::publish(args.stream.clone(), model_id, most, bundle) })
 }
 
-/// Gives the encoder what was read, None at the end, and the latents that were searched for; `measured` has the effort that is to
-/// follow what the search of a part takes, and how long a part is.
-fn feed(
-    encoder: &mut Encoder,
-    analyser: Option<&mut Analyser<'_>>,
-    processor: &mut Processor,
-    pcm: Option<&[f32]>,
-    mut measured: Option<(&mut Effort, Duration)>,
-) -> Result<()> {
-    match pcm {
-        Some(pcm) => encoder.push(pcm),
-        None => encoder.finish(),
-    }
-    let Some(analyser) = analyser else { return Ok(()) };
-    match pcm {
-        Some(pcm) => analyser.push(pcm),
-        None => analyser.finish(),
-    }
-    let mut latents = Vec::new();
-    let mut start = Instant::now();
-    while analyser.next_part(processor, &mut latents)? {
-        if let Some((effort, media)) = &mut measured {
-            effort.took(start.elapsed(), *media);
-            analyser.set_steps(effort.steps());
-        }
-        start = Instant::now();
-    }
-    encoder.push_latents(&latents);
-    Ok(())
+/// What searches, unless nothing does: bundles of `frames` frames as they come, or a recording further ahead.
+fn searching(args: &Args, model: &LoadedModel, frames: &Arc<AtomicU8>) -> Result<Option<Searching>> {
+    let is_recording = pace(args) == Pace::Recording;
+    let effort = Effort::new(EFFORT_BUDGET, REFINE_STEPS);
+    let effort = if is_recording { effort.from_the_top() } else { effort };
+    let Some(refiner) = args.effort.refiner(model, &effort)? else { return Ok(None) };
+    let effort = (args.effort == Search::Auto).then_some(effort);
+    let part = if is_recording { Part::Recording } else { Part::Live(Arc::clone(frames)) };
+    Ok(Some(Searching { processor: model.processor(args.beam)?, refiner, effort, part }))
 }
 
 pub(super) fn run(args: Args) -> Result<()> {
@@ -539,13 +526,11 @@ pub(super) fn run(args: Args) -> Result<()> {
     let mut encoder = Encoder::new(profile.clone(), profile.stages, bundle)?;
     encoder.set_job_frames(usize::from(bundle));
     let (plan, most) = Plan::new(&args, &mut encoder, &profile)?;
-    let mut effort = Effort::new(EFFORT_BUDGET, REFINE_STEPS);
-    let mut refiner = args.effort.refiner(&model, &effort)?;
-    let mut analyser = refiner.as_mut().map(|refiner| {
-        let mut analyser = Analyser::new(profile.clone(), Some(refiner));
-        analyser.set_part(usize::from(bundle));
-        analyser
-    });
+    let part = Arc::new(AtomicU8::new(bundle));
+    let searching = searching(&args, &model, &part)?;
+    if searching.is_some() {
+        encoder.push_latents(&[]);
+    }
     let hello = hello(&args, profile.model_id, most, lengths.most, constant)?;
     let runtime = runtime()?;
     let client = Target::connect(&args, hello, options, &runtime)?;
@@ -556,32 +541,37 @@ pub(super) fn run(args: Args) -> Result<()> {
         encoder.leave_out_silence();
     }
     let schedule = Schedule::new(AHEAD);
-    let mut out = Outflow { encoder, client, plan, lengths, schedule, frames: 0, stage_frames: 0 };
-    // Reading blocks, so it has a thread of its own; the queue is short, and the server's back-pressure reaches it.
-    let chunks = read_ahead(input);
+    let mut out = Outflow { encoder, client, plan, lengths, schedule, frames: 0, stage_frames: 0, part };
+    // Reading blocks and searching takes its time, so they have threads of their own; the queues are short, and the server's
+    // back-pressure reaches them.
+    let (pieces, mut steps) = (search_ahead(read_ahead(input), searching), 0);
     loop {
-        let pcm = match chunks.recv_timeout(out.client.silence()) {
-            Ok(chunk) => Some(chunk?),
+        let piece = match pieces.recv_timeout(out.client.silence()) {
+            Ok(piece) => Some(piece?),
             Err(RecvTimeoutError::Timeout) => {
                 runtime.block_on(out.client.sign_of_life())?;
                 continue;
             }
             Err(RecvTimeoutError::Disconnected) => None,
         };
-        if let Some(analyser) = &mut analyser {
-            analyser.set_part(usize::from(out.lengths.now));
+        match &piece {
+            Some(piece) => {
+                out.encoder.push(&piece.pcm);
+                if !piece.latents.is_empty() {
+                    out.encoder.push_latents(&piece.latents);
+                }
+                steps = piece.steps;
+            }
+            None => out.encoder.finish(),
         }
-        let measured = (args.effort == Search::Auto).then_some((&mut effort, profile.media_time(out.lengths.now)));
-        feed(&mut out.encoder, analyser.as_mut(), &mut processor, pcm.as_deref(), measured)?;
         out.publish(&mut processor, &runtime)?;
-        if pcm.is_none() {
+        if piece.is_none() {
             break;
         }
     }
     let summary = out.summary(hello_bytes);
     runtime.block_on(out.client.finish())?;
     if let Some(summary) = summary {
-        let steps = effort.steps();
         let search = if args.effort == Search::Auto { format!(", effort {steps} at the end") } else { String::new() };
         errln!("undertone: {summary}{search}");
     }

@@ -9,8 +9,8 @@ const SAVED_FRAMES: f64 = 150.0;
 /// Frames whose bits may be owed: what a bundle takes is known only when it is coded.
 const OWED_FRAMES: f64 = 5.0;
 
-/// Frames over which saved bits are spent: 2 s.
-const HORIZON_FRAMES: f64 = 100.0;
+/// Frames over which saved bits are spent: 0.6 s, or a short stream ends before it has spent what its first silence left.
+const HORIZON_FRAMES: f64 = 30.0;
 
 /// Weight of the newest bundle in what a stage takes on average.
 const NEWEST: f64 = 0.1;

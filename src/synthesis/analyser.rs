@@ -50,7 +50,12 @@ impl<'a> Analyser<'a> {
 
     /// Makes parts of so many frames and looks at none after them, so that latents come as soon as the samples of a part are there.
     pub fn set_part(&mut self, frames: usize) {
-        (self.part, self.ahead) = (frames.max(1), 0);
+        self.set_part_ahead(frames, 0);
+    }
+
+    /// Makes parts of so many frames and looks at `ahead` frames after them, which must be there before latents come.
+    pub fn set_part_ahead(&mut self, frames: usize, ahead: usize) {
+        (self.part, self.ahead) = (frames.max(1), ahead);
     }
 
     /// Takes so many steps of the search from the next part on.
