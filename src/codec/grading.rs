@@ -349,7 +349,8 @@ mod tests {
 
     #[test]
     fn what_was_asked_for_is_spent_and_no_more() {
-        for kbps in [2.0, 3.0, 6.0, 8.0] {
+        // At more, words have all stages there are.
+        for kbps in [2.0, 3.0, 4.5, 6.0] {
             let bits = spoken(kbps, 36_000);
             let rate = |bits: &[u64]| bits.iter().sum::<u64>() as f64 / (100.0 * bits.len() as f64);
             let hour = rate(&bits);
@@ -360,10 +361,13 @@ mod tests {
                 let worst = bits.windows(10 * seconds).map(rate).fold(0.0, f64::max);
                 assert!(worst <= most(seconds), "{kbps}: {worst} in {seconds} s");
             }
-            // A sentence by itself spends most of it, and is not above it.
+            // A sentence by itself spends most of it, and owes at most a tenth of a second.
             for seconds in [3, 4, 5] {
                 let sentence = rate(&bits[..10 * seconds]);
-                assert!(sentence > 0.92 * kbps && sentence < 1.02 * kbps, "{kbps}: {sentence} in {seconds} s");
+                assert!(
+                    sentence > 0.92 * kbps && sentence < kbps * (1.0 + 0.12 / seconds as f64),
+                    "{kbps}: {sentence} in {seconds} s"
+                );
             }
         }
     }
