@@ -7,7 +7,7 @@ mod reloadable;
 
 use std::time::Duration;
 
-use common::{Daemon, bundle, bytes, drain, hear, hello, speak, within};
+use common::{Daemon, HTTP, bundle, bytes, drain, hear, hello, speak, within};
 use reloadable::Reloadable;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -44,14 +44,14 @@ async fn connected(address: std::net::SocketAddr, bytes: &[u8]) -> TcpStream {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_publisher_far_ahead_of_real_time_does_not_hold_up_a_shutdown() {
-    let daemon = Daemon::start("").await;
+    let daemon = Daemon::start(HTTP).await;
     let ahead = daemon.subscriber("ahead", None).await;
     let mut other = connected(daemon.codes, &bytes(&Message::Hello(hello(Role::Subscribe, "other", None)))).await;
     let mut flood = publish("ahead", 50, 1);
     // A minute of sound at once; all of it fits into one read of the daemon.
     (0..60).for_each(|n| flood.extend(message(n, 50, 1)));
     let mut publisher = connected(daemon.codes, &flood).await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    daemon.until("\"bundles\":1").await;
     let (told, other, got) = (
         tokio::spawn(async move { hear(&mut publisher).await }),
         tokio::spawn(async move { hear(&mut other).await }),
@@ -68,10 +68,10 @@ async fn a_publisher_far_ahead_of_real_time_does_not_hold_up_a_shutdown() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sender_learns_that_a_shutdown_cut_it_short() {
-    let daemon = Daemon::start("").await;
+    let daemon = Daemon::start(HTTP).await;
     let mut publisher = daemon.publisher("a").await;
     publisher.publish(PackedBundle::pack(&bundle(0))).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    daemon.until("\"bundles\":1").await;
     daemon.stop().await;
     let e = within(publisher.finish()).await.unwrap_err();
     assert!(matches!(&e, ClientError::Closed(c) if c.reason == Reason::ShuttingDown), "{e}");

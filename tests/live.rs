@@ -7,7 +7,7 @@ mod common;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{Daemon, bundle, drain, hello, tokens, within};
+use common::{Daemon, HTTP, bundle, drain, get, hello, tokens, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use undertone::bitstream::PackedBundle;
@@ -17,8 +17,6 @@ use undertone::session::{Hello, Message, Role, TokenTag, Wire};
 use undertone::units::MessageRate;
 use undertone::wire::encode;
 
-const HTTP: &str = "[http]\nlisten = \"127.0.0.1:0\"";
-
 async fn coded(daemon: &Daemon, stages: u8) -> Client {
     let options = ClientOptions { tokens: Some(tokens()), ..ClientOptions::default() };
     let hello = hello(Role::Subscribe, "main", Some(stages));
@@ -27,10 +25,7 @@ async fn coded(daemon: &Daemon, stages: u8) -> Client {
 
 /// A figure of `/metrics`.
 async fn figure(daemon: &Daemon, name: &str) -> f64 {
-    let mut socket = TcpStream::connect(daemon.http.unwrap()).await.unwrap();
-    socket.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
-    let mut answer = String::new();
-    within(socket.read_to_string(&mut answer)).await.unwrap();
+    let answer = get(daemon.http.unwrap(), "/metrics").await;
     let line = answer.lines().find_map(|l| l.strip_prefix(&format!("undertone_{name} ")));
     line.unwrap_or_else(|| panic!("no {name} in {answer}")).parse().unwrap()
 }

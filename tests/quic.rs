@@ -10,9 +10,9 @@ mod over_quic;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use common::{Daemon, bundle, drain, hello, within};
+use common::{Daemon, bundle, drain, get, hello, within};
 use impair::Impairment;
-use over_quic::{FOREVER, Proxy, QUIC, assert_true_to, attempt, connect, get, heard, listen, metric, quic};
+use over_quic::{FOREVER, Proxy, QUIC, assert_true_to, attempt, connect, heard, listen, metric, quic};
 use undertone::bitstream::Bundle;
 use undertone::referee::LossModel;
 use undertone::service::{Client, ClientError, ClientOptions, QuicClient, QuicEvent};

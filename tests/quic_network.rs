@@ -9,11 +9,9 @@ mod over_quic;
 
 use std::time::{Duration, Instant};
 
-use common::{Daemon, bundle, drain, hello, within};
+use common::{Daemon, bundle, drain, get, hello, within};
 use impair::Impairment;
-use over_quic::{
-    FOREVER, Nat, Proxy, QUIC, assert_true_to, attempt, connect, get, heard, listen, metric, publish, quic,
-};
+use over_quic::{FOREVER, Nat, Proxy, QUIC, assert_true_to, attempt, connect, heard, listen, metric, publish, quic};
 use tokio::net::UdpSocket;
 use undertone::bitstream::Bundle;
 use undertone::referee::LossModel;

@@ -5,7 +5,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Daemon, bundle, drain, hello, tokens, tone, within};
+use common::{Daemon, HTTP, bundle, drain, hello, tokens, tone, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use undertone::codec;
@@ -38,10 +38,10 @@ async fn codes_arrive_as_published_and_rates_are_lowered_by_dropping_stages() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn raw_samples_come_back_as_the_codec_alone_would_give_them() {
-    let daemon = Daemon::start_with("", "kbps = 3\ngraded = false\neffort = \"off\"").await;
+    let daemon = Daemon::start_with(HTTP, "kbps = 3\ngraded = false\neffort = \"off\"").await;
     let codes = daemon.subscriber("main", None).await;
     let mut player = TcpStream::connect(daemon.pcm_out).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    daemon.until("\"listeners\":2").await;
     let sent = tone(0.73);
     let mut source = TcpStream::connect(daemon.pcm).await.unwrap();
     source.write_all(&sent).await.unwrap();
@@ -115,9 +115,9 @@ async fn live_sound_that_comes_late_is_dropped_and_a_recording_is_not() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn frame_numbers_that_jump_do_not_become_seconds_of_sound() {
-    let daemon = Daemon::start("").await;
+    let daemon = Daemon::start(HTTP).await;
     let mut player = TcpStream::connect(daemon.pcm_out).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    daemon.until("\"listeners\":1").await;
     let mut publisher = daemon.publisher("main").await;
     // Ten bundles of 100 ms, each behind a gap of 4.9 s.
     for n in 0..10 {
@@ -172,12 +172,12 @@ async fn a_stream_has_one_publisher_and_its_name_is_free_again_after_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn shutdown_flushes_encoders_and_loses_no_accepted_sample() {
-    let daemon = Daemon::start("").await;
+    let daemon = Daemon::start(HTTP).await;
     let codes = daemon.subscriber("main", None).await;
     let mut source = TcpStream::connect(daemon.pcm).await.unwrap();
     source.write_all(&tone(0.25)).await.unwrap();
     // Two whole bundles and a half: the half must come out when the daemon stops.
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    daemon.until("\"bundles\":2").await;
     let reading = tokio::spawn(drain(codes));
     let summary = daemon.stop().await;
     let frames: u64 = reading.await.unwrap().iter().map(|b| u64::from(b.frames)).sum();

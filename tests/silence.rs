@@ -5,7 +5,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Daemon, hello, tokens, within};
+use common::{Daemon, HTTP, hello, tokens, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use undertone::bitstream::{
@@ -205,7 +205,7 @@ async fn frames(mut client: Client) -> (u64, u64, u64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everybody_hears_silence_as_long_as_it_is_whatever_they_know_of_it() {
-    let daemon = Daemon::start("").await;
+    let daemon = Daemon::start(HTTP).await;
     let listen = async |wire| {
         let options = ClientOptions { tokens: Some(tokens()), wire, ..ClientOptions::default() };
         Client::connect_with(&daemon.codes.to_string(), hello(Role::Subscribe, "main", None), &options).await.unwrap()
@@ -222,7 +222,7 @@ async fn everybody_hears_silence_as_long_as_it_is_whatever_they_know_of_it() {
         }
         when
     });
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    daemon.until("\"listeners\":3").await;
     let pcm = words(1.0, 3.0);
     speak(&daemon, &pcm).await;
     let (new, old, heard) = (new.await.unwrap(), old.await.unwrap(), heard.await.unwrap());
@@ -270,9 +270,13 @@ async fn a_listener_that_would_rather_wait_gets_long_bundles_and_the_publisher_h
     publisher.publish(graded(6)).await.unwrap();
     publisher.publish(graded(7)).await.unwrap();
     assert_eq!(within(usual.next()).await.unwrap().unwrap().unpack().unwrap(), graded(6).unpack().unwrap());
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    publisher.sign_of_life().await.unwrap();
-    assert_eq!(publisher.bundle_frames(), Some(1));
+    within(async {
+        while publisher.bundle_frames() != Some(1) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            publisher.sign_of_life().await.unwrap();
+        }
+    })
+    .await;
     // A peer that knows plain bundles only gets every index of graded ones, in several messages.
     let (mut frames, mut codes) = (0, Vec::new());
     while frames < 5 {

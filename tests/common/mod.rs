@@ -19,6 +19,9 @@ use undertone::token::TokenModel;
 use undertone::units::{ModelId, StageCount};
 use undertone::wire::{Framer, encode};
 
+/// For [`Daemon::until`].
+pub const HTTP: &str = "[http]\nlisten = \"127.0.0.1:0\"\n";
+
 pub const FAKE_ID: ModelId = ModelId(*b"fakefake");
 
 pub struct Daemon {
@@ -77,6 +80,16 @@ impl Daemon {
         tokio::time::timeout(Duration::from_secs(20), self.running).await.expect("the daemon stops").unwrap()
     }
 
+    /// Waits until the daemon's state says this, in JSON.
+    pub async fn until(&self, what: &str) {
+        let asking = async {
+            while !get(self.http.expect("[http]"), "/status.json").await.contains(what) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        within(asking).await;
+    }
+
     pub async fn publisher(&self, stream: &str) -> Client {
         Client::connect(&self.codes.to_string(), hello(Role::Publish, stream, Some(6))).await.unwrap()
     }
@@ -113,6 +126,15 @@ pub async fn drain(mut client: Client) -> Vec<PackedBundle> {
 /// Nothing in these tests may hang.
 pub async fn within<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(20), future).await.expect("an answer in time")
+}
+
+/// What the daemon says at a path of its HTTP port, with the head.
+pub async fn get(address: SocketAddr, path: &str) -> String {
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    socket.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).await.unwrap();
+    let mut text = String::new();
+    within(socket.read_to_string(&mut text)).await.unwrap();
+    text
 }
 
 /// Sends raw bytes and gives everything that came back until the server hung up.

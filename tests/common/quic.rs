@@ -5,8 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::UdpSocket;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use undertone::bitstream::Bundle;
@@ -123,14 +122,6 @@ pub async fn publish(daemon: &Daemon, stream: &str, n: u64) {
         publisher.publish(PackedBundle::pack(&bundle(i))).await.unwrap();
     }
     within(publisher.finish()).await.unwrap();
-}
-
-pub async fn get(address: SocketAddr, path: &str) -> String {
-    let mut socket = TcpStream::connect(address).await.unwrap();
-    socket.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).await.unwrap();
-    let mut text = String::new();
-    within(socket.read_to_string(&mut text)).await.unwrap();
-    text
 }
 
 pub fn metric(page: &str, name: &str) -> u64 {
