@@ -374,13 +374,13 @@ enum Woken {
 }
 
 /// How far a stream has come. A file has the frames that were sent, whenever they came; ears hear silence as long as it lasts.
-struct Place {
+struct Reached {
     frames: u64,
     spans: Spans,
     quiet: Option<Quiet>,
 }
 
-impl Place {
+impl Reached {
     /// Silence that lasts.
     fn wait(&mut self, sink: &mut Destination) -> Result<()> {
         if let Some((_, made)) = self.quiet.as_mut().and_then(|q| q.fill(Instant::now())) {
@@ -422,30 +422,30 @@ fn receive(
     wanted: u64,
 ) -> Result<(u64, Option<ClientError>)> {
     let quiet = matches!(sink, Destination::Audio { ears: true, .. }).then(|| Quiet::new(Profile::FRAME_TIME));
-    let mut place = Place { frames: 0, spans: Spans::default(), quiet };
+    let mut reached = Reached { frames: 0, spans: Spans::default(), quiet };
     let mut signals = {
         let _guard = runtime.enter();
         Signals::catch()?
     };
-    while place.frames < wanted {
+    while reached.frames < wanted {
         let next = runtime.block_on(async {
             tokio::select! {
                 next = source.next() => Woken::Came(next),
-                () = until(place.quiet.as_ref().and_then(Quiet::due)) => Woken::Quiet,
+                () = until(reached.quiet.as_ref().and_then(Quiet::due)) => Woken::Quiet,
                 () = signals.recv() => Woken::Signal,
             }
         });
         match next {
-            Woken::Came(Ok(Some(QuicEvent::Bundle(packed)))) => place.bundle(packed, sink, &model.profile)?,
-            Woken::Came(Ok(Some(QuicEvent::Lost(lost)))) => place.lose(lost, sink)?,
+            Woken::Came(Ok(Some(QuicEvent::Bundle(packed)))) => reached.bundle(packed, sink, &model.profile)?,
+            Woken::Came(Ok(Some(QuicEvent::Lost(lost)))) => reached.lose(lost, sink)?,
             Woken::Came(Ok(Some(QuicEvent::Restart))) => sink.restart(&model.profile, model.tokens()?.as_ref()),
-            Woken::Quiet => place.wait(sink)?,
+            Woken::Quiet => reached.wait(sink)?,
             // The end of the stream, or of our patience.
             Woken::Came(Ok(None)) | Woken::Signal => break,
-            Woken::Came(Err(e)) => return Ok((place.frames, Some(e))),
+            Woken::Came(Err(e)) => return Ok((reached.frames, Some(e))),
         }
     }
-    Ok((place.frames, None))
+    Ok((reached.frames, None))
 }
 
 pub(super) fn run(args: Args) -> Result<()> {

@@ -11,7 +11,7 @@ use tokio::runtime::Runtime;
 
 use super::encode::{parse_beam, parse_rate, refiner, remark};
 use super::remote::{QUIC, datagrams, runtime};
-use super::searching::{Part, Searching, search_ahead};
+use super::searching::{Part, Piece, Searching, search_ahead};
 use crate::bitstream::Bundle;
 use crate::capture::device::{CpalBackend, DeviceInput};
 use crate::capture::{AudioInput, CaptureError};
@@ -440,6 +440,15 @@ struct Outflow {
 }
 
 impl Outflow {
+    /// Takes what was read and searched for; gives the steps of the search.
+    fn take(&mut self, piece: &Piece) -> u32 {
+        self.encoder.push(&piece.pcm);
+        if !piece.latents.is_empty() {
+            self.encoder.push_latents(&piece.latents);
+        }
+        piece.steps
+    }
+
     /// Publishes the bundles that are complete, each when its time has come.
     fn publish(&mut self, processor: &mut Processor, runtime: &Runtime) -> Result<()> {
         self.plan.prepare(&mut self.encoder, self.lengths.now);
@@ -555,13 +564,7 @@ pub(super) fn run(args: Args) -> Result<()> {
             Err(RecvTimeoutError::Disconnected) => None,
         };
         match &piece {
-            Some(piece) => {
-                out.encoder.push(&piece.pcm);
-                if !piece.latents.is_empty() {
-                    out.encoder.push_latents(&piece.latents);
-                }
-                steps = piece.steps;
-            }
+            Some(piece) => steps = out.take(piece),
             None => out.encoder.finish(),
         }
         out.publish(&mut processor, &runtime)?;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rtrb::Consumer;
 
 use super::care::Health;
-use super::kept::{Kept, Open};
+use super::kept::{Kept, Opening};
 use super::{Backend, DeviceError, DeviceStats, Link, Opened, Report, capture_ring};
 use crate::dsp::{DriftController, VariableResampler};
 use crate::profile::Profile;
@@ -84,7 +84,7 @@ impl DeviceInput {
     }
 }
 
-impl Open for Microphone {
+impl Opening for Microphone {
     fn open(name: &str, backend: &mut dyn Backend, stats: &Arc<DeviceStats>) -> Result<Self, DeviceError> {
         let (link, mut ours) = (Arc::new(Link::default()), None);
         let stream = backend.open_input(name, &link, &mut |rate, channels| {

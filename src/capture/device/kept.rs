@@ -8,7 +8,7 @@ use super::care::{BackOff, Health};
 use super::{Backend, DeviceError, DeviceEvent, DeviceStats, Report};
 
 /// An open device, whatever it does.
-pub(super) trait Open: Sized {
+pub(super) trait Opening: Sized {
     fn open(name: &str, backend: &mut dyn Backend, stats: &Arc<DeviceStats>) -> Result<Self, DeviceError>;
 
     fn health(&mut self) -> &mut Health;
@@ -35,7 +35,7 @@ impl<O> std::fmt::Debug for Kept<O> {
     }
 }
 
-impl<O: Open> Kept<O> {
+impl<O: Opening> Kept<O> {
     pub(super) fn open(name: &str, mut backend: Box<dyn Backend>, report: Report) -> Result<Self, DeviceError> {
         let stats = Arc::new(DeviceStats::default());
         let state = State::Open(Box::new(O::open(name, backend.as_mut(), &stats)?));

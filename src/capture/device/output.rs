@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rtrb::Producer;
 
 use super::care::Health;
-use super::kept::{Kept, Open};
+use super::kept::{Kept, Opening};
 use super::{Backend, DeviceError, DeviceStats, Link, Opened, Report, playback_ring};
 use crate::dsp::{DriftController, VariableResampler};
 use crate::profile::Profile;
@@ -105,7 +105,7 @@ impl DeviceOutput {
     }
 }
 
-impl Open for Loudspeaker {
+impl Opening for Loudspeaker {
     fn open(name: &str, backend: &mut dyn Backend, stats: &Arc<DeviceStats>) -> Result<Self, DeviceError> {
         let (link, mut ours) = (Arc::new(Link::default()), None);
         // Nothing has come yet, so a ring without samples is no fault.
