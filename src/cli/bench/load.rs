@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
+use super::coded::{self, Broadcast};
 use super::machine::{command, machine};
 use super::rig::{Meter, Rig, Setup, State, file, percentile, stream};
 use crate::cli::encode::parse_kbps;
@@ -20,6 +21,9 @@ use crate::units::StageCount;
 
 /// How long new streams may take to start before a step is measured.
 const SETTLE: Duration = Duration::from_millis(1_500);
+
+/// The same where they are coded: the coder is held back for connections that have just come.
+const SETTLE_CODED: Duration = Duration::from_secs(12);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -38,6 +42,9 @@ pub(super) struct Args {
     /// Rate of the streams, kbit/s
     #[arg(long, default_value = "3", value_parser = parse_kbps)]
     kbps: StageCount,
+    /// Streams that come coded and leave coded, in bundles of 100 ms, instead of samples: what a relay does
+    #[arg(long, conflicts_with = "searches")]
+    coded: bool,
     /// Let the daemon search in the time that is left (codec.effort = "auto")
     #[arg(long)]
     searches: bool,
@@ -146,23 +153,31 @@ async fn steps(args: &Args, overlap: usize) -> Result<Vec<LoadStep>> {
         ..default
     };
     let (model, ports) = (args.model.path.as_deref(), usize::from(args.max));
-    let setup = Setup { model, kbps: args.kbps, searches: args.searches, ports, engine, out: &args.out };
+    let setup =
+        Setup { model, kbps: args.kbps, searches: args.searches, ports, coded: args.coded, engine, out: &args.out };
     let rig = Rig::start(&setup)?;
     let idle_mib = rig.rss_mib();
     outln!("idle daemon: {idle_mib:.1} MiB");
-    let mut ports = rig.ports.iter().enumerate();
+    let broadcast = match args.coded {
+        true => Some(Arc::new(Broadcast::new(&args.model.load()?, args.kbps)?)),
+        false => None,
+    };
+    let mut numbers = 0..usize::from(args.max);
     let (mut streams, mut out, mut past): (Vec<Arc<Meter>>, Vec<LoadStep>, u16) = (Vec::new(), Vec::new(), 0);
     loop {
         let before = streams.len();
-        for (number, ports) in ports.by_ref().take(usize::from(args.step)) {
-            streams.push(stream(ports, number, overlap));
+        for number in numbers.by_ref().take(usize::from(args.step)) {
+            streams.push(match &broadcast {
+                Some(what) => coded::stream(&rig.codes, number, what),
+                None => stream(&rig.ports[number], number, overlap),
+            });
             // A crowd at one moment is another experiment.
             sleep(Duration::from_millis(20)).await;
         }
         if streams.len() == before {
             break;
         }
-        sleep(SETTLE).await;
+        sleep(if args.coded { SETTLE_CODED } else { SETTLE }).await;
         streams.iter().for_each(|m| drop(m.take()));
         let (start, cpu) = (Instant::now(), rig.cpu_s());
         sleep(Duration::from_secs(u64::from(args.seconds))).await;

@@ -1,5 +1,6 @@
 //! `undertone bench`: how many streams a daemon carries; against Opus, under loss, and where the time goes.
 
+mod coded;
 mod load;
 #[cfg(feature = "referee")]
 mod loss;

@@ -22,7 +22,7 @@ const SAMPLE_BYTES: usize = 2;
 const FRAME_TIME: Duration = Duration::from_millis(20);
 
 /// How long a stream may give nothing before it counts as stalled.
-const STALLED: Duration = Duration::from_secs(2);
+pub(super) const STALLED: Duration = Duration::from_secs(2);
 
 /// What the daemon is to be.
 pub(super) struct Setup<'a> {
@@ -30,8 +30,9 @@ pub(super) struct Setup<'a> {
     pub(super) kbps: StageCount,
     /// Whether the daemon searches in the time that is left.
     pub(super) searches: bool,
-    /// Duplex streams that there are ports for.
+    /// Duplex streams that there are ports for; coded ones, if they are, have one port.
     pub(super) ports: usize,
+    pub(super) coded: bool,
     pub(super) engine: EngineOptions,
     /// Folder for its configuration.
     pub(super) out: &'a Path,
@@ -41,6 +42,8 @@ pub(super) struct Setup<'a> {
 pub(super) struct Rig {
     daemon: Daemon,
     pub(super) ports: Vec<(String, String)>,
+    /// The port for codes, if streams are coded.
+    pub(super) codes: String,
     http: String,
 }
 
@@ -50,9 +53,10 @@ impl Rig {
         let http = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
         let room = 2 * setup.ports + 64;
         let mut text = format!(
-            "[codes]\nlisten = \"\"\n[http]\nlisten = \"{http}\"\n[log]\nlevel = \"error\"\n\
-             [limits]\nmax_connections = {room}\nmax_connections_per_address = {room}\nnew_connections_per_s = 10000\n\
+            "[codes]\nlisten = \"{}\"\n[http]\nlisten = \"{http}\"\n[log]\nlevel = \"error\"\n\
+             [limits]\nmax_connections = {room}\nmax_connections_per_address = {room}\nnew_connections_per_s = 10000\ncoded_sessions = {room}\n\
              [codec]\nkbps = {:.1}\neffort = \"{}\"\ndtx = false\nframes_per_bundle = 1\n[engine]\nthreads = {}\nslots = {}\nmax_batch = {}\ngather_us = {}\npin = {}\n",
+            if setup.coded { "127.0.0.1:0" } else { "" },
             setup.kbps.kbps(),
             if setup.searches { "auto" } else { "off" },
             setup.engine.threads,
@@ -61,7 +65,11 @@ impl Rig {
             setup.engine.gather.as_micros(),
             setup.engine.pin
         );
-        for n in 0..setup.ports {
+        let ports = if setup.coded { 0 } else { setup.ports };
+        if setup.coded {
+            text = format!("pcm_input = []\npcm_output = []\n{text}");
+        }
+        for n in 0..ports {
             for section in ["pcm_input", "pcm_output"] {
                 text += &format!("[[{section}]]\nlisten = \"127.0.0.1:0\"\nstream = \"load.{n}\"\n");
             }
@@ -71,8 +79,9 @@ impl Rig {
         let config = config.to_str().with_context(|| format!("{} is not UTF-8", config.display()))?;
         let daemon = Daemon::start(&["--config", config], setup.model)?;
         let ports: Vec<_> = daemon.addresses("pcm").into_iter().zip(daemon.addresses("pcm_out")).collect();
-        ensure!(ports.len() == setup.ports, "the daemon opened {} ports", ports.len());
-        Ok(Self { daemon, ports, http })
+        ensure!(setup.coded || ports.len() == setup.ports, "the daemon opened {} ports", ports.len());
+        let codes = daemon.addresses("codes").pop().unwrap_or_default();
+        Ok(Self { daemon, ports, codes, http })
     }
 
     /// Memory of the daemon that is not swapped out, MiB.
@@ -114,14 +123,15 @@ pub(super) enum State {
 }
 
 /// What a stream measures.
+#[derive(Default)]
 pub(super) struct Meter {
     state: AtomicU8,
     stop: AtomicU8,
     pub(super) frames: AtomicU64,
     /// Milliseconds from sending a frame's last sample to its return, since they were last taken.
-    latencies: Mutex<Vec<f32>>,
+    pub(super) latencies: Mutex<Vec<f32>>,
     /// Milliseconds by which we sent a frame too late: the load on the measuring side.
-    lateness: Mutex<Vec<f32>>,
+    pub(super) lateness: Mutex<Vec<f32>>,
 }
 
 impl Meter {
@@ -144,7 +154,22 @@ impl Meter {
         self.stop.store(1, Ordering::Release);
     }
 
-    fn stopped(&self) -> bool {
+    /// Something came back.
+    pub(super) fn came(&self) {
+        self.frames.fetch_add(1, Ordering::Relaxed);
+        self.set(State::Running);
+    }
+
+    /// Notes how the stream ended.
+    pub(super) fn end(&self, well: bool) {
+        self.set(match well && self.stopped() {
+            true => State::Done,
+            false if self.frames.load(Ordering::Relaxed) > 0 => State::Lost,
+            false => State::Refused,
+        });
+    }
+
+    pub(super) fn stopped(&self) -> bool {
         self.stop.load(Ordering::Acquire) != 0
     }
 
@@ -155,41 +180,33 @@ impl Meter {
     }
 }
 
-fn note(list: &Mutex<Vec<f32>>, time: Duration) {
+pub(super) fn note(list: &Mutex<Vec<f32>>, time: Duration) {
     list.lock().unwrap_or_else(PoisonError::into_inner).push(time.as_secs_f32() * 1e3);
 }
 
 /// Sound of one stream, a second of it.
-fn sound(seed: usize) -> Vec<u8> {
+pub(super) fn pitched(seed: usize) -> impl Iterator<Item = i16> {
     let pitch = 90.0 + (seed * 37 % 160) as f32;
-    let sample = |n: usize| {
+    (0..24_000).map(move |n| {
         let t = n as f32 / 24_000.0;
         let swell = 0.5 + 0.5 * (std::f32::consts::TAU * 3.0 * t).sin();
         let voice = (1..9).map(|k| (std::f32::consts::TAU * pitch * k as f32 * t).sin() / k as f32).sum::<f32>();
         (voice * swell * 6_000.0) as i16
-    };
-    (0..24_000).flat_map(|n| sample(n).to_le_bytes()).collect()
+    })
+}
+
+fn sound(seed: usize) -> Vec<u8> {
+    pitched(seed).flat_map(i16::to_le_bytes).collect()
 }
 
 /// Starts a duplex stream: a frame in every 20 ms, and what comes back is timed. `overlap` is the model's algorithmic wait
 /// beyond the frame, in samples.
 pub(super) fn stream(ports: &(String, String), number: usize, overlap: usize) -> Arc<Meter> {
-    let meter = Arc::new(Meter {
-        state: AtomicU8::new(State::Waiting as u8),
-        stop: AtomicU8::new(0),
-        frames: AtomicU64::new(0),
-        latencies: Mutex::default(),
-        lateness: Mutex::default(),
-    });
+    let meter = Arc::new(Meter::default());
     let (task, ports) = (Arc::clone(&meter), ports.clone());
     tokio::spawn(async move {
         let ended = duplex(&task, &ports, number, overlap).await;
-        let came = task.frames.load(Ordering::Relaxed) > 0;
-        task.set(match ended {
-            Ok(()) if task.stopped() => State::Done,
-            _ if came => State::Lost,
-            _ => State::Refused,
-        });
+        task.end(ended.is_ok());
     });
     meter
 }
@@ -244,8 +261,7 @@ async fn duplex(meter: &Meter, ports: &(String, String), number: usize, overlap:
                 // What is added at the end was never sent.
                 let Some(&at) = sent.get(frame) else { continue };
                 note(&meter.latencies, now.saturating_duration_since(at));
-                meter.frames.fetch_add(1, Ordering::Relaxed);
-                meter.set(State::Running);
+                meter.came();
             }
             frames = complete.max(frames);
         }

@@ -122,7 +122,8 @@ async fn soak(args: &Args, overlap: usize, length: Duration) -> Result<(Vec<Look
     let default = EngineOptions::default();
     let engine = EngineOptions { threads: args.threads.map_or(default.threads, usize::from), slots, ..default };
     let model = args.model.path.as_deref();
-    let setup = Setup { model, kbps: args.kbps, searches: false, ports: wanted + SPARE, engine, out: &args.out };
+    let setup =
+        Setup { model, kbps: args.kbps, searches: false, ports: wanted + SPARE, coded: false, engine, out: &args.out };
     let rig = Rig::start(&setup)?;
     outln!("{wanted} duplex streams for {:.1} minutes", length.as_secs_f64() / 60.0);
     let mut crowd = Crowd::new(wanted, overlap);
