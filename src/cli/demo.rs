@@ -184,6 +184,15 @@ enum Transport {
     Quic,
 }
 
+impl Transport {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "TCP",
+            Self::Quic => "QUIC",
+        }
+    }
+}
+
 /// What is sent of a stream, as messages or datagrams.
 struct Sent {
     over: Transport,
@@ -272,7 +281,7 @@ fn by_latency(args: &Args, model: &LoadedModel, pcm: &[f32]) -> Result<()> {
                 encoder.spent(bundle.frames, codes, bits);
             }
             let rates = sent.kbps(pcm.len() as f64 / f64::from(CODEC_RATE.hz())).map(|kbps| format!("{kbps:.2}"));
-            let what = [stages.kbps().to_string(), format!("{} ms", u32::from(frames) * 20), format!("{over:?}")];
+            let what = [stages.kbps().to_string(), format!("{} ms", u32::from(frames) * 20), over.name().to_owned()];
             rows.push(what.into_iter().chain(rates).collect::<Vec<_>>());
         }
     }
