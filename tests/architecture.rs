@@ -72,6 +72,7 @@ const OWNERS: &[(&str, &[&str])] = &[
             "bus",
             "service",
             "cli/batch.rs",
+            "cli/bench/coded.rs",
             "cli/bench/load.rs",
             "cli/bench/rig.rs",
             "cli/bench/soak.rs",
