@@ -43,8 +43,8 @@ def test_every_module_of_a_command_is_listed():
 
 def test_an_unknown_command_is_refused_with_those_there_are(capsys):
     with pytest.raises(SystemExit):
-        main(["distil"])
-    assert "distil" in (said := capsys.readouterr().err) and "finetune" in said
+        main(["compress"])
+    assert "compress" in (said := capsys.readouterr().err) and "finetune" in said
 
 
 def test_recordings_are_named_by_an_option_or_by_the_one_setting(model, folder, tmp_path, monkeypatch, capsys):

@@ -38,6 +38,10 @@ RADIUS = 24.0
 LEVELS, LEAST_LEVEL_DB, LEVEL_STEP_DB = 128, -64.0, 0.5
 TWISTS, LEAST_TWIST_DB, TWIST_STEP_DB = 8, -8.0, 2.0
 NO_TWIST = round(-LEAST_TWIST_DB / TWIST_STEP_DB)
+# A single tone has no twist. Where it is given one of these it is the lower or the higher of two tones, which frames say by turns.
+LOWER_TWIST, HIGHER_TWIST = 0, TWISTS - 1
+LOWER, HIGHER = 1.0, 2.0  # what the state says of the frame before
+SOURCE_STATE = 8
 
 
 class Sounds(NamedTuple):
@@ -95,12 +99,15 @@ def pitch_book() -> Tensor:
     return book.half().float()
 
 
-def level_code(low: Tensor, high: Tensor, single: Tensor) -> Tensor:
-    """Amplitudes [...] of the lower and the higher of two tones, the same for a single one -> index [...] of their levels."""
+def level_code(low: Tensor, high: Tensor, single: Tensor, pair: Tensor, higher: Tensor) -> Tensor:
+    """Amplitudes [...] of the lower and the higher of two tones, the same for a single one -> index [...] of their levels; of a pair's tones,
+    which are said by turns, of that of the higher or the lower."""
+    low = torch.where(higher, high, low)
     db = 20 * torch.log10(low.clamp_min(1e-6))
     level = torch.round((db - LEAST_LEVEL_DB) / LEVEL_STEP_DB).clamp(0, LEVELS - 1).long()
     twist = (20 * torch.log10(high.clamp_min(1e-6)) - db - LEAST_TWIST_DB) / TWIST_STEP_DB
     twist = torch.where(single, NO_TWIST, torch.round(twist).clamp(0, TWISTS - 1).long())
+    twist = torch.where(pair, torch.where(higher, HIGHER_TWIST, LOWER_TWIST), twist)
     return level * TWISTS + twist
 
 
@@ -137,20 +144,56 @@ def glide(hz: Tensor, before: Tensor, phase: Tensor) -> tuple[Tensor, Tensor, Te
     return now - torch.round(now), before[..., None] + slope * n, ends[:, -1] - torch.floor(ends[:, -1])
 
 
-def source(heard: Sounds, last: Tensor | None = None, amplitude: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """What sounds at the ends of frames [B, T], and the state [B, 7] at the end of the frame before (a voice's pitch or 0; frequency and
-    phase of what sounded; the same of a second tone; amplitudes of both tones) -> samples [B, T * FRAME] and the state for the next call.
+class Pairs(NamedTuple):
+    """Tones of frames [B, T] after those that are said by turns have been put together."""
+
+    tone: Tensor  # Hz, 0 where there is none
+    second: Tensor
+    amplitude: Tensor  # [B, T, 2], of both
+    said: Tensor  # LOWER, HIGHER or 0
+
+
+def pairs(heard: Sounds, level: Tensor, amplitudes: Tensor, last: Tensor) -> Pairs:
+    """Of two tones that frames say by turns each sounds on in the next frame, if that says the other. level [B, T] is the index of the tones'
+    levels, whose amplitudes are level_amplitudes(); last [B, SOURCE_STATE] the state at the end of the frame before."""
+    single, twist, amplitude = (heard.tone > 0) & (heard.second == 0), level % TWISTS, amplitudes[level]
+    lower, higher = single & (twist == LOWER_TWIST), single & (twist == HIGHER_TWIST)
+    said = lower * LOWER + higher * HIGHER
+    # What the frame before said of a pair: a higher tone without its lower one sounded in the place of a single one.
+    alone = last[:, 6:7] == 0
+    hz = torch.where((last[:, 7:] == HIGHER) & ~alone, last[:, 3:4], last[:, 1:2])
+    loud = torch.where((last[:, 7:] == HIGHER) & ~alone, last[:, 6:7], last[:, 5:6])
+    before = lambda first, x: torch.cat([first, x], 1)[:, :-1]
+    was, hz, loud = before(last[:, 7:], said), before(hz, heard.tone), before(loud, amplitude[..., 0])
+    under, over = higher & (was == LOWER), lower & (was == HIGHER)
+    tone = torch.where(under, hz, heard.tone)
+    second = torch.where(under, heard.tone, torch.where(over, hz, heard.second))
+    first = torch.where(under, loud, amplitude[..., 0])
+    other = torch.where(under, amplitude[..., 0], torch.where(over, loud, amplitude[..., 1]))
+    return Pairs(tone, second, torch.stack([first, other], -1), said)
+
+
+def resting(like: Tensor) -> Tensor:
+    """The state [B, SOURCE_STATE] before the first frame; like [B, T]."""
+    state = like.new_zeros(len(like), SOURCE_STATE)
+    state[:, 1] = state[:, 3] = RESTING_HZ
+    return state
+
+
+def source(heard: Sounds, last: Tensor | None = None, amplitude: Tensor | None = None, said: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """What sounds at the ends of frames [B, T], and the state [B, SOURCE_STATE] at the end of the frame before (a voice's pitch or 0;
+    frequency and phase of what sounded; the same of a second tone; amplitudes of both tones; which one of a pair it said) -> samples
+    [B, T * FRAME] and the state for the next call. said [B, T]: which tone of a pair frames say, as Pairs has it.
 
     A voice is pulses: cosines of all harmonics up to TOP_HZ at unit power a bin. Where it ends, its pitch holds on for a frame. A tone is a
     cosine of amplitude [B, T, 2], or of 1, which changes evenly while it sounds.
     """
     voice, tone, second = heard
-    if last is None:
-        rest = torch.full_like(voice[:, 0], RESTING_HZ)
-        last = torch.stack([rest * 0, rest, rest * 0, rest, rest * 0, rest * 0, rest * 0], 1)
+    last = resting(voice) if last is None else last
+    said = torch.zeros_like(voice) if said is None else said
     sounding = torch.stack([tone > 0, second > 0], -1).float()
     amplitude = sounding if amplitude is None else sounding * amplitude
-    past = torch.cat([last[:, None, 5:], amplitude[:, :-1]], 1)
+    past = torch.cat([last[:, None, 5:7], amplitude[:, :-1]], 1)
     past = torch.where(past > 0, past, amplitude)[..., None]
     level = past + (amplitude[..., None] - past) * (torch.arange(1, FRAME + 1, device=tone.device) / FRAME)
     held = torch.cat([last[:, :1], voice[:, :-1]], 1)
@@ -166,5 +209,5 @@ def source(heard: Sounds, last: Tensor | None = None, amplitude: Tensor | None =
     pulses = pulses * torch.sqrt(now / UNIT_HZ)
     tones = level[:, :, 0] * torch.cos(2 * math.pi * phase) + level[:, :, 1] * torch.cos(2 * math.pi * further)
     train = torch.where((tone > 0)[..., None], tones, pulses)
-    state = torch.cat([torch.stack([voice[:, -1], hz[:, -1], end, other[:, -1], other_end], 1), amplitude[:, -1]], 1)
+    state = torch.cat([torch.stack([voice[:, -1], hz[:, -1], end, other[:, -1], other_end], 1), amplitude[:, -1], said[:, -1:]], 1)
     return train.reshape(hz.shape[0], -1), state

@@ -142,7 +142,7 @@ def gradient_graph(decoder: onnx.ModelProto, net: Network) -> onnx.ModelProto:
     """
     tensors = {t.name: numpy_helper.to_array(t) for t in decoder.graph.initializer}
     g, w = Backward(tensors, decoder_histories(net), decoder_singles(net)), net.decoder_width
-    _, *past = g.begin()
+    last, *past = g.begin()
     kept = []
     heard = g.heard("latent", *past[:2]) if net.voice else None
     h = g.forward("latent", "inp")
@@ -176,8 +176,10 @@ def gradient_graph(decoder: onnx.ModelProto, net: Network) -> onnx.ModelProto:
     # Backwards: comb, overlap-add, window, transform.
     dct = g.const("dct", dct4_matrix().numpy())
     if heard and net.comb:
-        taps = g.comb_taps(heard.pitch, g.slice(made.voicing, 0, 1, -1), past[-1])
-        blocks, low = g.comb_back(g.reshape("pcm_gradient", 0, 1, -1), past[3], taps)
+        x = g.op("Mul", bins, g.off_tones(spread, heard, g.scalar("one_hz", 1.0)))
+        hops, _ = g.overlap(g.op("MatMul", x, dct), last)
+        filtered = g.filtered(x, hops, heard.pitch, g.slice(made.voicing, 0, 1, -1), past[2:])
+        blocks, low = g.filtered_back(g.reshape("pcm_gradient", 0, 1, -1), past[3], filtered)
         coefficients = g.op("Add", g.op("MatMul", g.overlap_back(blocks), dct), g.low_back(low))
     else:
         coefficients = g.op("MatMul", g.overlap_back(g.reshape("pcm_gradient", 0, -1, HOP)), dct)

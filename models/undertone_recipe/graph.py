@@ -11,6 +11,7 @@ import onnxruntime as ort
 from torch import nn
 
 from .config import BANDS, FEATURES, FRAME, HOP, SHAPED, Network
+from .excitation import SOURCE_STATE
 from .filters import COMB_SINGLES
 from .network import ENERGY_FLOOR, LOG_GAIN_SCALE, LOG_GAIN_SHIFT, LOW_PAST, Decoder, Encoder, band_matrix, dct4_matrix
 from .nodes import History
@@ -31,8 +32,8 @@ def encoder_histories(net: Network) -> list[History]:
 
 def encoder_singles(net: Network) -> tuple[int, ...]:
     """What an encoder remembers besides histories: the last hop; with a voice source also the sound below 1 kHz that the pitch is read
-    from."""
-    return (HOP, LOW_PAST) if net.voice else (HOP,)
+    from, and whose turn it is of two tones."""
+    return (HOP, LOW_PAST, 1) if net.voice else (HOP,)
 
 
 def decoder_histories(net: Network) -> list[History]:
@@ -44,8 +45,8 @@ def decoder_histories(net: Network) -> list[History]:
 
 def decoder_singles(net: Network) -> tuple[int, ...]:
     """What a decoder remembers besides histories: the half block that the next one is added to; with a voice source also the last hop
-    of what it made, and its coded pitch, two frequencies, phases and amplitudes; with a comb COMB_SINGLES."""
-    sounds = (HOP, 7) if net.voice else ()
+    of what it made, and the voice source's state; with a comb COMB_SINGLES."""
+    sounds = (HOP, SOURCE_STATE) if net.voice else ()
     return (HOP, *sounds, *(COMB_SINGLES if net.comb else ()))
 
 
@@ -106,8 +107,8 @@ def decoder_graph(decoder: Decoder, net: Network, kind: type[Graph] = Graph) -> 
     left = heard.left if heard else []
     if heard and net.comb:
         # The lowest band's voicing.
-        pcm, more = g.comb(x, pcm, heard.pitch, g.slice(made.voicing, 0, 1, -1), past[2:])
-        left = [*left, *more]
+        filtered = g.filtered(x, pcm, heard.pitch, g.slice(made.voicing, 0, 1, -1), past[2:])
+        pcm, left = filtered.pcm, [*left, *filtered.left]
     pcm = g.reshape(pcm, 0, -1, FRAME)
     state = g.end(tail, *left)
     inputs = [("latent", ["B", g.frames, net.latent]), ("noise", ["B", g.frames, net.noise_dim]), *g.state_inputs()]

@@ -32,7 +32,6 @@ from .config import (
 )
 from .excitation import (
     FIRST_PITCH,
-    FIRST_TONE,
     LEVELS,
     TWISTS,
     Sounds,
@@ -41,7 +40,9 @@ from .excitation import (
     level_amplitudes,
     level_code,
     nearest_pitch,
+    pairs,
     pitch_book,
+    resting,
     sounds,
     source,
 )
@@ -313,14 +314,17 @@ class Encoder(nn.Module):
             index, voiced = nearest_pitch(told.hz), told.hz > 0
         with torch.autocast(pcm.device.type, enabled=False), torch.no_grad():
             heard = torch.cat([last, pcm], 1)
-            tone = self.tones(heard)
-        told.tone = tone > 0
+            turn = state["turn"] if "turn" in state else pcm.new_zeros(len(pcm), 1)
+            turns = (turn + torch.arange(1, told.degree.shape[1] + 1, device=pcm.device)) % 2
+            out["turn"] = turns[:, -1:]
+            found = self.tones(heard, turns > 0.5)
+        told.tone = found.code > 0
         if self.levelled:
             low, high = self.tones.amplitudes(heard).unbind(-1)
-            single = tone >= FIRST_TONE
-            level = self.levels[level_code(torch.where(single, torch.maximum(low, high), low), high, single)]
+            low = torch.where(found.single, torch.maximum(low, high), low)
+            level = self.levels[level_code(low, high, found.single, found.pair, found.higher)]
             z = torch.where(told.tone[..., None], level, z)
-        return torch.cat([z, self.book[torch.where(told.tone, tone, torch.where(voiced, FIRST_PITCH + index, 0))]], -1)
+        return torch.cat([z, self.book[torch.where(told.tone, found.code, torch.where(voiced, FIRST_PITCH + index, 0))]], -1)
 
     def forward(self, pcm: Tensor, state: dict | None = None, told: Told | None = None) -> tuple[Tensor, dict]:
         """pcm [B, T * FRAME] in -1..1 -> latents [B, T, latent] and the state after them."""
@@ -440,8 +444,10 @@ class Decoder(nn.Module):
         with torch.autocast(q.device.type, enabled=False):
             code = coded_sound(q[..., -PITCH_LATENT:].float(), self.book)
             heard = Sounds(*(getattr(self, f"hz_of_{name}")[code] for name in Sounds._fields))
-            level = self.amplitudes[coded_level(q[..., :-PITCH_LATENT].float(), self.levels)]
-            train, out["source"] = source(heard, state.get("source"), level)
+            last = state["source"] if "source" in state else resting(heard.voice)
+            found = pairs(heard, coded_level(q[..., :-PITCH_LATENT].float(), self.levels), self.amplitudes, last)
+            heard = Sounds(heard.voice, found.tone, found.second)
+            train, out["source"] = source(heard, last, found.amplitude, found.said)
             tone = (heard.tone > 0).repeat_interleave(2, 1)[..., None]
             was = state["source"][:, None, 5:6] > 0 if "source" in state else torch.zeros_like(tone[:, :1])
             # The pulses before a tone know nothing of its level.
@@ -512,7 +518,9 @@ class Decoder(nn.Module):
         period, voiced = postfilter.periods(hz)
         out |= {"comb_hz": hz[:, -postfilter.CODED :], "comb_voicing": voicing[:, -postfilter.CODED :]}
         out |= {"low_past": low[:, -postfilter.PAST :], "held": held[:, -HOP:]}
-        return held[:, :-HOP] + postfilter.comb(low, period, voiced * postfilter.shares(voicing))
+        added, out["likeness"] = postfilter.comb(low, period, voiced * postfilter.shares(voicing), state.get("likeness"))
+        gains, out["powers"], out["onset"] = postfilter.onsets(held, voiced, state.get("powers"), state.get("onset"))
+        return gains * (held[:, :-HOP] + added)
 
 
 def macs_per_frame(net: Network) -> dict[str, int]:

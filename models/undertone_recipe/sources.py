@@ -17,6 +17,8 @@ from .excitation import (
     FIRST_DIGIT,
     FIRST_PITCH,
     FIRST_TONE,
+    HIGHER,
+    HIGHER_TWIST,
     HIGHEST_TONE_HZ,
     JUMP,
     LEAST_LEVEL_DB,
@@ -24,6 +26,8 @@ from .excitation import (
     LEVEL_STEP_DB,
     LEVELS,
     LOW_TONES,
+    LOWER,
+    LOWER_TWIST,
     LOWEST_TONE_HZ,
     NO_TWIST,
     PHASE_STEPS,
@@ -180,14 +184,15 @@ class Graph(Filters):
         bins = self.op("Add", self.op("Cast", self.op("Add", k, self.integer(tones.FIRST_BIN)), to=TensorProto.FLOAT), away)
         return self.op("Mul", bins, self.scalar("line_hz", tones.LINE_HZ))
 
-    def level(self, strong: str, weak: str, swapped: str, single: str) -> str:
+    def level(self, strong: str, weak: str, swapped: str, single: str, pair: str, odd: str) -> str:
         """excitation.level_code of TonesFinder.amplitudes: energies of the two strongest lines, whether the second is the lower one, whether
-        there is one only, all [B, T, 1] -> index of their levels."""
+        there is one only or a pair, and whether the higher one's turn it is, all [B, T, 1] -> index of their levels."""
         op, finder = self.op, tones.TonesFinder()
         db = lambda x: op("Mul", op("Log", op("Max", x, self.scalar("least_line_energy", 1e-12))), self.scalar("line_db", 10 / math.log(10)))
         scaled = lambda x: op("Mul", x, self.scalar("line_scale", 2 / float(finder.weight.sum())))
         swapped = op("And", swapped, op("Not", single))
         low, high = (db(scaled(op("Where", swapped, a, b))) for a, b in ((weak, strong), (strong, weak)))
+        low = op("Where", op("And", pair, odd), high, low)
         steps = lambda x, least, step, most: op(
             "Clip",
             op("Round", op("Mul", op("Sub", x, self.scalar(f"least_{step}", least)), self.scalar(f"per_{step}", 1 / step))),
@@ -197,11 +202,22 @@ class Graph(Filters):
         level = steps(low, LEAST_LEVEL_DB, LEVEL_STEP_DB, LEVELS - 1)
         twist = steps(op("Sub", high, low), LEAST_TWIST_DB, TWIST_STEP_DB, TWISTS - 1)
         twist = op("Where", single, self.scalar("no_twist", NO_TWIST), twist)
+        said = op("Where", odd, self.scalar("higher_twist", HIGHER_TWIST), self.scalar("lower_twist", LOWER_TWIST))
+        twist = op("Where", pair, said, twist)
         return op("Cast", op("Add", op("Mul", level, self.scalar("twists", TWISTS)), twist), to=TensorProto.INT64)
 
-    def read_tones(self, before: str, voice: str) -> tuple[str, str, str]:
-        """TonesFinder: hops before those of the frames [B, 2 T, HOP], codes [B, T, 1] -> codes with tones and digits where there are any,
-        whether there are, and their levels."""
+    def turns(self, like: str, turn: str) -> tuple[str, str]:
+        """Whether it is the turn of the higher of two tones in the frames of like [B, T, C], bool [B, T, 1], and turn [B, 1, 1] after them."""
+        op = self.op
+        counted = op("Cast", op("Add", self.numbers(like), self.integer(1)), to=TensorProto.FLOAT)
+        turns = op("Add", turn, counted)
+        half = op("Floor", op("Mul", turns, self.scalar("half", 0.5)))
+        turns = op("Sub", turns, op("Mul", half, self.scalar("two", 2.0)))
+        return op("Greater", turns, self.scalar("half", 0.5)), self.slice(turns, -1, 2**31 - 1, 1)
+
+    def read_tones(self, before: str, voice: str, odd: str) -> tuple[str, str, str]:
+        """TonesFinder: hops before those of the frames [B, 2 T, HOP], codes [B, T, 1], turns of the higher of two tones -> codes with tones
+        and digits where there are any, whether there are, and their levels."""
         op, finder = self.op, tones.TonesFinder()
         start = self.slice(self.reshape(before, 0, -1, FRAME), HOP + FRAME - tones.WINDOW, HOP, -1)
         heard = op("Concat", start, "pcm", axis=-1)
@@ -228,21 +244,33 @@ class Graph(Filters):
         single = both(loud, inside, below, op("Greater", strong, least))
         digit, fits = self.digit_code(hz, other)
         heard_twice = op("Greater", weak, op("Mul", strong, self.scalar("least_second", tones.LEAST_SECOND)))
-        double = both(loud, fits, heard_twice, op("Greater", op("Add", strong, weak), most))
-        level = self.level(strong, weak, op("Greater", first, second), single)
-        code = op("Where", single, self.tone_code(hz), op("Where", double, digit, voice))
-        return code, op("Or", single, double), level
+        together = op("Add", strong, weak)
+        double = both(loud, heard_twice, op("Greater", together, most), op("Not", single))
+        low, high = op("Min", hz, other), op("Max", hz, other)
+        places = (op("Cast", k, to=TensorProto.FLOAT) for k in (first, second))
+        apart = op("Greater", op("Abs", op("Sub", *places)), self.scalar("pair_apart", tones.PAIR_APART - 0.5))
+        pure = op("Greater", together, op("Mul", energy, self.scalar("least_pair_share", tones.LEAST_PAIR_SHARE)))
+        inside = op("GreaterOrEqual", low, self.scalar("lowest_tone_hz", LOWEST_TONE_HZ))
+        below = op("LessOrEqual", high, self.scalar("highest_tone_hz", HIGHEST_TONE_HZ))
+        pair = both(double, op("Not", fits), pure, apart, inside, below)
+        level = self.level(strong, weak, op("Greater", first, second), single, pair, odd)
+        said = self.tone_code(op("Where", pair, op("Where", odd, high, low), hz))
+        digit = op("Where", both(double, fits), digit, voice)
+        tone = op("Or", single, pair)
+        code = op("Where", tone, said, digit)
+        return code, op("Or", tone, both(double, fits)), level
 
-    def read(self, net: Network, latent: str, hops: str, last: str, low_past: str) -> tuple[str, str]:
-        """Encoder.read: latents [B, T, free] -> with those of what sounds [B, T, latent], and low_past for the next call."""
+    def read(self, net: Network, latent: str, hops: str, last: str, low_past: str, turn: str) -> tuple[str, str, str]:
+        """Encoder.read: latents [B, T, free] -> with those of what sounds [B, T, latent], and low_past and turn for the next call."""
         before = self.before(hops, last)
         code, left = self.read_pitch(net, hops, before, low_past)
-        code, tone, level = self.read_tones(before, code)
+        odd, turn = self.turns(latent, turn)
+        code, tone, level = self.read_tones(before, code, odd)
         row = lambda x: self.op("Squeeze", x, self.integer(-1))
         levels = self.op("Gather", self.matrix("levels", self.weights["levels"]), row(level), axis=0)
         latent = self.op("Where", tone, levels, latent)
         sound = self.op("Gather", self.const("pitch_book", pitch_book().numpy()), row(code), axis=0)
-        return self.op("Concat", latent, sound, axis=-1), left
+        return self.op("Concat", latent, sound, axis=-1), left, turn
 
     def coded_sounds(self, latent: str) -> list[str]:
         """excitation.coded_sound: latents [B, T, D] -> Hz of a voice, of a tone and of a second one, each [B, T, 1], 0 where there is none."""
@@ -296,13 +324,33 @@ class Graph(Filters):
         levels = self.weights["levels"]
         return self.matrix("levels", levels.T), self.const("level_sizes", 0.5 * (levels * levels).sum(-1))
 
-    def amplitudes(self, latent: str, tones: str, past: str) -> tuple[str, str]:
-        """Amplitudes that the latents say, of two tones with frequencies [B, T, 2], 0 where there are none; past [B, 1, 2] is the last frame's ->
-        amplitudes of samples [B, T, 2, FRAME], and the last frame's."""
-        op = self.op
+    def paired(self, latent: str, tone: str, second: str, last: str) -> tuple[str, str, str, str]:
+        """excitation.pairs: tones [B, T, 1] and last [B, 1, SOURCE_STATE] -> tones, amplitudes [B, T, 2], and which one of a pair is said."""
+        op, where = self.op, lambda *x: self.op("Where", *x)
         levels, sizes = self.level_book()
         near = op("Sub", op("MatMul", self.slice(latent, 0, -PITCH_LATENT, -1), levels), sizes)
-        level = op("Gather", self.const("level_amplitudes", level_amplitudes().numpy()), op("ArgMax", near, axis=-1, keepdims=0), axis=0)
+        twist = np.arange(LEVELS * TWISTS) % TWISTS
+        meant = np.column_stack([level_amplitudes().numpy(), LOWER * (twist == LOWER_TWIST) + HIGHER * (twist == HIGHER_TWIST)])
+        meant = op("Gather", self.const("level_meanings", meant), op("ArgMax", near, axis=-1, keepdims=0), axis=0)
+        first, other, said = op("Split", meant, outputs=3, axis=-1, num_outputs=3)
+        none, is_said = self.scalar("no_hz", 0.0), self.scalar("is_said", LOWER / 2)
+        higher = lambda x: op("Greater", x, self.scalar("is_higher", (LOWER + HIGHER) / 2))
+        lower = lambda x: op("And", op("Greater", x, is_said), op("Not", higher(x)))
+        said = where(op("And", self.sounding(tone), op("Not", self.sounding(second))), said, none)
+        _, hz, _, other_hz, _, loud, other_loud, was = op("Split", last, outputs=8, axis=-1, num_outputs=8)
+        beside = op("And", higher(was), self.sounding(other_loud))
+        hz, loud = where(beside, other_hz, hz), where(beside, other_loud, loud)
+        was, hz, loud = (self.slice(op("Concat", a, b, axis=1), 0, -1, 1) for a, b in ((was, said), (hz, tone), (loud, first)))
+        under = op("And", higher(said), lower(was))
+        over = op("And", lower(said), higher(was))
+        tones = where(under, hz, tone), where(under, tone, where(over, hz, second))
+        levels = where(under, loud, first), where(under, first, where(over, loud, other))
+        return *tones, op("Concat", *levels, axis=-1), said
+
+    def amplitudes(self, level: str, tones: str, past: str) -> tuple[str, str]:
+        """Amplitudes level of two tones with frequencies, both [B, T, 2], 0 where there are none; past [B, 1, 2] is the last frame's ->
+        amplitudes of samples [B, T, 2, FRAME], and the last frame's."""
+        op = self.op
         level = op("Where", self.sounding(tones), level, self.scalar("no_hz", 0.0))
         before = self.slice(op("Concat", past, level, axis=1), 0, -1, 1)
         before = op("Where", self.sounding(before), before, level)
@@ -311,8 +359,9 @@ class Graph(Filters):
         return op("Add", before, op("Mul", change, within)), self.slice(level, -1, 2**31 - 1, 1)
 
     def source(self, latent: str, voice: str, tone: str, second: str, last: str) -> tuple[str, str]:
-        """excitation.source: what sounds [B, T, 1], last [B, 1, 7] -> samples [B, T, FRAME] and what the next call takes for last."""
+        """excitation.source: what sounds [B, T, 1], last [B, 1, SOURCE_STATE] -> samples [B, T, FRAME] and what the next call takes for last."""
         op, rest = self.op, self.scalar("resting_hz", RESTING_HZ)
+        tone, second, level, said = self.paired(latent, tone, second, last)
         last, past = self.slice(last, 0, 5, -1), self.slice(last, 5, 7, -1)
         parts = op("Split", last, outputs=5, axis=-1, num_outputs=5)
         pair = lambda a, b: op("Concat", a, b, axis=-1)
@@ -325,14 +374,14 @@ class Graph(Filters):
         phases, now, end = self.glides(hz, pair(parts[1], parts[3]), pair(parts[2], parts[4]))
         split = lambda x: [self.reshape(v, 0, -1, FRAME) for v in op("Split", x, outputs=2, axis=2, num_outputs=2)]
         (phase, further), (now, _) = split(phases), split(now)
-        amplitudes, left = self.amplitudes(latent, pair(tone, second), past)
+        amplitudes, left = self.amplitudes(level, pair(tone, second), past)
         first, other = split(amplitudes)
         cosine = lambda x: op("Cos", op("Mul", x, self.scalar("two_pi", 2 * math.pi)))
         chord = op("Add", op("Mul", first, cosine(phase)), op("Mul", other, cosine(further)))
         train = op("Where", toned, chord, self.pulses(phase, now))
         hz, other = op("Split", self.slice(hz, -1, 2**31 - 1, 1), outputs=2, axis=-1, num_outputs=2)
         end, other_end = op("Split", end, outputs=2, axis=-1, num_outputs=2)
-        return train, op("Concat", self.slice(voice, -1, 2**31 - 1, 1), hz, end, other, other_end, left, axis=-1)
+        return train, op("Concat", self.slice(voice, -1, 2**31 - 1, 1), hz, end, other, other_end, left, self.slice(said, -1, 2**31 - 1, 1), axis=-1)
 
     def heard(self, latent: str, last_hop: str, last: str) -> Heard:
         """Decoder.voice: what the latents say that sounds."""

@@ -43,7 +43,10 @@ impl Drop for DeathGuard {
     }
 }
 
-/// Runs batches until the queue is closed and empty. Errors: the reason, after a network failed.
+/// Runs batches until the queue is closed and empty.
+///
+/// # Errors
+/// The reason, after a network failed.
 pub(super) fn run(
     shared: &Shared,
     thread: usize,

@@ -6,6 +6,7 @@
 mod analyser;
 mod effort;
 mod loudness;
+mod onset;
 mod refiner;
 mod spectral;
 mod stft;

@@ -1,6 +1,7 @@
 //! Moves latents until what the decoder makes of them sounds like the original.
 
 use super::loudness::{LoudnessDistance, active_power};
+use super::onset;
 use super::spectral::{LONGEST, SpectralDistance};
 use crate::model::{DecodeRow, DecoderGradient, DecoderNet, GradientRow, NetworkError, decoder_noise};
 
@@ -56,6 +57,8 @@ pub struct Track {
     before: (Vec<f32>, Vec<f32>),
     /// Samples of the original that are decoded with the next frame.
     overlap: Vec<f32>,
+    /// The last frame of the original, and whether a sound begins in its second half.
+    last: (Vec<f32>, bool),
     loudest: f32,
 }
 
@@ -66,6 +69,7 @@ impl Track {
             next_frame,
             before: (vec![0.0; LONGEST], vec![0.0; LONGEST]),
             overlap: vec![0.0; shape.overlap_samples],
+            last: (vec![0.0; shape.frame_samples], false),
             loudest: 0.0,
         }
     }
@@ -128,14 +132,16 @@ impl Refiner {
     /// Moves latents `[T * latent_dim]` of the next frames, whose samples are `pcm` `[T * frame_samples]`. The first `keep` frames
     /// count as done afterwards; those after them are there so that the end of a part is judged with what follows.
     ///
-    /// Errors: [`NetworkError`].
+    /// # Errors
+    /// [`NetworkError`].
     pub fn refine(&mut self, pcm: &[f32], latents: &mut [f32], keep: usize) -> Result<Progress, NetworkError> {
         self.refine_while(pcm, latents, keep, &mut || true)
     }
 
     /// As [`Refiner::refine`], with no more steps once `go_on` says so, which is asked before each.
     ///
-    /// Errors: [`NetworkError`].
+    /// # Errors
+    /// [`NetworkError`].
     pub fn refine_while(
         &mut self,
         pcm: &[f32],
@@ -154,12 +160,14 @@ impl Refiner {
         original.extend_from_slice(&pcm[..pcm.len() - shape.overlap_samples]);
         let part = &original[LONGEST..];
         let power = part.iter().map(|x| x * x).sum::<f32>() / part.len().max(1) as f32;
+        let begins = onset::beginnings(&self.track.last.0, pcm, shape.frame_samples / 2);
         let mut progress = Progress { first: 0.0, last: 0.0 };
         if power > SILENCE && self.steps > 0 {
             let active = active_power(part);
             self.track.loudest = self.track.loudest.max(active);
             let active = active.max(LEAST_OF_LOUDEST * self.track.loudest);
-            progress = self.descend(&original, &noise, latents, active, go_on)?;
+            let kept = self.kept_frames(&begins);
+            progress = self.descend(&original, &noise, latents, active, &kept, go_on)?;
         }
         let keep = keep.min(frames);
         let mut decoded = vec![0.0; keep * shape.frame_samples];
@@ -180,7 +188,18 @@ impl Refiner {
         track.before.1.drain(..track.before.1.len() - LONGEST);
         let at = keep * shape.frame_samples;
         track.overlap = pcm[at - shape.overlap_samples..at].to_vec();
+        if keep > 0 {
+            track.last = (pcm[at - shape.frame_samples..at].to_vec(), begins[2 * keep - 1]);
+        }
         Ok(progress)
+    }
+
+    /// Frames that stay as they are, because a sound begins in one of their blocks. A block spans two hops: what begins in a hop is in
+    /// the one that ends with it and in the next.
+    fn kept_frames(&self, begins: &[bool]) -> Vec<usize> {
+        let second_of_last = std::iter::once(self.track.last.1).chain(begins.iter().skip(1).step_by(2).copied());
+        let frames = begins.chunks_exact(2).zip(second_of_last).enumerate();
+        frames.filter(|&(_, (own, before))| before || own[0] || own[1]).map(|(frame, _)| frame).collect()
     }
 
     fn descend(
@@ -189,6 +208,7 @@ impl Refiner {
         noise: &[f32],
         latents: &mut [f32],
         active: f32,
+        kept: &[usize],
         go_on: &mut dyn FnMut() -> bool,
     ) -> Result<Progress, NetworkError> {
         let frames = latents.len() / self.shape.latent_dim;
@@ -216,6 +236,9 @@ impl Refiner {
             }
             let row = GradientRow { latents, noise, state: &self.track.state, pcm_slope: &pcm_slope[LONGEST..] };
             self.gradient.pull_back(&row, frames, &mut slope)?;
+            for frame in kept {
+                slope[frame * self.shape.latent_dim..][..self.shape.latent_dim].fill(0.0);
+            }
             let size = STEP * rms * (1.0 - step as f32 / self.steps as f32);
             let bias = (1.0 - MOMENTS.0.powi(step as i32 + 1), 1.0 - MOMENTS.1.powi(step as i32 + 1));
             for ((z, start), (slope, m)) in latents.iter_mut().zip(&start).zip(slope.iter().zip(&mut moments)) {

@@ -15,6 +15,7 @@ COMMANDS = {
     "export": "write a model folder that undertone loads",
     "int8": "add graphs with integer products to a model folder, for live streams",
     "renew": "write a model folder again with what the recipe has learnt to do since",
+    "distil": "have the encoder of a model folder learn what the search of files finds",
     "digests": "write the hashes of the files that a model folder's manifest does not name",
     "verify": "check a model folder: hashes, compute, parity of torch and ONNX Runtime, codebooks",
     "tokens": "train a token model on the codes of a model folder",

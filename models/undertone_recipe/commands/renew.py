@@ -1,4 +1,7 @@
-"""Writes a model folder again with what the recipe has learnt to do since: the comb. Networks stay as they are, and codes mean what they meant."""
+"""Writes a model folder again with what the recipe has learnt to do since: the comb, gains where sounds begin, pairs of tones.
+
+Networks stay as they are, and codes mean what they meant.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from .. import digests, int8
+from ..codec import Codec
 from ..data import Batches
 from ..export import export, load_exported
 from ..network import VOICING_HZ
@@ -40,16 +44,21 @@ def take_tokens(old: Path, new: Path, model_id: str) -> None:
         save_file(load_file(old / name), new / name, metadata=meta)
 
 
+def write_again(codec: Codec, old: Path, out: Path, data: Path) -> None:
+    """Writes a model folder with all that goes with it; the token models of the one it was are taken along."""
+    made = export(codec, out, codec.cfg.name)
+    int8.write(out, codec, Batches(data, codec.cfg.data, 8, 4.0, 77))
+    take_tokens(old, out, made)
+    if (old / "MODEL_CARD.md").exists():
+        shutil.copy(old / "MODEL_CARD.md", out)
+    digests.write(out)
+    print("model id", made)
+
+
 def run(args: argparse.Namespace) -> None:
     cfg = options.model_config(args)
     cfg = dataclasses.replace(cfg, network=dataclasses.replace(cfg.network, comb=cfg.network.voice))
     codec = load_exported(args.model, cfg).eval()
     if cfg.network.voice:
         codec.decoder.voicing.bias.data += torch.tensor(args.voicing)
-    made = export(codec, args.out, cfg.name)
-    int8.write(args.out, codec, Batches(args.data, cfg.data, 8, 4.0, 77))
-    take_tokens(args.model, args.out, made)
-    if (args.model / "MODEL_CARD.md").exists():
-        shutil.copy(args.model / "MODEL_CARD.md", args.out)
-    digests.write(args.out)
-    print("model id", made)
+    write_again(codec, args.model, args.out, args.data)
