@@ -36,7 +36,7 @@ LIFTED = 4  # parts for which a rise is lifted, less and less
 PARTS = 2 * AHEAD + LIFTED - 2  # that a call knows of the one before
 # A sound begins in a part where the power rises by so much over the last 10 ms and by so much over the 10 ms before those; 6 dB more and it
 # is lifted by all of this.
-RISE_DB, RISE_FAR_DB, CLEAR_DB, LIFT_DB = 7.0, 21.0, 6.0, 9.0
+RISE_DB, RISE_FAR_DB, CLEAR_DB, LIFT_DB = 7.0, 21.0, 6.0, 10.0
 # From how far below what comes, and at most by how much, it is lowered where no voice sounds.
 FALL_DB, LOWER_DB = 7.0, 5.0
 LEAST_POWER = 1e-7  # -70 dBFS

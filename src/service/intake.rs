@@ -16,8 +16,9 @@ use crate::bitstream::CodedBundle;
 use crate::session::{Close, Hello, Message, PackedBundle, Reason, SessionDecoder};
 use crate::token::TokenModel;
 
-/// What a connection's coded bundles cost in its first seconds is charged to its address: a client that connects again
-/// and again must not cost more than one that stays.
+/// What a connection's coded bundles cost ahead of real time is charged to its address in its first seconds: a client that
+/// connects again and again must not cost more than one that stays. What comes in its time is not, or a gateway that
+/// connects with all its streams at once would have to wait for itself.
 const PROOF: Duration = Duration::from_secs(5);
 
 /// How far coded bundles may be ahead of real time, besides what live sound may lag, before their decoding waits.
@@ -50,11 +51,26 @@ impl Shared {
     }
 }
 
+/// How far a publisher's bundles are ahead of real time.
+struct Pace {
+    since: Instant,
+    /// Length of the bundles that were decoded, and of the last one.
+    media: Duration,
+    last: Duration,
+}
+
+impl Pace {
+    /// Work for the last bundle that its sender's address owes: the share of it that came before its time.
+    fn owed(&self, work: Duration, now: Instant) -> Duration {
+        let age = now.saturating_duration_since(self.since);
+        let early = self.media.saturating_sub(age).min(self.last);
+        if age >= PROOF || early.is_zero() { Duration::ZERO } else { work.mul_f64(early.div_duration_f64(self.last)) }
+    }
+}
+
 /// Decodes what one publisher sends.
 pub(super) struct Intake {
-    since: Instant,
-    /// Length of the bundles that were decoded.
-    media: Duration,
+    pace: Pace,
     /// Away while it works in a thread of its own.
     decoder: Option<Box<SessionDecoder>>,
     _room: OwnedSemaphorePermit,
@@ -62,7 +78,8 @@ pub(super) struct Intake {
 
 impl Intake {
     pub(super) fn new(decoder: SessionDecoder, room: OwnedSemaphorePermit, since: Instant) -> Self {
-        Self { since, media: Duration::ZERO, decoder: Some(Box::new(decoder)), _room: room }
+        let pace = Pace { since, media: Duration::ZERO, last: Duration::ZERO };
+        Self { pace, decoder: Some(Box::new(decoder)), _room: room }
     }
 
     /// Frames are left out, as after a description of silence.
@@ -86,7 +103,8 @@ impl Intake {
             () = tokio::time::sleep(self.turn(Instant::now(), shared, visit)) => {}
             () = shared.stop_input.cancelled() => return Err(stopped()),
         }
-        self.media += shared.engine.profile().media_time(bundle.frames);
+        self.pace.last = shared.engine.profile().media_time(bundle.frames);
+        self.pace.media += self.pace.last;
         let Some(mut decoder) = self.decoder.take() else { return Err(stopped()) };
         let least = CODE * u32::from(bundle.frames) * u32::from(bundle.stages.value());
         let work = spawn_blocking(move || {
@@ -103,19 +121,50 @@ impl Intake {
         })
     }
 
-    /// Charges work for a bundle that nobody can use, or for any while the publisher is new.
+    /// Charges work for a bundle that nobody can use, or for one that came before its time while the publisher is new.
     pub(super) fn charge(&self, is_wrong: bool, work: Duration, visit: &Visit) {
         let now = Instant::now();
-        if is_wrong || now.saturating_duration_since(self.since) < PROOF {
-            visit.charge(work, now);
+        let owed = if is_wrong { work } else { self.pace.owed(work, now) };
+        if !owed.is_zero() {
+            visit.charge(owed, now);
         }
     }
 
     /// How long the next bundle has to wait.
     fn turn(&self, now: Instant, shared: &Shared, visit: &Visit) -> Duration {
-        let age = now.saturating_duration_since(self.since);
-        let ahead = self.media.saturating_sub(shared.config.borrow().limits.max_lag + AHEAD);
+        let age = now.saturating_duration_since(self.pace.since);
+        let ahead = self.pace.media.saturating_sub(shared.config.borrow().limits.max_lag + AHEAD);
         let spent = visit.wait(now).min(PROOF.saturating_sub(age));
         ahead.saturating_sub(age).max(spent)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BUNDLE: Duration = Duration::from_millis(100);
+    const WORK: Duration = Duration::from_millis(8);
+
+    /// What a publisher owes in all whose bundles come `every` so often, for so many.
+    fn owed(every: Duration, bundles: u32) -> Duration {
+        let since = Instant::now();
+        let mut pace = Pace { since, media: Duration::ZERO, last: BUNDLE };
+        (1..=bundles)
+            .map(|n| {
+                pace.media += BUNDLE;
+                pace.owed(WORK, since + every * n)
+            })
+            .sum()
+    }
+
+    #[test]
+    fn what_comes_in_its_time_costs_an_address_nothing_and_what_comes_at_once_all() {
+        assert_eq!(owed(BUNDLE, 100), Duration::ZERO);
+        assert_eq!(owed(BUNDLE * 2, 100), Duration::ZERO);
+        assert_eq!(owed(Duration::ZERO, 10), WORK * 10);
+        // Twice as fast: the first bundle is half early, the others wholly, until 5 s are over.
+        assert_eq!(owed(BUNDLE / 2, 100), WORK / 2 + WORK * 98);
+        assert_eq!(owed(BUNDLE / 2, 200), WORK / 2 + WORK * 98);
     }
 }
