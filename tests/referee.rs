@@ -130,7 +130,7 @@ fn copies_repair_part_of_what_was_lost() -> Result<()> {
     let model = undertone::infer::load_model(None)?;
     let mut processor = model.processor(BeamWidth::GREEDY)?;
     let (tokens, original) = (model.tokens()?, voice());
-    let lost: Vec<bool> = (0..10).map(|i| i % 5 == 3).collect();
+    let lost: Vec<bool> = (0..10).map(|i| i % 5 > 2).collect();
     let mut run = |copies: u8, lost: &[bool]| {
         let payload = Payload::Datagrams { copies };
         let stages = StageCount::new(12)?;
@@ -142,6 +142,6 @@ fn copies_repair_part_of_what_was_lost() -> Result<()> {
     assert!(estoi[0] > estoi[2] + 0.005 && estoi[2] > estoi[1] + 0.005, "{estoi:?}");
     // Copies of two stages take 20 bits of a frame, and some bytes say what they are.
     let more = repaired.kbps[0] - concealed.kbps[0];
-    assert!((1.0..3.5).contains(&more) && (concealed.lost - 0.2).abs() < 0.01, "{more}");
+    assert!((1.0..3.5).contains(&more) && (concealed.lost - 0.4).abs() < 0.01, "{more}");
     Ok(())
 }
