@@ -343,9 +343,9 @@ class Graph(Filters):
         was, hz, loud = (self.slice(op("Concat", a, b, axis=1), 0, -1, 1) for a, b in ((was, said), (hz, tone), (loud, first)))
         under = op("And", higher(said), lower(was))
         over = op("And", lower(said), higher(was))
-        tones = where(under, hz, tone), where(under, tone, where(over, hz, second))
-        levels = where(under, loud, first), where(under, first, where(over, loud, other))
-        return *tones, op("Concat", *levels, axis=-1), said
+        lower_hz, higher_hz = where(under, hz, tone), where(under, tone, where(over, hz, second))
+        both = where(under, loud, first), where(under, first, where(over, loud, other))
+        return lower_hz, higher_hz, op("Concat", *both, axis=-1), said
 
     def amplitudes(self, level: str, tones: str, past: str) -> tuple[str, str]:
         """Amplitudes level of two tones with frequencies, both [B, T, 2], 0 where there are none; past [B, 1, 2] is the last frame's ->
