@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 MAGIC = b"UTN\x01"
-REGULAR, OTHER, END = 0x01, 0x02, 0x03
+REGULAR, OTHER, END, INDEX = 0x01, 0x02, 0x03, 0x04
 CODE_BITS = 10
 
 
@@ -42,6 +42,6 @@ def packed_codes(data: bytes) -> np.ndarray:
         bits = np.unpackbits(np.frombuffer(data[start : start + size], np.uint8))[: CODE_BITS * count * stages]
         rows.append(bits.reshape(count, stages, CODE_BITS) @ (1 << np.arange(CODE_BITS - 1, -1, -1)))
         at = start + size + 2
-    if at < len(data) and data[at] not in (END, 0x04):
+    if at < len(data) and data[at] not in (END, INDEX):
         raise ContainerError(f"byte {at}: record {data[at]:#04x}, which packed files of one rate do not have")
     return np.concatenate(rows).astype(np.int16) if rows else np.zeros((0, stages), np.int16)

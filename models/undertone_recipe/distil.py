@@ -1,6 +1,6 @@
 """The encoder learns what a search finds: analysis by synthesis with many steps (docs/synthesis.md) moves latents; their regression on the
-sound is an encoder that gives, at once and live, about half of what the search gives (amortised inference). No decoder is
-needed in training, so a core makes tens of steps a second.
+sound is an encoder that gives, at once and live, part of what the search gives (amortised inference; how much: EXPERIMENTS.md). No
+decoder is needed in training, so a core makes about ten steps a second.
 """
 
 from __future__ import annotations
@@ -71,12 +71,8 @@ def searched(codec: Codec, pcm: np.ndarray, codes: np.ndarray) -> Searched:
 
 
 def free_latents(encoder: Encoder, pcm: Tensor) -> Tensor:
-    """pcm [B, T * FRAME] -> what the encoder's network says [B, T, free], before pitch and tones."""
-    f, _ = encoder.features(pcm, None)
-    h = encoder.inp(f)
-    for block in encoder.blocks:
-        h, _ = block(h)
-    return encoder.skip(f) + encoder.out(encoder.norm(h))
+    """pcm [B, T * FRAME] from the beginning of a stream -> latents [B, T, free], before pitch and tones."""
+    return encoder.free_latents(encoder.features(pcm, None)[0], {}, {})
 
 
 def distance(encoder: Encoder, pcm: Tensor, latents: Tensor, counts: Tensor) -> Tensor:

@@ -326,16 +326,20 @@ class Encoder(nn.Module):
             z = torch.where(told.tone[..., None], level, z)
         return torch.cat([z, self.book[torch.where(told.tone, found.code, torch.where(voiced, FIRST_PITCH + index, 0))]], -1)
 
+    def free_latents(self, f: Tensor, state: dict, out: dict) -> Tensor:
+        """Features [B, T, FEATURES] -> what the network says of them [B, T, free], before pitch and tones are read."""
+        h = self.inp(f)
+        for i, block in enumerate(self.blocks):
+            h, out[f"block{i}"] = block(h, state.get(f"block{i}"))
+        return self.skip(f).float() + self.out(self.norm(h)).float()
+
     def forward(self, pcm: Tensor, state: dict | None = None, told: Told | None = None) -> tuple[Tensor, dict]:
         """pcm [B, T * FRAME] in -1..1 -> latents [B, T, latent] and the state after them."""
         state = state or {}
         out = {}
         with torch.autocast(pcm.device.type, enabled=False):
             f, out["pcm"] = self.features(pcm.float(), state.get("pcm"))
-        h = self.inp(f)
-        for i, block in enumerate(self.blocks):
-            h, out[f"block{i}"] = block(h, state.get(f"block{i}"))
-        z = self.skip(f).float() + self.out(self.norm(h)).float()
+        z = self.free_latents(f, state, out)
         if not self.voiced:
             return z, out
         return self.read(pcm.float(), z, state, out, told or Told()), out
