@@ -57,8 +57,6 @@ pub struct Track {
     before: (Vec<f32>, Vec<f32>),
     /// Samples of the original that are decoded with the next frame.
     overlap: Vec<f32>,
-    /// The last frame of the original, and whether a sound begins in its second half.
-    last: (Vec<f32>, bool),
     loudest: f32,
 }
 
@@ -69,7 +67,6 @@ impl Track {
             next_frame,
             before: (vec![0.0; LONGEST], vec![0.0; LONGEST]),
             overlap: vec![0.0; shape.overlap_samples],
-            last: (vec![0.0; shape.frame_samples], false),
             loudest: 0.0,
         }
     }
@@ -160,13 +157,12 @@ impl Refiner {
         original.extend_from_slice(&pcm[..pcm.len() - shape.overlap_samples]);
         let part = &original[LONGEST..];
         let power = part.iter().map(|x| x * x).sum::<f32>() / part.len().max(1) as f32;
-        let begins = onset::beginnings(&self.track.last.0, pcm, shape.frame_samples / 2);
         let mut progress = Progress { first: 0.0, last: 0.0 };
         if power > SILENCE && self.steps > 0 {
             let active = active_power(part);
             self.track.loudest = self.track.loudest.max(active);
             let active = active.max(LEAST_OF_LOUDEST * self.track.loudest);
-            let kept = self.kept_frames(&begins);
+            let kept = self.kept_frames(&original, &pcm[pcm.len() - shape.overlap_samples..]);
             progress = self.descend(&original, &noise, latents, active, &kept, go_on)?;
         }
         let keep = keep.min(frames);
@@ -188,18 +184,17 @@ impl Refiner {
         track.before.1.drain(..track.before.1.len() - LONGEST);
         let at = keep * shape.frame_samples;
         track.overlap = pcm[at - shape.overlap_samples..at].to_vec();
-        if keep > 0 {
-            track.last = (pcm[at - shape.frame_samples..at].to_vec(), begins[2 * keep - 1]);
-        }
         Ok(progress)
     }
 
     /// Frames that stay as they are, because a sound begins in one of their blocks. A block spans two hops: what begins in a hop is in
-    /// the one that ends with it and in the next.
-    fn kept_frames(&self, begins: &[bool]) -> Vec<usize> {
-        let second_of_last = std::iter::once(self.track.last.1).chain(begins.iter().skip(1).step_by(2).copied());
-        let frames = begins.chunks_exact(2).zip(second_of_last).enumerate();
-        frames.filter(|&(_, (own, before))| before || own[0] || own[1]).map(|(frame, _)| frame).collect()
+    /// the one that ends with it and in the next, so the hop before a frame counts as well. The original, which is `rest` short of its
+    /// last frame, begins with what was before.
+    fn kept_frames(&self, original: &[f32], rest: &[f32]) -> Vec<usize> {
+        let (frame, hop) = (self.shape.frame_samples, self.shape.frame_samples / 2);
+        let sound = [&original[LONGEST + self.shape.overlap_samples - hop - frame..], rest].concat();
+        let begins = onset::beginnings(&sound[..frame], &sound[frame..], hop);
+        begins.windows(3).step_by(2).enumerate().filter(|(_, hops)| hops.contains(&true)).map(|(at, _)| at).collect()
     }
 
     fn descend(
