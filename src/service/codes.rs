@@ -16,19 +16,17 @@ use super::Shared;
 use super::access::{Flood, Pass, authorize};
 use super::codings::ListenerCoder;
 use super::door::Guest;
-use super::ending::Ending;
 use super::foreign::Foreign;
 use super::hub::{Ended, Heard, Listener, Publisher};
 use super::intake::Intake;
 use super::outbox::Outbox;
-use super::plainly::Plainly;
 use super::tls::Socket;
-use crate::bitstream::BitstreamError;
+use super::wishes::Wishes;
 use crate::config::Config;
 use crate::jitter::{Keep, Pacing, Passed, Spans};
 use crate::profile::Profile;
 use crate::session::{
-    Close, Control, Event, Hello, Joiner, Message, PackedBundle, Reason, Role, ServerSession, StreamName, ThinReader,
+    Close, Control, Event, Hello, Message, PackedBundle, Reason, Role, ServerSession, StreamName, ThinReader,
     ThinWriter, Wire,
 };
 use crate::units::StageCount;
@@ -69,13 +67,9 @@ struct Subscription {
     listener: Listener,
     stages: StageCount,
     sequence: u64,
-    ending: Option<Ending>,
-    /// Makes long bundles of short ones, if the subscriber would rather wait.
-    joiner: Option<Joiner>,
+    wishes: Wishes,
     /// Bytes of every message of a stream whose messages have one size.
     padded: usize,
-    /// For a subscriber that knows nothing of silence.
-    plainly: Option<Plainly>,
 }
 
 /// A stream on its way from its publisher to the hub.
@@ -264,9 +258,7 @@ impl Connection<'_> {
         let deadline = self.session.deadline().filter(|_| self.reads(Instant::now()));
         match &self.task {
             Task::Waiting => deadline.unwrap_or(speak),
-            Task::Subscribe(s) => {
-                [deadline, s.joiner.as_ref().and_then(Joiner::due)].into_iter().flatten().fold(speak, Instant::min)
-            }
+            Task::Subscribe(s) => [deadline, s.wishes.due()].into_iter().flatten().fold(speak, Instant::min),
             Task::Publish(_) => [deadline, passes].into_iter().flatten().fold(speak, Instant::min),
         }
     }
@@ -283,8 +275,7 @@ impl Connection<'_> {
     async fn deadline(&mut self, socket: &mut Socket) -> Result<(), Close> {
         let now = Instant::now();
         self.pass_on(now)?;
-        if matches!(&self.task, Task::Subscribe(s) if s.joiner.as_ref().and_then(Joiner::due).is_some_and(|due| due <= now))
-        {
+        if matches!(&self.task, Task::Subscribe(s) if s.wishes.due().is_some_and(|due| due <= now)) {
             self.forward_held(socket).await?;
         }
         self.tell_frames(socket).await?;
@@ -409,17 +400,9 @@ impl Connection<'_> {
         // It may read as fast as it likes, so what is late need not stay late.
         let mut listener = self.shared.listen(&name, Keep::Newest);
         listener.want(stages);
-        let ending = hello.continuation.map(Ending::new);
-        let joiner = hello.latency.map(|frames| {
-            listener.want_frames(frames);
-            Joiner::new(frames, self.shared.engine.profile().media_time(1))
-        });
         let knows = matches!(ack, Message::HelloAck { wire, .. } if wire.silence);
-        let plainly = (!knows).then(|| {
-            listener.fill_silence(Profile::FRAME_TIME);
-            Plainly::default()
-        });
-        Subscription { name, listener, stages, sequence: 0, ending, joiner, padded: 0, plainly }
+        let wishes = Wishes::new(hello, knows, &mut listener);
+        Subscription { name, listener, stages, sequence: 0, wishes, padded: 0 }
     }
 
     /// Takes a bundle in; it is passed on when its time has come.
@@ -523,10 +506,6 @@ impl Publishing {
 }
 
 /// A bundle that a peer or the hub should not have let through.
-fn unfit(e: BitstreamError) -> Close {
-    Close::new(Reason::Protocol, e.to_string())
-}
-
 /// What woke a connection up.
 enum Wakeup {
     Stop,

@@ -32,6 +32,7 @@ mod tap;
 mod tls;
 mod until;
 mod web;
+mod wishes;
 
 pub use client::{Client, ClientError, ClientOptions};
 pub use fetch::fetch;

@@ -1,16 +1,15 @@
 //! Bundles on their way to a subscriber.
 
-use std::borrow::Cow;
 use std::time::Instant;
 
-use super::{Coder, Connection, Task, unfit};
+use super::{Coder, Connection, Task};
 use crate::bitstream::Form;
 use crate::service::Counters;
 use crate::service::ending::Continued;
 use crate::service::hub::Heard;
-use crate::service::plainly::Plainly;
 use crate::service::tls::Socket;
-use crate::session::{Close, Control, Joiner, Message, PackedBundle, Reason};
+use crate::service::wishes::unfit;
+use crate::session::{Close, Control, Message, PackedBundle, Reason};
 use crate::units::{MessageRate, StageCount};
 
 impl Connection<'_> {
@@ -22,11 +21,8 @@ impl Connection<'_> {
             self.forward_held(socket).await?;
             self.send(&Message::Control(Control { skipped, ..Control::default() }), socket).await?;
         }
-        let made = match plainly(&mut self.task) {
-            Some(plainly) => plainly.bundle(heard).map_err(unfit)?,
-            None => Some(Cow::Borrowed(&**heard)),
-        };
-        if let Some(bundle) = made {
+        let Task::Subscribe(s) = &mut self.task else { return Ok(()) };
+        if let Some(bundle) = s.wishes.audible(heard)? {
             self.forward_codes(&bundle, socket).await?;
         }
         if let Task::Subscribe(s) = &self.task {
@@ -37,16 +33,7 @@ impl Connection<'_> {
 
     async fn forward_codes(&mut self, bundle: &PackedBundle, socket: &mut Socket) -> Result<(), Close> {
         let Task::Subscribe(s) = &mut self.task else { return Ok(()) };
-        let bundle = bundle.limited(s.stages).map_err(unfit)?;
-        if let Some(ending) = s.ending.as_mut().filter(|_| !bundle.is_background()) {
-            ending.heard(&bundle);
-        }
-        let mut ready = Vec::new();
-        match &mut s.joiner {
-            Some(joiner) => joiner.push(bundle, Instant::now(), &mut ready).map_err(unfit)?,
-            None => ready.push(bundle),
-        }
-        for bundle in ready {
+        for bundle in s.wishes.ready(bundle, s.stages, Instant::now())? {
             self.forward_joined(bundle, socket).await?;
         }
         Ok(())
@@ -55,7 +42,7 @@ impl Connection<'_> {
     /// Sends what waits for bundles to join.
     pub(super) async fn forward_held(&mut self, socket: &mut Socket) -> Result<(), Close> {
         let Task::Subscribe(s) = &mut self.task else { return Ok(()) };
-        match s.joiner.as_mut().and_then(Joiner::flush) {
+        match s.wishes.held() {
             Some(bundle) => self.forward_joined(bundle, socket).await,
             None => Ok(()),
         }
@@ -143,7 +130,7 @@ impl Connection<'_> {
     pub(super) async fn continuation(&mut self, socket: &mut Socket) -> Result<(), Close> {
         self.forward_held(socket).await?;
         let Task::Subscribe(s) = &mut self.task else { return Ok(()) };
-        let Some(ending) = s.ending.take() else { return Ok(()) };
+        let Some(ending) = s.wishes.ending.take() else { return Ok(()) };
         let Some(mut made) = Continued::start(ending, self.shared).await? else { return Ok(()) };
         while let Some(bundle) = made.next().await? {
             self.forward_codes(&bundle, socket).await?;
@@ -190,13 +177,5 @@ fn payload(message: &Message) -> usize {
         Message::Bundle { bundle, .. } => bundle.payload.len(),
         Message::Coded { bundle, .. } => bundle.payload.len(),
         _ => 0,
-    }
-}
-
-/// What makes silence audible for a subscriber that knows nothing of it.
-fn plainly(task: &mut Task) -> Option<&mut Plainly> {
-    match task {
-        Task::Subscribe(s) => s.plainly.as_mut(),
-        _ => None,
     }
 }

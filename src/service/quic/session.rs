@@ -307,10 +307,6 @@ impl Connection {
 }
 
 /// A bundle that a peer or the hub should not have let through.
-fn unfit(e: crate::bitstream::BitstreamError) -> Close {
-    Close::new(Reason::Protocol, e.to_string())
-}
-
 fn frame_ms(profile: &crate::codec::Profile) -> u64 {
     profile.media_time(1).as_millis() as u64
 }

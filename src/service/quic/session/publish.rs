@@ -3,12 +3,13 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::{Coder, Connection, REPORT, STRAGGLERS, Said, TICK, frame_ms, unfit};
+use super::{Coder, Connection, REPORT, STRAGGLERS, Said, TICK, frame_ms};
 use crate::jitter::{Pace, Pacing, Passed, Played, PlayoutOptions, Report, Spans};
 use crate::profile::Profile;
 use crate::service::hub::{Heard, Publisher};
 use crate::service::quic::flow::{Incoming, trimmed};
 use crate::service::quic::link::{LinkError, Received};
+use crate::service::wishes::unfit;
 use crate::session::{Close, Control, Event, Message, PackedBundle, Reason};
 use crate::wire::{Datagram, WireError};
 

@@ -1,20 +1,18 @@
 //! A listener's session: from the hub to datagrams.
 
-use std::borrow::Cow;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::{Coder, Connection, Said, TICK, frame_ms, unfit};
+use super::{Coder, Connection, Said, TICK, frame_ms};
 use crate::jitter::Report;
-use crate::profile::Profile;
 use crate::service::Counters;
-use crate::service::ending::{Continued, Ending};
+use crate::service::ending::Continued;
 use crate::service::hub::{Ended, Heard, Listener};
-use crate::service::plainly::Plainly;
 use crate::service::quic::counters::ListenerState;
 use crate::service::quic::flow::{Outgoing, Part};
 use crate::service::until::until;
-use crate::session::{Close, Joiner, PackedBundle, Reason};
+use crate::service::wishes::{Wishes, unfit};
+use crate::session::{Close, PackedBundle, Reason};
 use crate::units::StageCount;
 
 impl Connection {
@@ -42,16 +40,8 @@ impl Connection {
     /// What a listener asked for.
     fn way<'a>(&self, mut listener: Listener, out: &'a mut Outgoing) -> Way<'a> {
         listener.want(self.wanted());
-        let plainly = (!self.wire.silence).then(|| {
-            listener.fill_silence(Profile::FRAME_TIME);
-            Plainly::default()
-        });
-        let joiner = self.hello.latency.map(|frames| {
-            listener.want_frames(frames);
-            Joiner::new(frames, Profile::FRAME_TIME)
-        });
-        let ending = self.hello.continuation.map(Ending::new);
-        Way { wanted: self.wanted(), listener, out, joiner, ending, plainly }
+        let wishes = Wishes::new(&self.hello, self.wire.silence, &mut listener);
+        Way { wanted: self.wanted(), listener, out, wishes }
     }
 
     async fn forward(&mut self, listener: Listener, out: &mut Outgoing, number: u64) -> Result<(), Close> {
@@ -61,7 +51,7 @@ impl Connection {
         let mut last = Report::default();
         let mut tick = tokio::time::interval(TICK);
         loop {
-            let due = way.joiner.as_ref().and_then(Joiner::due);
+            let due = way.wishes.due();
             let next = tokio::select! {
                 biased;
                 () = self.shared.stop_output.cancelled() => {
@@ -121,7 +111,7 @@ impl Connection {
 
     /// Sends what the hub has for a listener.
     async fn send_heard(&mut self, heard: &Heard, way: &mut Way<'_>) -> Result<(), Close> {
-        match audible(&mut way.plainly, heard).map_err(unfit)? {
+        match way.wishes.audible(heard)? {
             Some(bundle) => self.send_bundle(&bundle, way).await,
             None => Ok(()),
         }
@@ -129,16 +119,7 @@ impl Connection {
 
     /// Sends a bundle to a listener, or keeps it until others have joined it.
     async fn send_bundle(&mut self, bundle: &PackedBundle, way: &mut Way<'_>) -> Result<(), Close> {
-        let bundle = bundle.limited(self.wanted()).map_err(unfit)?;
-        if let Some(ending) = way.ending.as_mut().filter(|_| !bundle.is_background()) {
-            ending.heard(&bundle);
-        }
-        let mut ready = Vec::new();
-        match &mut way.joiner {
-            Some(joiner) => joiner.push(bundle, Instant::now(), &mut ready).map_err(unfit)?,
-            None => ready.push(bundle),
-        }
-        for bundle in ready {
+        for bundle in way.wishes.ready(bundle, self.wanted(), Instant::now())? {
             self.send_joined(&bundle, way).await?;
         }
         Ok(())
@@ -146,7 +127,7 @@ impl Connection {
 
     /// Sends what waits for bundles to join.
     async fn send_held(&mut self, way: &mut Way<'_>) -> Result<(), Close> {
-        match way.joiner.as_mut().and_then(Joiner::flush) {
+        match way.wishes.held() {
             Some(bundle) => self.send_joined(&bundle, way).await,
             None => Ok(()),
         }
@@ -188,7 +169,7 @@ impl Connection {
     /// Sends the continuation that the listener asked for, in real time.
     async fn continuation(&mut self, way: &mut Way<'_>) -> Result<(), Close> {
         self.send_held(way).await?;
-        let Some(ending) = way.ending.take() else { return Ok(()) };
+        let Some(ending) = way.wishes.ending.take() else { return Ok(()) };
         let Some(mut made) = Continued::start(ending, &self.shared).await? else { return Ok(()) };
         loop {
             let next = made.next();
@@ -212,11 +193,7 @@ struct Way<'a> {
     wanted: StageCount,
     listener: Listener,
     out: &'a mut Outgoing,
-    /// Makes long bundles of short ones, if the listener would rather wait.
-    joiner: Option<Joiner>,
-    ending: Option<Ending>,
-    /// Who knows nothing of silence gets bundles of it.
-    plainly: Option<Plainly>,
+    wishes: Wishes,
 }
 
 impl Way<'_> {
@@ -226,12 +203,4 @@ impl Way<'_> {
             self.listener.want(stages);
         }
     }
-}
-
-/// What a listener is sent of a bundle.
-fn audible<'a>(
-    plainly: &mut Option<Plainly>,
-    heard: &'a Heard,
-) -> Result<Option<Cow<'a, PackedBundle>>, crate::bitstream::BitstreamError> {
-    plainly.as_mut().map_or_else(|| Ok(Some(Cow::Borrowed(&**heard))), |p| p.bundle(heard))
 }
